@@ -1,0 +1,133 @@
+//! Executors: what carries out an invocation. The trait, what goes in and what comes out.
+//!
+//! Knows one unit of work at a time; unaware of graphs, of receipts and of what else runs.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quipu_store::cid::InvocationId;
+use quipu_store::receipt::{Failure, FailureKind, Output};
+use quipu_store::store::Store;
+use tokio::sync::watch;
+
+use crate::value::{Text, Value};
+
+/// A task with every promise replaced by its value: exactly what an executor is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// Name space, a DID.
+    pub sub: Text,
+    /// What is to be done.
+    pub cmd: Text,
+    /// Everything that can change the result; holds no promise.
+    pub args: Value,
+    /// As in the task.
+    pub nonce: Vec<u8>,
+}
+
+/// Which of a task's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Takes a task's output while it runs, whole lines where there are any. Called from any thread.
+pub type Sink = Arc<dyn Fn(Stream, &[u8]) + Send + Sync>;
+
+/// How urgently work should stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Stop {
+    /// Go on.
+    #[default]
+    No,
+    /// End it: first politely, after a grace period by force.
+    Cancel,
+    /// End it by force now.
+    Kill,
+}
+
+/// One unit of work, with all it may use.
+#[derive(Clone)]
+pub struct Job {
+    /// The name people know the task by.
+    pub name: Text,
+    /// Id of the invocation.
+    pub id: InvocationId,
+    /// What is to be done.
+    pub invocation: Arc<Invocation>,
+    /// Ended when it runs longer.
+    pub timeout: Option<Duration>,
+    /// Where blobs come from and go to.
+    pub store: Store,
+    /// Where output goes while it runs.
+    pub sink: Sink,
+    /// Told when work should stop.
+    pub stop: watch::Receiver<Stop>,
+}
+
+/// What was done, and what it took.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// What came out.
+    pub result: Result<Output, Failure>,
+    /// User and system time.
+    pub cpu: Duration,
+    /// Peak resident memory, in bytes.
+    pub rss_bytes: u64,
+    /// How isolated it was: `ns`, `landlock`, `none`, `wasm`, `native`.
+    pub tier: &'static str,
+    /// Set when the result must not be recorded: cancelled, or made from inputs that changed meanwhile.
+    pub unusable: Option<Unusable>,
+}
+
+/// Why a result is not worth a receipt although something ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unusable {
+    /// It was asked to stop.
+    Cancelled,
+    /// These inputs changed while it ran.
+    InputsChanged(Vec<String>),
+}
+
+impl Done {
+    /// A failure that used nothing.
+    pub fn failed(kind: FailureKind, tier: &'static str) -> Self {
+        Self { result: Err(kind.into()), cpu: Duration::ZERO, rss_bytes: 0, tier, unusable: None }
+    }
+}
+
+/// Carries out invocations of one command.
+pub trait Executor: Send + Sync {
+    /// Does the work. Failures are values; a panic is ours and counts as failure of the executor.
+    fn execute(&self, job: Job) -> Pin<Box<dyn Future<Output = Done> + Send + '_>>;
+}
+
+/// Executors by the command they carry out.
+#[derive(Clone, Default)]
+pub struct Executors {
+    by_command: HashMap<Text, Arc<dyn Executor>>,
+}
+
+impl Executors {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets `executor` carry out `command`, in place of any before it.
+    pub fn register(&mut self, command: impl Into<Text>, executor: impl Executor + 'static) {
+        self.by_command.insert(command.into(), Arc::new(executor));
+    }
+
+    /// The executor of `command`.
+    pub fn find(&self, command: &str) -> Option<&Arc<dyn Executor>> {
+        self.by_command.get(command)
+    }
+}

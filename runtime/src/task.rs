@@ -1,0 +1,73 @@
+//! Tasks: one unit of work as the UCAN quadruple `{sub, cmd, args, nonce}`, and beside it what never
+//! reaches its id.
+//!
+//! Knows what identifies work and what does not; unaware of graphs, stores and how work is done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::graph::TaskIdx;
+use crate::value::{Text, Value};
+
+/// The subject of every task of a workspace that sets no name space of its own: a fixed public constant, so
+/// that equal work has equal ids everywhere. It names no machine and no person, and nobody signs as it.
+pub const DEFAULT_SUBJECT: &str = "did:web:quipu.build";
+
+/// The command of a process task.
+pub const PROCESS: &str = "/quipu/process";
+
+/// One unit of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Name space, a DID.
+    pub sub: Text,
+    /// What is to be done, a UCAN command.
+    pub cmd: Text,
+    /// Everything that can change the result.
+    pub args: Value,
+    /// Empty for pure work; anything else opts out of sharing with equal work.
+    pub nonce: Vec<u8>,
+}
+
+/// What a task may use and how it is handled. Never part of an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Ended when it runs longer.
+    pub timeout: Option<Duration>,
+    /// How often it is tried again after a failure.
+    pub retries: u32,
+    /// Whether its receipts settle it in later runs.
+    pub cache: bool,
+    /// Slots it takes while it runs, by name. The slot with the empty name is the one `-j` counts; it always takes at least one of those.
+    pub slots: BTreeMap<Text, u32>,
+    /// Whether its output is kept from the terminal.
+    pub mute: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { timeout: None, retries: 0, cache: true, slots: BTreeMap::new(), mute: false }
+    }
+}
+
+/// A task as it stands in a workflow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The name people use. The same task under two names is two nodes here and one in the graph.
+    pub name: Text,
+    /// The work; `None` for a task of another workflow, known by its id alone.
+    pub work: Work,
+    /// How it is handled.
+    pub policy: Policy,
+    /// Tasks that end before this one starts, without being part of its id.
+    pub after: Vec<TaskIdx>,
+}
+
+/// What a node stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// A task of this workflow.
+    Task(Task),
+    /// A task of another workflow: settled by a receipt or not at all.
+    External(quipu_store::cid::TaskId),
+}
