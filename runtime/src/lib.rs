@@ -1,6 +1,8 @@
 //! Tasks, graphs, plans and executors of quipu.
 
+pub mod canon;
 pub mod graph;
+pub mod identity;
 pub mod process;
 pub mod task;
 pub mod value;

@@ -29,6 +29,19 @@ pub struct Task {
     pub nonce: Vec<u8>,
 }
 
+/// A task with every promise replaced by its value: exactly what an executor is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// Name space, a DID.
+    pub sub: Text,
+    /// What is to be done.
+    pub cmd: Text,
+    /// Everything that can change the result; holds no promise.
+    pub args: Value,
+    /// As in the task.
+    pub nonce: Vec<u8>,
+}
+
 /// What a task may use and how it is handled. Never part of an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {

@@ -13,20 +13,8 @@ use quipu_store::receipt::{Failure, FailureKind, Output};
 use quipu_store::store::Store;
 use tokio::sync::watch;
 
-use crate::value::{Text, Value};
-
-/// A task with every promise replaced by its value: exactly what an executor is asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invocation {
-    /// Name space, a DID.
-    pub sub: Text,
-    /// What is to be done.
-    pub cmd: Text,
-    /// Everything that can change the result; holds no promise.
-    pub args: Value,
-    /// As in the task.
-    pub nonce: Vec<u8>,
-}
+pub use crate::task::Invocation;
+use crate::value::Text;
 
 /// Which of a task's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
