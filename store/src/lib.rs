@@ -1,7 +1,26 @@
 //! Blocks, trees and signed receipts in one content-addressed store.
 
 pub mod cid;
+mod counters;
 pub mod dag;
+mod error;
+mod finding;
+mod gc;
+pub mod key_file;
+mod local;
+mod memory;
 pub mod receipt;
+mod rows;
 pub mod sign;
+mod store;
 pub mod tree;
+mod verify;
+
+pub use counters::Counters;
+pub use error::{CommitError, GcError, OpenError, StoreError};
+pub use finding::Finding;
+pub use gc::{GcOptions, GcStats};
+pub use store::{
+    Blob, Done, Found, FoundTask, Hold, Kind, Lease, MAX_RESOLVED, Options, Record, Root, SignerSource, Store, Take,
+};
+pub use verify::{VerifyOptions, VerifyReport};

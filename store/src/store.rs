@@ -1,0 +1,659 @@
+//! The store's handle: blocks, receipts, roots and small values, whatever keeps them.
+//!
+//! Checks every byte against its id; unaware of what tasks mean, of networks and of the terminal. What
+//! keeps the bytes is a private backend: a directory, or memory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
+
+use crate::cid::{BlobId, Codec, IdPrefix, InvocationId, Link, OutputId, ReceiptId, TaskId, TreeId};
+use crate::counters::{Counters, Counting};
+use crate::dag;
+use crate::error::{CommitError, GcError, OpenError, StoreError};
+use crate::finding::Finding;
+use crate::gc::{GcOptions, GcStats};
+use crate::local::Local;
+use crate::memory::Memory;
+use crate::receipt::{Receipt, Via};
+use crate::rows::{Kept, Op, Stored, Table, TaskRow};
+use crate::sign::{SignedReceipt, Signer};
+use crate::tree::{self, Entry, Node, Tree};
+use crate::verify::{VerifyOptions, VerifyReport};
+
+/// Most results [`Store::resolve`] gives.
+pub const MAX_RESOLVED: usize = 20;
+
+/// Largest encoded [`Root`], in bytes.
+const MAX_ROOT_BYTES: usize = 64 << 20;
+
+/// How a store behaves. Says nothing of where it is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Blocks up to this size live in the index, larger ones in files of their own.
+    pub inline_max_bytes: u64,
+    /// How long a queued write may wait for others to join its commit.
+    pub batch_ms: u64,
+    /// How many receipts at most wait for one commit.
+    pub batch_receipts: usize,
+    /// How much of the index is kept in memory.
+    pub cache_bytes: usize,
+    /// Who signs.
+    pub signer: SignerSource,
+}
+
+impl Options {
+    /// The defaults, with this signer.
+    pub fn new(signer: SignerSource) -> Self {
+        Self { inline_max_bytes: 16 << 10, batch_ms: 200, batch_receipts: 64, cache_bytes: 64 << 20, signer }
+    }
+}
+
+/// Where the signing key comes from.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per store; a box would only burden callers")]
+pub enum SignerSource {
+    /// This very key.
+    Fixed(Signer),
+    /// A file, made at first use and read when the first receipt is signed.
+    File(PathBuf),
+}
+
+impl SignerSource {
+    pub(crate) fn signer(&self) -> Result<Signer, CommitError> {
+        match self {
+            Self::Fixed(signer) => Ok(signer.clone()),
+            Self::File(path) => crate::key_file::read_or_create(path).map_err(|e| CommitError::Key(Arc::new(e))),
+        }
+    }
+}
+
+/// What may be done with a file given to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take {
+    /// It stays as it is.
+    Copy,
+    /// It may be moved into the store: gone from its place afterwards.
+    Move,
+}
+
+/// A file's content, in the form the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blob {
+    /// Here it is; checked against its id.
+    Inline(Vec<u8>),
+    /// A file of the store: size checked, content to be checked by whoever copies it. Never to be written.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// How long it is.
+        size: u64,
+    },
+}
+
+/// A receipt that was found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The receipt.
+    pub signed: Arc<SignedReceipt>,
+    /// The awaited outputs it was made from, for the task asked for. Empty when asked for by invocation or
+    /// receipt id: `signed.receipt.meta.settles` has them by task.
+    pub via: Via,
+    /// Made here, or accepted for that task under this store's table.
+    pub own: bool,
+}
+
+/// What is known of a task.
+#[derive(Debug, Clone, Default)]
+pub struct FoundTask {
+    /// Receipts that settle it or record its failures, oldest first, then by id.
+    pub receipts: Vec<Found>,
+    /// The one accepted, with the id of its output.
+    pub accepted: Option<(ReceiptId, OutputId)>,
+}
+
+/// Told what became of a [`Record`].
+pub type Done = Box<dyn FnOnce(Result<ReceiptId, CommitError>) + Send>;
+
+/// A finished invocation to be signed and kept.
+pub struct Record {
+    /// What it says.
+    pub receipt: Receipt,
+    /// The task's and the invocation's blocks. Checked against their ids.
+    pub blocks: Vec<(Link, Vec<u8>)>,
+    /// Called once, from the store's writer thread, when it is durable or never will be. Must not call back
+    /// into this store's `flush`.
+    pub done: Done,
+}
+
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record").field("receipt", &self.receipt).finish_non_exhaustive()
+    }
+}
+
+/// What must not be collected: the latest results of a workspace, or what a person pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    /// The workspace it belongs to.
+    pub path: String,
+    /// Receipts to keep, with all they reach.
+    pub receipts: Vec<ReceiptId>,
+    /// Blocks to keep, with all they reach.
+    pub links: Vec<Link>,
+    /// When it was set, in seconds since 1970.
+    pub at: u64,
+}
+
+/// What an id identifies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A signed receipt.
+    Receipt,
+    /// A task that a receipt settles.
+    Task,
+    /// An invocation that a receipt is of.
+    Invocation,
+    /// A directory node.
+    Tree,
+    /// A file's content.
+    Blob,
+    /// Another block.
+    Block,
+}
+
+impl Kind {
+    /// The kind's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Receipt => "receipt",
+            Self::Task => "task",
+            Self::Invocation => "invocation",
+            Self::Tree => "tree",
+            Self::Blob => "blob",
+            Self::Block => "block",
+        }
+    }
+}
+
+/// The right to run an invocation, held until dropped or until the process ends.
+#[derive(Debug)]
+#[must_use = "it is given up when dropped"]
+pub struct Lease(#[allow(dead_code, reason = "held for its drop")] pub(crate) Box<dyn Held>);
+
+/// Keeps a collection away while it lives.
+#[derive(Debug)]
+#[must_use = "it is given up when dropped"]
+pub struct Hold(#[allow(dead_code, reason = "held for its drop")] pub(crate) Box<dyn Held>);
+
+pub(crate) trait Held: Send + Sync + std::fmt::Debug {}
+
+/// A key with its value.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
+/// What keeps the rows and the bytes. Private: there are two, and the conformance suite holds them alike.
+pub(crate) trait Backend: Send + Sync {
+    fn block(&self, link: Link) -> Result<Option<Stored>, StoreError>;
+    /// Path of a large block's file.
+    fn file(&self, link: Link) -> PathBuf;
+    /// Reads a large block's file, at most `limit_bytes` of it; `None` when it is gone.
+    fn read_file(&self, link: Link, limit_bytes: u64) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Size of a large block's file; `None` when it is gone.
+    fn file_size(&self, link: Link) -> Result<Option<u64>, StoreError>;
+    fn receipts(&self, ids: &[ReceiptId]) -> Result<Vec<Option<Kept>>, StoreError>;
+    fn tasks(&self, ids: &[TaskId]) -> Result<Vec<FoundTask>, StoreError>;
+    fn invocations(&self, ids: &[InvocationId]) -> Result<Vec<Vec<Kept>>, StoreError>;
+    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn values(&self, table: Table) -> Result<Vec<Pair>, StoreError>;
+    fn scan(&self, low: [u8; 32], high: [u8; 32], limit: usize) -> Result<Vec<(Link, Kind)>, StoreError>;
+
+    fn push(&self, ops: Vec<Op>) -> Result<(), StoreError>;
+    fn record(&self, record: Record) -> Result<(), StoreError>;
+    fn flush(&self) -> Result<(), CommitError>;
+    /// Stores bytes too large for the index.
+    fn put_large(&self, link: Link, bytes: &[u8]) -> Result<(), StoreError>;
+    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError>;
+    /// Takes a block out of use whose bytes are not what they should be; says where they went.
+    fn set_aside(&self, link: Link) -> Result<Option<PathBuf>, StoreError>;
+    /// Receipts that were looked at today.
+    fn used(&self, ids: &mut dyn Iterator<Item = ReceiptId>);
+
+    fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError>;
+    fn hold(&self) -> Result<Hold, StoreError>;
+    fn scratch_dir(&self) -> io::Result<PathBuf>;
+    fn runs_dir(&self) -> Option<PathBuf>;
+
+    fn gc(&self, options: &GcOptions) -> Result<GcStats, GcError>;
+    fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport, StoreError>;
+}
+
+/// A store of blocks and receipts. Cheap to clone; all clones are one store.
+///
+/// What is put is readable at once through this handle and its clones, and durable after the next commit:
+/// within [`Options::batch_ms`], after [`Options::batch_receipts`] receipts, at [`Store::flush`], or when the
+/// last clone is dropped.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Box<dyn Backend>,
+    inline_max_bytes: u64,
+    counting: Arc<Counting>,
+    findings: Mutex<Vec<Finding>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in `dir`. A store that is not there yet is made by the first write; until then, and in
+    /// a command that only reads, nothing is written and no thread is started.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let counting = Arc::new(Counting::default());
+        let inline_max_bytes = options.inline_max_bytes;
+        let backend = Local::open(dir, options, counting.clone())?;
+        Ok(Self::over(Box::new(backend), inline_max_bytes, counting))
+    }
+
+    /// A store that keeps everything in memory and behaves the same otherwise.
+    pub fn memory(options: Options) -> Self {
+        let counting = Arc::new(Counting::default());
+        let inline_max_bytes = options.inline_max_bytes;
+        Self::over(Box::new(Memory::new(options, counting.clone())), inline_max_bytes, counting)
+    }
+
+    pub(crate) fn over(backend: Box<dyn Backend>, inline_max_bytes: u64, counting: Arc<Counting>) -> Self {
+        Self { inner: Arc::new(Inner { backend, inline_max_bytes, counting, findings: Mutex::default() }) }
+    }
+
+    /// A fresh directory on the store's file system, the caller's to delete.
+    pub fn scratch_dir(&self) -> io::Result<PathBuf> {
+        self.inner.backend.scratch_dir()
+    }
+
+    /// Where event logs are kept, one file a run; made when it is not there. `None` in memory.
+    pub fn runs_dir(&self) -> Option<PathBuf> {
+        self.inner.backend.runs_dir()
+    }
+
+    // Blocks.
+
+    /// Keeps a block.
+    pub fn put(&self, codec: Codec, bytes: Vec<u8>) -> Result<Link, StoreError> {
+        let link = Link::of(codec, &bytes);
+        if self.stored(link)?.is_none() {
+            self.put_new(link, bytes)?;
+        }
+        Ok(link)
+    }
+
+    fn put_new(&self, link: Link, bytes: Vec<u8>) -> Result<(), StoreError> {
+        self.inner.counting.put(bytes.len() as u64);
+        if bytes.len() as u64 > self.inner.inline_max_bytes {
+            self.inner.backend.put_large(link, &bytes)
+        } else {
+            self.inner.backend.push(vec![Op::Block(link, bytes.into())])
+        }
+    }
+
+    /// Keeps a file's content. A file that changes meanwhile is kept as one of the states it had, or refused
+    /// with an error; the id is that of what was kept.
+    pub fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError> {
+        self.inner.backend.put_file(path, take)
+    }
+
+    /// Keeps the nodes of a directory (not what its entries name).
+    pub fn put_tree(&self, tree: &Tree) -> Result<TreeId, StoreError> {
+        let encoded = tree.encode()?;
+        for (id, bytes) in encoded.nodes {
+            if self.stored(id.link())?.is_none() {
+                self.put_new(id.link(), bytes)?;
+            }
+        }
+        Ok(encoded.id)
+    }
+
+    /// Where a block is, if it is here: a large one by the presence and size of its file.
+    fn stored(&self, link: Link) -> Result<Option<Stored>, StoreError> {
+        self.inner.counting.has();
+        let stored = self.inner.backend.block(link)?;
+        if let Some(Stored::Large(size)) = stored {
+            let found = self.inner.backend.file_size(link)?;
+            if found != Some(size) {
+                let moved_to = self.inner.backend.set_aside(link)?;
+                self.note_finding(match found {
+                    None => Finding::MissingFile { link },
+                    Some(_) => Finding::CorruptBlock { link, moved_to },
+                });
+                return Ok(None);
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Whether a block, or a receipt, is here.
+    pub fn has(&self, link: Link) -> Result<bool, StoreError> {
+        if self.stored(link)?.is_some() {
+            return Ok(true);
+        }
+        Ok(link.codec == Codec::DagCbor && self.kept(ReceiptId::from_digest(link.digest))?.is_some())
+    }
+
+    /// A block's bytes, or a receipt's envelope; checked. One that is not what its id says counts as absent,
+    /// is set aside and noted in [`Store::take_findings`].
+    pub fn get(&self, link: Link, limit_bytes: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let fits = |found_bytes: u64| {
+            if found_bytes > limit_bytes {
+                Err(StoreError::TooLarge { link, found_bytes, limit_bytes })
+            } else {
+                Ok(())
+            }
+        };
+        let bytes = match self.stored(link)? {
+            Some(Stored::Inline(bytes)) => {
+                fits(bytes.len() as u64)?;
+                bytes.to_vec()
+            }
+            Some(Stored::Large(size)) => {
+                fits(size)?;
+                let Some(bytes) = self.inner.backend.read_file(link, size)? else { return Ok(None) };
+                bytes
+            }
+            None if link.codec == Codec::DagCbor => {
+                let Some(kept) = self.kept(ReceiptId::from_digest(link.digest))? else { return Ok(None) };
+                fits(kept.signed.bytes.len() as u64)?;
+                return Ok(Some(kept.signed.bytes.clone()));
+            }
+            None => return Ok(None),
+        };
+        self.inner.counting.get(bytes.len() as u64);
+        if Link::of(link.codec, &bytes) == link {
+            return Ok(Some(bytes));
+        }
+        self.corrupt(link)?;
+        Ok(None)
+    }
+
+    /// Takes a block out of use whose content turned out, while it was copied, not to be what its id says.
+    pub fn corrupt(&self, link: Link) -> Result<(), StoreError> {
+        let moved_to = self.inner.backend.set_aside(link)?;
+        self.note_finding(Finding::CorruptBlock { link, moved_to });
+        Ok(())
+    }
+
+    /// A file's content, in the form the store has it.
+    pub fn blob(&self, id: BlobId) -> Result<Option<Blob>, StoreError> {
+        match self.stored(id.link())? {
+            Some(Stored::Large(size)) => Ok(Some(Blob::File { path: self.inner.backend.file(id.link()), size })),
+            Some(Stored::Inline(_)) => Ok(self.get(id.link(), u64::MAX)?.map(Blob::Inline)),
+            None => Ok(None),
+        }
+    }
+
+    /// A directory, its parts joined; `None` when a node of it is not here.
+    pub fn tree(&self, id: TreeId) -> Result<Option<Tree>, StoreError> {
+        let Some(node) = self.node(id)? else { return Ok(None) };
+        let parts = match node {
+            Node::Whole(tree) => return Ok(Some(tree)),
+            Node::Parts(parts) => parts,
+        };
+        let mut trees = Vec::with_capacity(parts.len());
+        for part in parts {
+            match self.node(part)? {
+                Some(Node::Whole(tree)) => trees.push(tree),
+                Some(Node::Parts(_)) => return Err(tree::TreeError::Parts.into()),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Tree::join(trees)?))
+    }
+
+    fn node(&self, id: TreeId) -> Result<Option<Node>, StoreError> {
+        let bytes = self.get(id.link(), tree::MAX_NODE_BYTES as u64)?;
+        Ok(bytes.map(|bytes| Node::decode(&bytes)).transpose()?)
+    }
+
+    /// Whether everything under an entry is here: nodes by content, files by presence and size.
+    pub fn complete(&self, entry: &Entry) -> Result<bool, StoreError> {
+        let mut seen = FxHashSet::default();
+        let mut todo = vec![entry.clone()];
+        while let Some(entry) = todo.pop() {
+            match entry {
+                Entry::Symlink { .. } => {}
+                Entry::File { blob, size, .. } => {
+                    if !seen.insert(blob.link()) {
+                        continue;
+                    }
+                    let found = match self.stored(blob.link())? {
+                        Some(Stored::Inline(bytes)) => bytes.len() as u64,
+                        Some(Stored::Large(size)) => size,
+                        None => return Ok(false),
+                    };
+                    if found != size {
+                        return Ok(false);
+                    }
+                }
+                Entry::Dir { tree } => {
+                    if seen.insert(tree.link()) {
+                        match self.tree(tree) {
+                            Ok(Some(tree)) => todo.extend(tree.entries().iter().map(|(_, entry)| entry.clone())),
+                            // A block that is no directory cannot be had as one.
+                            Ok(None) | Err(StoreError::Tree(_) | StoreError::TooLarge { .. }) => return Ok(false),
+                            Err(e) => return Err(e),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn note_finding(&self, finding: Finding) {
+        self.inner.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+    }
+
+    /// What was found damaged since this was last asked.
+    pub fn take_findings(&self) -> Vec<Finding> {
+        std::mem::take(&mut *self.inner.findings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    // Receipts.
+
+    /// What is known of each task, in the order asked; one consistent view for all.
+    pub fn find_tasks(&self, ids: &[TaskId]) -> Result<Vec<FoundTask>, StoreError> {
+        self.inner.counting.lookups(ids.len() as u64);
+        let mut found = self.inner.backend.tasks(ids)?;
+        for task in &mut found {
+            task.receipts.sort_unstable_by_key(|f| (f.signed.receipt.issued_at, f.signed.id));
+        }
+        self.inner.backend.used(&mut found.iter().flat_map(|t| t.receipts.iter().map(|f| f.signed.id)));
+        Ok(found)
+    }
+
+    /// Receipts of each invocation, in the order asked, oldest first.
+    pub fn find_invocations(&self, ids: &[InvocationId]) -> Result<Vec<Vec<Found>>, StoreError> {
+        self.inner.counting.lookups(ids.len() as u64);
+        let found = self.inner.backend.invocations(ids)?;
+        let found: Vec<Vec<Found>> = found
+            .into_iter()
+            .map(|kept| {
+                let mut list: Vec<_> = kept.into_iter().map(found_by_id).collect();
+                list.sort_unstable_by_key(|f| (f.signed.receipt.issued_at, f.signed.id));
+                list
+            })
+            .collect();
+        self.inner.backend.used(&mut found.iter().flatten().map(|f| f.signed.id));
+        Ok(found)
+    }
+
+    /// One receipt.
+    pub fn receipt(&self, id: ReceiptId) -> Result<Option<Found>, StoreError> {
+        self.inner.counting.lookups(1);
+        Ok(self.kept(id)?.map(found_by_id))
+    }
+
+    fn kept(&self, id: ReceiptId) -> Result<Option<Kept>, StoreError> {
+        Ok(self.inner.backend.receipts(&[id])?.pop().flatten())
+    }
+
+    /// Signs and keeps a receipt. Where its outcome is ok it becomes the accepted one of every task in
+    /// `receipt.meta.settles`. Found at once by lookups through this handle.
+    pub fn record(&self, record: Record) -> Result<(), StoreError> {
+        for (link, bytes) in &record.blocks {
+            if Link::of(link.codec, bytes) != *link {
+                return Err(dag::DagError::Shape(format!("bytes given for {link} are not its own")).into());
+            }
+        }
+        self.inner.backend.record(record)
+    }
+
+    /// Keeps a receipt made elsewhere, whose signature the caller has verified. It is found for the tasks it
+    /// says it settles, as not ours, until [`Store::accept`] says more.
+    pub fn import(&self, signed: SignedReceipt) -> Result<(), StoreError> {
+        let id = signed.id;
+        if self.kept(id)?.is_some() {
+            return Ok(());
+        }
+        let settles = signed.receipt.meta.settles.clone();
+        let mut ops = vec![Op::Receipt(Kept { signed: Arc::new(signed), own: false })];
+        ops.extend(settles.into_iter().map(|(task, via)| Op::Task(task, id, TaskRow { own: false, via })));
+        self.inner.backend.push(ops)
+    }
+
+    /// Makes a receipt of this store the accepted one of a task.
+    pub fn accept(&self, task: TaskId, receipt: ReceiptId, via: Via) -> Result<(), StoreError> {
+        let kept = self.kept(receipt)?.ok_or(StoreError::UnknownReceipt(receipt))?;
+        let Ok(output) = &kept.signed.receipt.out else { return Err(StoreError::NotOk(receipt)) };
+        let row = TaskRow { own: true, via };
+        self.inner.backend.push(vec![Op::Task(task, receipt, row), Op::Accept(task, receipt, output.id())])
+    }
+
+    /// Returns when all that is queued is durable, or says why it is not.
+    pub fn flush(&self) -> Result<(), CommitError> {
+        self.inner.backend.flush()
+    }
+
+    // The rest.
+
+    /// Takes the right to run an invocation; `None` while somebody else, in this process or another, has it.
+    pub fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError> {
+        self.inner.backend.lease(id)
+    }
+
+    /// Keeps collections away until dropped. The first write does so by itself, for as long as the store is open.
+    pub fn hold(&self) -> Result<Hold, StoreError> {
+        self.inner.backend.hold()
+    }
+
+    /// Sets what must not be collected under `name`. Writes nothing when only the time differs.
+    pub fn set_root(&self, name: &str, root: &Root) -> Result<(), StoreError> {
+        if let Some(known) = self.root(name)?
+            && (Root { at: root.at, ..known }) == *root
+        {
+            return Ok(());
+        }
+        let value = Some(dag::encode(root)?);
+        self.inner.backend.push(vec![Op::Value(Table::Root, name.as_bytes().to_vec(), value)])
+    }
+
+    /// Lets go of what `name` kept.
+    pub fn remove_root(&self, name: &str) -> Result<(), StoreError> {
+        self.set_value(Table::Root, name.as_bytes(), None)
+    }
+
+    /// What is kept under `name`.
+    pub fn root(&self, name: &str) -> Result<Option<Root>, StoreError> {
+        let value = self.inner.backend.value(Table::Root, name.as_bytes())?;
+        Ok(value.map(|bytes| dag::decode_own(&bytes, MAX_ROOT_BYTES)).transpose()?)
+    }
+
+    /// Everything that is kept, by name.
+    pub fn roots(&self) -> Result<Vec<(String, Root)>, StoreError> {
+        let mut roots = Vec::new();
+        for (name, bytes) in self.inner.backend.values(Table::Root)? {
+            roots.push((String::from_utf8_lossy(&name).into_owned(), dag::decode_own(&bytes, MAX_ROOT_BYTES)?));
+        }
+        Ok(roots)
+    }
+
+    /// A chunk of the stat index.
+    pub fn stat_chunk(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.backend.value(Table::Stat, key)
+    }
+
+    /// Keeps a chunk of the stat index.
+    pub fn put_stat_chunk(&self, key: &[u8], chunk: Vec<u8>) -> Result<(), StoreError> {
+        self.inner.backend.push(vec![Op::Value(Table::Stat, key.to_vec(), Some(chunk))])
+    }
+
+    /// A small named value.
+    pub fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.backend.value(Table::Note, key.as_bytes())
+    }
+
+    /// Keeps or, with `None`, drops a small named value. Writes nothing when it is the same.
+    pub fn set_note(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.set_value(Table::Note, key.as_bytes(), value)
+    }
+
+    fn set_value(&self, table: Table, key: &[u8], value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        if self.inner.backend.value(table, key)? == value {
+            return Ok(());
+        }
+        self.inner.backend.push(vec![Op::Value(table, key.to_vec(), value)])
+    }
+
+    /// Everything whose id begins so: at most [`MAX_RESOLVED`], in order of their digests.
+    pub fn resolve(&self, prefix: &IdPrefix) -> Result<Vec<(Link, Kind)>, StoreError> {
+        let (low, high) = prefix.digest_range();
+        let mut found =
+            self.inner.backend.scan(low, high, if low == [0; 32] && high == [0xff; 32] { 4096 } else { usize::MAX })?;
+        found.retain(|(link, _)| prefix.matches(*link));
+        found.truncate(MAX_RESOLVED);
+        for (link, kind) in &mut found {
+            if *kind == Kind::Block {
+                *kind = match link.codec {
+                    Codec::Raw => Kind::Blob,
+                    Codec::DagCbor => self.kind_of_block(*link)?,
+                };
+            }
+        }
+        Ok(found)
+    }
+
+    fn kind_of_block(&self, link: Link) -> Result<Kind, StoreError> {
+        match self.get(link, tree::MAX_NODE_BYTES as u64) {
+            Ok(Some(bytes)) if Node::decode(&bytes).is_ok() => Ok(Kind::Tree),
+            Ok(_) | Err(StoreError::TooLarge { .. }) => Ok(Kind::Block),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Deletes what is old or too much, least recently used first, and never what a root reaches.
+    pub fn gc(&self, options: &GcOptions) -> Result<GcStats, GcError> {
+        self.inner.backend.gc(options)
+    }
+
+    /// Checks everything the store says of itself, and repairs it when asked to.
+    pub fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport, StoreError> {
+        self.inner.backend.verify(options)
+    }
+
+    /// What was done so far through this handle and its clones.
+    pub fn counters(&self) -> Counters {
+        self.inner.counting.read()
+    }
+}
+
+fn found_by_id(kept: Kept) -> Found {
+    Found { signed: kept.signed, via: Via::new(), own: kept.own }
+}
