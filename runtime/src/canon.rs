@@ -141,10 +141,13 @@ impl<'a> Reader<'a> {
         if depth > MAX_DEPTH + 3 {
             return Err(shape("nested too deeply"));
         }
-        let in_range = |n: u64| i64::try_from(n).ok().filter(|n| *n <= MAX_INT).ok_or_else(|| shape("integer out of range"));
+        let in_range =
+            |n: u64| i64::try_from(n).ok().filter(|n| *n <= MAX_INT).ok_or_else(|| shape("integer out of range"));
         match self.head()? {
             (0, n) => Ok(Value::Int(in_range(n)?)),
-            (1, n) => Ok(Value::Int(-1 - in_range(n).and_then(|n| if n < MAX_INT { Ok(n) } else { Err(shape("integer out of range")) })?)),
+            (1, n) => Ok(Value::Int(
+                -1 - in_range(n).and_then(|n| if n < MAX_INT { Ok(n) } else { Err(shape("integer out of range")) })?,
+            )),
             (2, n) => Ok(Value::Bytes(self.take(n)?.into())),
             (3, n) => Ok(Value::Text(self.text(n)?)),
             (4, n) => {
@@ -168,7 +171,9 @@ impl<'a> Reader<'a> {
             }
             (6, 42) => match self.head()? {
                 (2, 37) => match self.take(37)? {
-                    [0, cid @ ..] => Link::from_bytes(cid).map(Value::Link).ok_or_else(|| shape("link of another kind")),
+                    [0, cid @ ..] => {
+                        Link::from_bytes(cid).map(Value::Link).ok_or_else(|| shape("link of another kind"))
+                    }
                     _ => Err(shape("link without its leading zero")),
                 },
                 _ => Err(shape("link of another length")),
@@ -187,7 +192,8 @@ fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagError> {
     if &**key == "quipu/at" {
         let Value::List(items) = inner else { return Err(malformed()) };
         let Some((Value::Await(promise), path)) = items.split_first() else { return Err(malformed()) };
-        let path = path.iter().map(|v| v.as_text().map(Text::from)).collect::<Option<Vec<_>>>().ok_or_else(malformed)?;
+        let path =
+            path.iter().map(|v| v.as_text().map(Text::from)).collect::<Option<Vec<_>>>().ok_or_else(malformed)?;
         if path.is_empty() || !promise.at.is_empty() {
             return Err(malformed());
         }
@@ -196,7 +202,8 @@ fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagError> {
     if !key.starts_with("await/") {
         return Ok(Value::Map(pairs.into()));
     }
-    let branch = [Branch::Ok, Branch::Error, Branch::Any].into_iter().find(|b| b.key() == &**key).ok_or_else(malformed)?;
+    let branch =
+        [Branch::Ok, Branch::Error, Branch::Any].into_iter().find(|b| b.key() == &**key).ok_or_else(malformed)?;
     let Value::Link(link) = inner else { return Err(malformed()) };
     let on = On::Id((*link).try_into().map_err(|_| malformed())?);
     Ok(Value::Await(Await { branch, on, at: vec![] }.into()))
@@ -229,13 +236,17 @@ mod tests {
             any::<(u64, bool)>().prop_map(|(n, raw)| {
                 Value::Link(Link::of(if raw { Codec::Raw } else { Codec::DagCbor }, &n.to_be_bytes()))
             }),
-            (any::<u64>(), proptest::collection::vec("[a-z]{0,4}", 0..3))
-                .prop_map(|(n, at)| Value::promise(Branch::Any, On::Id(TaskId::of(&n.to_be_bytes())), at)),
+            (any::<u64>(), proptest::collection::vec("[a-z]{0,4}", 0..3)).prop_map(|(n, at)| Value::promise(
+                Branch::Any,
+                On::Id(TaskId::of(&n.to_be_bytes())),
+                at
+            )),
         ];
         leaf.prop_recursive(4, 40, 6, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::list),
-                proptest::collection::btree_map("[a-z]{0,3}", inner, 0..6).prop_map(|m| Value::map(m).expect("distinct keys")),
+                proptest::collection::btree_map("[a-z]{0,3}", inner, 0..6)
+                    .prop_map(|m| Value::map(m).expect("distinct keys")),
             ]
         })
     }

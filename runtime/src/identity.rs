@@ -113,6 +113,8 @@ pub struct Ids {
     ids: Vec<TaskId>,
     first: Vec<TaskIdx>,
     by_id: HashMap<TaskId, TaskIdx>,
+    /// All names of the tasks that have several, by the first.
+    names: HashMap<TaskIdx, Vec<TaskIdx>>,
 }
 
 /// Why a task has no id.
@@ -147,8 +149,13 @@ impl Ids {
             };
         }
         let mut by_id = HashMap::with_capacity(ids.len());
-        let first = ids.iter().enumerate().map(|(i, id)| *by_id.entry(*id).or_insert(TaskIdx::new(i))).collect();
-        Ok(Self { ids, first, by_id })
+        let first: Vec<TaskIdx> =
+            ids.iter().enumerate().map(|(i, id)| *by_id.entry(*id).or_insert(TaskIdx::new(i))).collect();
+        let mut names = HashMap::<TaskIdx, Vec<TaskIdx>>::new();
+        for (i, first) in first.iter().enumerate().filter(|(i, first)| first.index() != *i) {
+            names.entry(*first).or_insert_with(|| vec![*first]).push(TaskIdx::new(i));
+        }
+        Ok(Self { ids, first, by_id, names })
     }
 
     /// The id of the task at `idx`.
@@ -159,6 +166,11 @@ impl Ids {
     /// The first task with the same id: the one that stands for all of them.
     pub fn first(&self, idx: TaskIdx) -> TaskIdx {
         self.first[idx.index()]
+    }
+
+    /// Every name of a task that has several, given the first; `None` for a task with one name.
+    pub fn others(&self, first: TaskIdx) -> Option<&[TaskIdx]> {
+        self.names.get(&first).map(Vec::as_slice)
     }
 
     /// The task with this id.
@@ -267,7 +279,11 @@ impl Listing {
                         path.push('.');
                     }
                     // A key that is a path or empty would read as several.
-                    if key.is_empty() || key.contains(['.', '[', ' ']) { path.push_str(&format!("{key:?}")) } else { path.push_str(key) }
+                    if key.is_empty() || key.contains(['.', '[', ' ']) {
+                        path.push_str(&format!("{key:?}"))
+                    } else {
+                        path.push_str(key)
+                    }
                 }
             }
         }

@@ -4,6 +4,7 @@ pub mod canon;
 pub mod graph;
 pub mod identity;
 pub mod process;
+pub mod run;
 pub mod task;
 pub mod value;
 pub mod workflow;

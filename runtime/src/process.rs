@@ -179,7 +179,8 @@ impl ProcessSpec {
             let bad = || ProcessError::Field("outputs");
             let path = text(o.get("path").ok_or_else(bad)?, "outputs")?;
             let kind = o.get("kind").and_then(Value::as_text);
-            let kind = [OutputKind::File, OutputKind::Dir, OutputKind::Glob].into_iter().find(|k| Some(k.name()) == kind);
+            let kind =
+                [OutputKind::File, OutputKind::Dir, OutputKind::Glob].into_iter().find(|k| Some(k.name()) == kind);
             let optional = o.get("optional") == Some(&Value::Bool(true));
             Ok(OutputSpec { path, kind: kind.ok_or_else(bad)?, optional })
         });
@@ -191,7 +192,8 @@ impl ProcessSpec {
         let platform = field("platform")?;
         let part = |key| platform.get(key).ok_or(ProcessError::Field("platform")).and_then(|v| text(v, "platform"));
         let steps = list(field("steps")?, "steps")?;
-        let steps = steps.iter().map(|argv| Ok(list(argv, "steps")?.to_vec())).collect::<Result<Vec<_>, ProcessError>>()?;
+        let steps =
+            steps.iter().map(|argv| Ok(list(argv, "steps")?.to_vec())).collect::<Result<Vec<_>, ProcessError>>()?;
         if steps.is_empty() || steps.iter().any(Vec::is_empty) {
             return Err(ProcessError::Field("steps"));
         }

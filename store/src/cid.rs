@@ -154,7 +154,8 @@ impl Serialize for Link {
 impl<'de> Deserialize<'de> for Link {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let cid = Cid::deserialize(deserializer)?;
-        Self::from_cid(&cid).ok_or_else(|| D::Error::custom("link is not a CIDv1 of BLAKE3-256 with codec raw or dag-cbor"))
+        Self::from_cid(&cid)
+            .ok_or_else(|| D::Error::custom("link is not a CIDv1 of BLAKE3-256 with codec raw or dag-cbor"))
     }
 }
 
@@ -275,13 +276,18 @@ impl IdPrefix {
         let good = !text.is_empty()
             && text.len() <= 59
             && text.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b));
-        if good { Ok(Self { text: text.to_owned() }) } else { Err(CidError::Malformed(text.chars().take(120).collect())) }
+        if good {
+            Ok(Self { text: text.to_owned() })
+        } else {
+            Err(CidError::Malformed(text.chars().take(120).collect()))
+        }
     }
 
     /// Whether `id` begins so.
     pub fn matches(&self, id: Link) -> bool {
         let full = id.to_string();
-        full.starts_with(&self.text) || CONSTANT.iter().any(|c| full.strip_prefix(c).is_some_and(|rest| rest.starts_with(&self.text)))
+        full.starts_with(&self.text)
+            || CONSTANT.iter().any(|c| full.strip_prefix(c).is_some_and(|rest| rest.starts_with(&self.text)))
     }
 
     /// The range of digests that can match when the constant part was given or left out: inclusive bounds

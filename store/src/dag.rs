@@ -57,5 +57,6 @@ pub fn decode_own<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, 
 /// Whether `bytes` are one value in canonical form, of any shape. For checks of small blocks we made: it
 /// decodes into a generic value, which hostile bytes must never reach.
 pub fn is_canonical(bytes: &[u8]) -> bool {
-    decode_own::<libipld::ipld::Ipld>(bytes, bytes.len()).is_ok_and(|value| encode(&value).is_ok_and(|again| again == bytes))
+    decode_own::<libipld::ipld::Ipld>(bytes, bytes.len())
+        .is_ok_and(|value| encode(&value).is_ok_and(|again| again == bytes))
 }

@@ -159,6 +159,15 @@ pub struct Failure {
     pub stderr: Option<BlobId>,
 }
 
+impl Failure {
+    /// Id of what others can await: the kind and its particulars.
+    pub fn id(&self) -> OutputId {
+        let error = WireError { stdout: None, stderr: None, ..WireError::from_failure(self) };
+        let wire = WireOut { ok: None, error: Some(error) };
+        OutputId::of(&dag::encode(&wire).expect("links and texts have a canonical form"))
+    }
+}
+
 impl From<FailureKind> for Failure {
     fn from(kind: FailureKind) -> Self {
         Self { kind, stdout: None, stderr: None }
@@ -449,7 +458,9 @@ impl WireError {
             FailureKind::Signal { signal } => wire.code = Some(signal.into()),
             FailureKind::Timeout { limit_ms } => wire.code = Some(i64::try_from(limit_ms).unwrap_or(dag::MAX_INT)),
             FailureKind::OutOfMemory => {}
-            FailureKind::MissingOutput { path } | FailureKind::UndeclaredOutput { path } | FailureKind::InputChanged { path } => {
+            FailureKind::MissingOutput { path }
+            | FailureKind::UndeclaredOutput { path }
+            | FailureKind::InputChanged { path } => {
                 wire.path = Some(path);
             }
             FailureKind::BadOutput { path, why } => (wire.path, wire.why) = (Some(path), Some(why)),
@@ -465,7 +476,9 @@ impl WireError {
         let kind = match self.kind.as_str() {
             "exit" => FailureKind::Exit { code: small(self.code)? },
             "signal" => FailureKind::Signal { signal: small(self.code)? },
-            "timeout" => FailureKind::Timeout { limit_ms: self.code.and_then(|n| u64::try_from(n).ok()).ok_or_else(odd)? },
+            "timeout" => {
+                FailureKind::Timeout { limit_ms: self.code.and_then(|n| u64::try_from(n).ok()).ok_or_else(odd)? }
+            }
             "out-of-memory" => FailureKind::OutOfMemory,
             "missing-output" => FailureKind::MissingOutput { path: self.path.ok_or_else(odd)? },
             "undeclared-output" => FailureKind::UndeclaredOutput { path: self.path.ok_or_else(odd)? },

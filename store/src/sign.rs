@@ -135,7 +135,8 @@ impl SignedReceipt {
     pub fn verify(bytes: &[u8]) -> Result<Self, ReceiptError> {
         let envelope: WireEnvelope = dag::decode(bytes, MAX_RECEIPT_BYTES)?;
         let WireEnvelope(signature, signed) = &envelope;
-        let issuer: PublicKey = signed.payload.iss.parse().map_err(|e: KeyError| ReceiptError::Unexpected(e.to_string()))?;
+        let issuer: PublicKey =
+            signed.payload.iss.parse().map_err(|e: KeyError| ReceiptError::Unexpected(e.to_string()))?;
         let key = VerifyingKey::from_bytes(&issuer.0).map_err(|_| ReceiptError::Signature)?;
         let signature = Signature::from_slice(signature).map_err(|_| ReceiptError::Signature)?;
         key.verify_strict(&dag::encode(signed)?, &signature).map_err(|_| ReceiptError::Signature)?;

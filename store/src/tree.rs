@@ -282,7 +282,8 @@ impl Node {
 
 impl WireEntry {
     fn into_entry(self) -> Result<Entry, TreeError> {
-        let shape = |name: &Name| TreeError::Dag(DagError::Shape(format!("`{name}` is not one of file, directory, link")));
+        let shape =
+            |name: &Name| TreeError::Dag(DagError::Shape(format!("`{name}` is not one of file, directory, link")));
         let max = dag::MAX_INT as u64;
         match (self.file, self.size, self.exec, self.dir, self.target) {
             (Some(blob), Some(size), exec @ (None | Some(true)), None, None) if size <= max => {

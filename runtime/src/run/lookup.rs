@@ -1,0 +1,371 @@
+//! Rules 2 and 3: which receipt settles a task, and whether it fits what else this run goes by.
+//!
+//! Unaware of trust: whose receipts count was decided before they got here.
+
+use quipu_store::cid::{OutputId, ReceiptId, TaskId, TreeId};
+use quipu_store::receipt::{Failure, FailureKind, Via};
+use quipu_store::tree::Entry;
+
+use crate::graph::TaskIdx;
+use crate::run::step::{Candidate, End, Notice, State, Step};
+use crate::run::values::{self, Resolved};
+use crate::run::{Lookup, Run, Todo};
+use crate::task::{Invocation, Work};
+use crate::value::{On, Value};
+
+/// Whether a receipt found by task id fits the table of the run.
+enum Fit {
+    /// It does; these outputs enter the table with it.
+    Yes(Vec<(TaskIdx, OutputId)>),
+    No,
+    /// That depends on receipts of these tasks.
+    Ask(Vec<TaskIdx>),
+}
+
+/// How many receipts deep the backing of a foreign receipt is followed; deeper ones go by invocation id.
+const MAX_BACKING: usize = 256;
+
+impl Run {
+    /// Rule 1: somebody wants this task's value.
+    pub(super) fn demand(&mut self, task: TaskIdx) {
+        let slot = self.slot(task);
+        if slot.state != State::Idle {
+            return;
+        }
+        let external = matches!(self.work(task), Work::External(_));
+        let by_inputs = slot.forced || slot.inputs_first || self.rules.ignore_shortcuts;
+        if by_inputs && !external {
+            return self.wait_for_inputs(task);
+        }
+        self.slot_mut(task).state = State::Finding;
+        match self.slot(task).lookup {
+            Lookup::None => self.look_up(task),
+            Lookup::Asked => {}
+            Lookup::Known { .. } => self.todo.push_back(Todo::Weigh(task)),
+        }
+    }
+
+    pub(super) fn demand_all(&mut self, tasks: Vec<TaskIdx>) {
+        let idle = tasks.into_iter().filter(|d| self.slots[d.index()].state == State::Idle);
+        self.todo.extend(idle.map(Todo::Demand));
+    }
+
+    fn look_up(&mut self, task: TaskIdx) {
+        self.slot_mut(task).lookup = Lookup::Asked;
+        let id = self.subject.ids.of(task);
+        self.ask(Step::Find { task, id });
+    }
+
+    pub(super) fn found(
+        &mut self,
+        task: TaskIdx,
+        mut candidates: Vec<Candidate>,
+        accepted: Option<(ReceiptId, OutputId)>,
+    ) {
+        self.in_flight -= 1;
+        // What this store already goes by, then our own, then trust, age and id: the same choice every time.
+        let (receipt, out) = accepted.unzip();
+        let known = |c: &Candidate| (Some(c.receipt) != receipt, Some(c.out) != out);
+        candidates.sort_by_key(|c| (known(c), !c.own, c.rank, c.issued_at, c.receipt));
+        self.slot_mut(task).lookup = Lookup::Known { candidates, accepted };
+        for asker in std::mem::take(&mut self.slot_mut(task).askers) {
+            // Weighed once all it asked for is known, not at each answer.
+            self.slot_mut(asker).asked -= 1;
+            self.todo.push_back(Todo::Weigh(asker));
+        }
+        self.todo.push_back(Todo::Weigh(task));
+    }
+
+    /// Rule 2: a usable receipt under the task id that fits the table settles the task.
+    pub(super) fn weigh(&mut self, task: TaskIdx) {
+        if self.slot(task).state != State::Finding || self.slot(task).asked > 0 {
+            return;
+        }
+        let Lookup::Known { candidates, accepted } = &self.slot(task).lookup else { return };
+        let accepted = accepted.map(|(receipt, _)| receipt);
+        let candidates: Vec<Candidate> = candidates.iter().filter(|c| self.is_usable(task, c)).cloned().collect();
+        for candidate in &candidates {
+            match self.fit(task, candidate) {
+                Fit::No => {}
+                Fit::Ask(tasks) => {
+                    self.slot_mut(task).asked = tasks.len() as u32;
+                    for other in tasks {
+                        self.slot_mut(other).askers.push(task);
+                        if matches!(self.slot(other).lookup, Lookup::None) {
+                            self.look_up(other);
+                        }
+                    }
+                    return;
+                }
+                Fit::Yes(hints) => {
+                    for (other, out) in hints {
+                        self.slot_mut(other).table.get_or_insert(out);
+                    }
+                    self.report_divergence(task, candidate, &candidates);
+                    if !candidate.own || accepted != Some(candidate.receipt) {
+                        // From now on this store goes by it, whatever is looked at first next time.
+                        let (receipt, via) = (candidate.receipt, candidate.via.clone());
+                        self.steps.push_back(Step::Accept { task, receipt, via });
+                    }
+                    return self.settle(
+                        task,
+                        End::Cached,
+                        candidate.result.clone(),
+                        candidate.out,
+                        Some(candidate.receipt),
+                    );
+                }
+            }
+        }
+        match self.work(task) {
+            Work::External(_) => self.end(task, End::Blocked { cause: task }),
+            Work::Task(_) => self.wait_for_inputs(task),
+        }
+    }
+
+    fn is_usable(&self, task: TaskIdx, candidate: &Candidate) -> bool {
+        (candidate.result.is_ok() || self.rules.use_failures) && (self.policy(task).cache || candidate.session)
+    }
+
+    fn fit(&self, task: TaskIdx, candidate: &Candidate) -> Fit {
+        if self.slot(task).table.is_some_and(|known| known != candidate.out) {
+            return Fit::No;
+        }
+        let mut hints = vec![];
+        let mut ask = vec![];
+        // A stack of receipts to be weighed, instead of recursion: the via of a foreign one leads to others.
+        let mut stack: Vec<&Candidate> = vec![candidate];
+        while let Some(c) = stack.pop() {
+            for (id, out) in &c.via {
+                let Some(awaited) = self.find(*id) else { return Fit::No };
+                let slot = self.slot(awaited);
+                if slot.must_run || (slot.forced && slot.settled.is_none()) {
+                    return Fit::No;
+                }
+                let known = slot.table.or_else(|| hints.iter().find(|(t, _)| *t == awaited).map(|(_, out)| *out));
+                match (known, &slot.lookup) {
+                    (Some(known), _) if known == *out => {}
+                    (Some(_), _) => return Fit::No,
+                    (None, Lookup::None | Lookup::Asked) => ask.push(awaited),
+                    (None, Lookup::Known { accepted: Some((_, accepted)), .. }) if accepted == out => {
+                        hints.push((awaited, *out))
+                    }
+                    (None, Lookup::Known { accepted: Some(_), .. }) => return Fit::No,
+                    (None, Lookup::Known { .. }) if c.own => hints.push((awaited, *out)),
+                    (None, Lookup::Known { candidates, .. }) => {
+                        let backing = candidates.iter().find(|b| b.out == *out && self.is_usable(awaited, b));
+                        let Some(backing) = backing else { return Fit::No };
+                        hints.push((awaited, *out));
+                        stack.push(backing);
+                        if hints.len() > MAX_BACKING {
+                            return Fit::No;
+                        }
+                    }
+                }
+            }
+        }
+        ask.sort_unstable();
+        ask.dedup();
+        if ask.is_empty() { Fit::Yes(hints) } else { Fit::Ask(ask) }
+    }
+
+    fn find(&self, id: TaskId) -> Option<TaskIdx> {
+        self.subject.ids.find(id)
+    }
+
+    fn report_divergence(&mut self, task: TaskIdx, chosen: &Candidate, all: &[Candidate]) {
+        let differs = |c: &&Candidate| match (&c.result, &chosen.result) {
+            (Ok(a), Ok(b)) => a.artifacts != b.artifacts && c.via == chosen.via,
+            _ => false,
+        };
+        if let Some(other) = all.iter().find(differs) {
+            let (known, other) = (chosen.out, other.out);
+            self.diverge(task, known, other);
+        }
+    }
+
+    /// Rule 3, first half: values of all inputs.
+    pub(super) fn wait_for_inputs(&mut self, task: TaskIdx) {
+        let inputs = self.inputs(task);
+        let missing = inputs.iter().filter(|d| !self.is_ended(**d)).count() as u32;
+        let slot = self.slot_mut(task);
+        slot.state = State::Waiting;
+        slot.epoch += 1;
+        slot.missing = missing;
+        slot.errand = None;
+        if missing == 0 {
+            self.todo.push_back(Todo::Ready(task));
+        }
+        self.demand_all(inputs);
+    }
+
+    /// Rule 3, second half: the invocation, and receipts under its id.
+    pub(super) fn inputs_ready(&mut self, task: TaskIdx) {
+        if self.slot(task).state != State::Waiting || self.slot(task).missing > 0 {
+            return;
+        }
+        for input in self.inputs(task) {
+            match self.slot(input).state {
+                State::Ended(End::Blocked { cause }) => return self.end(task, End::Blocked { cause }),
+                State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
+                State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
+                _ => {}
+            }
+        }
+        let subject = std::sync::Arc::clone(&self.subject);
+        let Work::Task(recipe) = &subject.workflow.node(task).work else { unreachable!("externals never wait") };
+        let mut parts = vec![];
+        let mut refused = None;
+        let mut needs = std::collections::BTreeMap::<TaskIdx, values::Bytes>::new();
+        let resolved = recipe.args.resolved(&mut |promise| {
+            let on = match promise.on {
+                On::Here(on) => self.first(on),
+                On::Id(_) => return refused.insert(Refusal::Unknown).fail(),
+            };
+            let Some(settled) = &self.slot(on).settled else {
+                return refused.insert(Refusal::Failed(on)).fail();
+            };
+            let mut resolved = values::resolve(&settled.result, promise);
+            if let Resolved::Within(part) = resolved {
+                let known = self.slot(task).errand.iter().flat_map(|e| &e.selected).find(|(p, _)| *p == part);
+                resolved = match known {
+                    Some((_, Some(entry))) => values::of_entry(entry.clone()),
+                    Some((_, None)) => Resolved::Missing,
+                    None => {
+                        parts.push(part);
+                        return Ok(Value::Null);
+                    }
+                };
+            }
+            match resolved {
+                Resolved::Ready(value, bytes) => {
+                    let need = needs.entry(on).or_default();
+                    need.entries.extend(bytes.entries);
+                    need.streams.extend(bytes.streams);
+                    Ok(value)
+                }
+                Resolved::Missing => refused.insert(Refusal::Missing(promise.at.join("/"))).fail(),
+                Resolved::OtherBranch => refused.insert(Refusal::Branch(on)).fail(),
+                Resolved::Within(_) => unreachable!("answered above"),
+            }
+        });
+        let args = match (resolved, refused) {
+            (Ok(args), _) => args,
+            (Err(()), Some(refusal)) => return self.refuse(task, refusal),
+            (Err(()), None) => unreachable!("every refusal says why"),
+        };
+        let epoch = self.slot(task).epoch;
+        if !parts.is_empty() {
+            self.slot_mut(task).state = State::Selecting;
+            self.errand(task).selected = parts.iter().map(|p| (p.clone(), None)).collect();
+            return self.ask(Step::Select { task, epoch, parts });
+        }
+        let recipe = recipe.clone();
+        let invocation = Invocation { sub: recipe.sub, cmd: recipe.cmd, args, nonce: recipe.nonce };
+        let (id, _) = invocation.encode();
+        let errand = self.errand(task);
+        errand.invocation = Some((id, invocation.into()));
+        errand.needs = needs
+            .into_iter()
+            .map(|(from, b)| crate::run::step::Need { from, entries: b.entries, streams: b.streams })
+            .filter(|n| !(n.entries.is_empty() && n.streams.is_empty()))
+            .collect();
+        if self.slot(task).forced || self.slot(task).must_run {
+            return self.order(task);
+        }
+        self.slot_mut(task).state = State::FindingInvocation;
+        self.ask(Step::FindInvocation { task, epoch, id });
+    }
+
+    pub(super) fn selected(&mut self, task: TaskIdx, entries: Vec<Option<Entry>>, hollow: &[TreeId]) {
+        let errand = self.errand(task);
+        let trees: Vec<_> = errand.selected.iter().map(|(part, _)| part.tree).collect();
+        for ((_, slot), entry) in errand.selected.iter_mut().zip(entries) {
+            *slot = entry;
+        }
+        if trees.iter().any(|t| hollow.contains(t)) {
+            // Directory nodes themselves are gone: their makers run again.
+            let makers: Vec<TaskIdx> = self
+                .inputs(task)
+                .into_iter()
+                .filter(|d| match self.slot(*d).settled.as_ref().map(|s| &s.result) {
+                    Some(Ok(out)) => out.links().any(|l| hollow.iter().any(|t| t.link() == l)),
+                    _ => false,
+                })
+                .collect();
+            return self.staged(task, &makers);
+        }
+        self.slot_mut(task).state = State::Waiting;
+        self.todo.push_back(Todo::Ready(task));
+    }
+
+    pub(super) fn found_invocation(&mut self, task: TaskIdx, mut candidates: Vec<Candidate>) {
+        let table = self.slot(task).table;
+        candidates.retain(|c| self.is_usable(task, c));
+        candidates.sort_by_key(|c| (Some(c.out) != table, !c.own, c.rank, c.issued_at, c.receipt));
+        let Some(chosen) = candidates.first().cloned() else { return self.order(task) };
+        if let Some(other) = candidates.iter().find(|c| match (&c.result, &chosen.result) {
+            (Ok(a), Ok(b)) => a.artifacts != b.artifacts,
+            _ => false,
+        }) {
+            self.diverge(task, chosen.out, other.out);
+        }
+        self.cut_off(task, &chosen);
+    }
+
+    /// Settles a task by a receipt under its invocation id, and remembers that.
+    pub(super) fn cut_off(&mut self, task: TaskIdx, candidate: &Candidate) {
+        let (via, _) = self.made_from(task);
+        self.steps.push_back(Step::Accept { task, receipt: candidate.receipt, via });
+        self.settle(task, End::CutOff, candidate.result.clone(), candidate.out, Some(candidate.receipt));
+    }
+
+    fn refuse(&mut self, task: TaskIdx, refusal: Refusal) {
+        let kind = match refusal {
+            Refusal::Unknown => return self.end(task, End::Blocked { cause: task }),
+            Refusal::Failed(on) => return self.end(task, End::Skipped { cause: on }),
+            Refusal::Branch(on)
+                if self.slot(on).attempts > 0 && self.slot(on).settled.as_ref().is_some_and(|s| s.result.is_err()) =>
+            {
+                return self.end(task, End::Skipped { cause: on });
+            }
+            Refusal::Branch(on) => FailureKind::BranchMismatch { on: self.subject.ids.of(on) },
+            Refusal::Missing(path) => FailureKind::MissingOutput { path },
+        };
+        self.fail(task, Failure::from(kind), None);
+    }
+
+    /// The outputs and receipts a task is made from: its direct awaits, as this run goes by them.
+    pub(super) fn made_from(&self, task: TaskIdx) -> (Via, Vec<ReceiptId>) {
+        let inputs = self.inputs(task);
+        let settled = inputs.iter().filter_map(|d| Some((*d, self.slot(*d).settled.as_ref()?)));
+        let via = settled.clone().map(|(d, s)| (self.subject.ids.of(d), s.out)).collect();
+        (via, settled.filter_map(|(_, s)| s.receipt).collect())
+    }
+
+    pub(super) fn diverge(&mut self, task: TaskIdx, known: OutputId, other: OutputId) {
+        self.diverged = true;
+        self.tell(Notice::Divergence { task, known, other });
+        if self.rules.fail_on_divergence {
+            self.stop();
+        }
+    }
+}
+
+/// Why promises of a task cannot be kept.
+enum Refusal {
+    /// No task of that id stands in the workflow.
+    Unknown,
+    /// It has no result at all.
+    Failed(TaskIdx),
+    /// It took the other branch.
+    Branch(TaskIdx),
+    /// Its output has no such part.
+    Missing(String),
+}
+
+impl Refusal {
+    fn fail<T>(&mut self) -> Result<T, ()> {
+        Err(())
+    }
+}

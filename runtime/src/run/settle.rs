@@ -1,0 +1,321 @@
+//! Rule 4 and the ends of tasks: order, bytes, work, results, and what a changed result means for others.
+//!
+//! Unaware of how work is done.
+
+use std::sync::Arc;
+
+use quipu_store::cid::{OutputId, ReceiptId};
+use quipu_store::receipt::{Failure, FailureKind};
+
+use crate::graph::TaskIdx;
+use crate::run::step::{Candidate, End, Notice, Outcome, Placed, State, Step};
+use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Settlement, Todo};
+use crate::task::Work;
+
+impl Run {
+    /// The task will run: what it must come after is asked for, and waited for.
+    pub(super) fn order(&mut self, task: TaskIdx) {
+        let after = self.after(task);
+        let missing = after.iter().filter(|d| !self.is_ended(**d)).count() as u32;
+        self.demand_all(after);
+        let slot = self.slot_mut(task);
+        slot.state = State::Ordering;
+        slot.missing = missing;
+        if missing == 0 {
+            self.ordered(task);
+        }
+    }
+
+    fn ordered(&mut self, task: TaskIdx) {
+        for before in self.after(task) {
+            match self.slot(before).state {
+                State::Ended(End::Ran | End::Cached | End::CutOff) | State::Idle => {}
+                State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
+                State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
+                _ => return self.end(task, End::Skipped { cause: before }),
+            }
+        }
+        self.slot_mut(task).state = State::Staging;
+        let epoch = self.slot(task).epoch;
+        let needs = self.errand(task).needs.clone();
+        if needs.is_empty() {
+            return self.enqueue(task);
+        }
+        self.ask(Step::Stage { task, epoch, needs });
+    }
+
+    /// Bytes were seen to: work, or their makers first.
+    pub(super) fn staged(&mut self, task: TaskIdx, hollow: &[TaskIdx]) {
+        if hollow.is_empty() {
+            return self.enqueue(task);
+        }
+        for producer in self.firsts(hollow) {
+            if !self.reproduce(producer) {
+                let path = self.subject.workflow.node(producer).name.to_string();
+                let kind = FailureKind::Executor { why: format!("the output of `{path}` keeps vanishing") };
+                return self.fail(task, kind.into(), None);
+            }
+        }
+        self.wait_for_inputs(task);
+    }
+
+    /// Lets a settled task run again for its bytes. False when that happened too often, or cannot help.
+    fn reproduce(&mut self, task: TaskIdx) -> bool {
+        let external = matches!(self.work(task), Work::External(_));
+        let slot = self.slot_mut(task);
+        if slot.settled.is_none() {
+            // It is being made again already.
+            return true;
+        }
+        if slot.reproductions >= MAX_REPRODUCTIONS || external {
+            return false;
+        }
+        slot.reproductions += 1;
+        slot.must_run = true;
+        self.tell(Notice::Hollow { task });
+        self.unsettle(task);
+        self.wait_for_inputs(task);
+        true
+    }
+
+    fn enqueue(&mut self, task: TaskIdx) {
+        let (id, _) = self.errand(task).invocation.clone().expect("staged tasks have an invocation");
+        if let Some((leader, followers)) = self.leaders.get_mut(&id)
+            && *leader != task
+        {
+            followers.push(task);
+            self.slot_mut(task).state = State::Following;
+            return;
+        }
+        self.leaders.entry(id).or_insert((task, vec![]));
+        let priority = self.priority[task.index()];
+        let slot = self.slot_mut(task);
+        slot.state = State::Queued;
+        let epoch = slot.epoch;
+        self.queue.push(task, priority, epoch);
+    }
+
+    /// Takes a task out of the lead of its invocation; those who followed it look for themselves.
+    pub(super) fn unlead(&mut self, task: TaskIdx) -> Vec<TaskIdx> {
+        let Some((id, _)) = self.slot(task).errand.as_ref().and_then(|e| e.invocation.clone()) else { return vec![] };
+        match self.leaders.get(&id) {
+            Some((leader, _)) if *leader == task => self.leaders.remove(&id).map(|(_, f)| f).unwrap_or_default(),
+            _ => vec![],
+        }
+        .into_iter()
+        .filter(|f| self.slot(*f).state == State::Following)
+        .collect()
+    }
+
+    pub(super) fn release(&mut self, task: TaskIdx) {
+        if let Some(taken) = self.slot_mut(task).taken.take() {
+            self.free.give(taken);
+        }
+    }
+
+    pub(super) fn finished(&mut self, task: TaskIdx, result: Outcome, receipt: Option<ReceiptId>, cancelled: bool) {
+        self.release(task);
+        let followers = self.unlead(task);
+        if cancelled {
+            self.end(task, End::Cancelled);
+            return followers.into_iter().for_each(|f| self.wait_for_inputs(f));
+        }
+        if std::mem::take(&mut self.slot_mut(task).stale) {
+            // Right for what it was made from, and recorded as such; not what this run goes by any more.
+            followers.into_iter().for_each(|f| self.wait_for_inputs(f));
+            return self.wait_for_inputs(task);
+        }
+        match result {
+            Ok(output) => {
+                let out = output.id();
+                let result: Outcome = Ok(output);
+                for follower in followers {
+                    if let Some(receipt) = receipt {
+                        let (via, _) = self.made_from(follower);
+                        self.steps.push_back(Step::Accept { task: follower, receipt, via });
+                    }
+                    self.settle(follower, End::CutOff, result.clone(), out, receipt);
+                }
+                self.settle(task, End::Ran, result, out, receipt);
+            }
+            Err(failure) => {
+                followers.into_iter().for_each(|f| self.wait_for_inputs(f));
+                let final_kind = matches!(failure.kind, FailureKind::InputChanged { .. });
+                let attempts = self.slot(task).attempts;
+                if attempts <= self.policy(task).retries && !final_kind && !self.stopping {
+                    self.tell(Notice::Retry { task, attempt: attempts + 1 });
+                    return self.enqueue(task);
+                }
+                self.fail(task, Arc::unwrap_or_clone(failure), receipt);
+            }
+        }
+    }
+
+    /// Rule 6: a receipt came while the task was waiting to run.
+    pub(super) fn arrived(&mut self, task: TaskIdx, candidate: &Candidate) {
+        let task = self.first(task);
+        match self.slot(task).state {
+            State::Running => {
+                self.in_flight -= 1;
+                self.release(task);
+            }
+            State::Queued => {}
+            _ => return,
+        }
+        if std::mem::take(&mut self.slot_mut(task).stale) {
+            self.unlead(task).into_iter().for_each(|f| self.wait_for_inputs(f));
+            return self.wait_for_inputs(task);
+        }
+        for follower in self.unlead(task) {
+            self.cut_off(follower, candidate);
+        }
+        self.cut_off(task, candidate);
+    }
+
+    pub(super) fn fail(&mut self, task: TaskIdx, failure: Failure, receipt: Option<ReceiptId>) {
+        let out = failure.id();
+        self.slot_mut(task).settled = Some(Settlement { result: Err(failure.into()), out, receipt });
+        self.slot_mut(task).table = Some(out);
+        self.end(task, End::Failed);
+        let subject = &self.subject;
+        // Whoever awaits the error, or either branch, takes care of it.
+        let handled =
+            subject.graph.awaited_by(task).iter().any(|w| {
+                self.slot(self.first(*w)).in_scope && !crate::graph::awaits_only_ok(&subject.workflow, *w, task)
+            });
+        if !self.rules.keep_going && !handled {
+            self.stop();
+        }
+    }
+
+    /// A task has a value: others may go on.
+    pub(super) fn settle(
+        &mut self,
+        task: TaskIdx,
+        end: End,
+        result: Outcome,
+        out: OutputId,
+        receipt: Option<ReceiptId>,
+    ) {
+        let slot = self.slot_mut(task);
+        let known = slot.table.replace(out);
+        slot.must_run = false;
+        slot.settled = Some(Settlement { result: result.clone(), out, receipt });
+        if result.is_err() {
+            // A recorded failure that people asked to believe.
+            return self.end(task, End::Failed);
+        }
+        self.end(task, end);
+        if let Some(known) = known.filter(|known| *known != out) {
+            self.diverge(task, known, out);
+            self.todo.push_back(Todo::Changed(task));
+        }
+        if let (true, true, Ok(output)) = (self.slot(task).goal, self.rules.place, result) {
+            let epoch = self.slot(task).epoch;
+            self.slot_mut(task).placing = true;
+            self.ask(Step::Place { task, epoch, output, fresh: end == End::Ran });
+        }
+    }
+
+    pub(super) fn end(&mut self, task: TaskIdx, end: End) {
+        let slot = self.slot_mut(task);
+        slot.state = State::Ended(end);
+        slot.errand = None;
+        slot.lookup = match std::mem::take(&mut slot.lookup) {
+            // Others may still weigh their receipts by it.
+            Lookup::Known { accepted, .. } => Lookup::Known { candidates: vec![], accepted },
+            other => other,
+        };
+        self.tell(Notice::Ended { task, end });
+        for awaiter in self.awaiters(task) {
+            self.count_down(awaiter, State::Waiting);
+        }
+        for follower in self.followers_in_order(task) {
+            self.count_down(follower, State::Ordering);
+        }
+    }
+
+    fn count_down(&mut self, task: TaskIdx, state: State) {
+        let slot = self.slot_mut(task);
+        if slot.state != state || slot.missing == 0 {
+            return;
+        }
+        slot.missing -= 1;
+        if slot.missing == 0 {
+            match state {
+                State::Ordering => self.ordered(task),
+                _ => self.todo.push_back(Todo::Ready(task)),
+            }
+        }
+    }
+
+    /// Takes a task's value back: those who wait count it as missing again.
+    fn unsettle(&mut self, task: TaskIdx) {
+        let slot = self.slot_mut(task);
+        slot.settled = None;
+        slot.inputs_first = true;
+        slot.placing = false;
+        for awaiter in self.awaiters(task) {
+            let slot = self.slot_mut(awaiter);
+            if slot.state == State::Waiting {
+                slot.missing += 1;
+            }
+        }
+    }
+
+    /// A task came out differently than others were settled by: they are looked at again, inputs first.
+    pub(super) fn value_changed(&mut self, task: TaskIdx) {
+        for awaiter in self.awaiters(task) {
+            match self.slot(awaiter).state {
+                State::Idle => {
+                    self.slot_mut(awaiter).inputs_first = true;
+                    if self.slot_mut(awaiter).table.take().is_some() {
+                        self.todo.push_back(Todo::Changed(awaiter));
+                    }
+                }
+                // They will see the new value by themselves.
+                State::Waiting | State::Finding => {}
+                State::Running => self.slot_mut(awaiter).stale = true,
+                State::Selecting | State::FindingInvocation | State::Ordering | State::Staging | State::Queued => {
+                    let followers = self.unlead(awaiter);
+                    self.wait_for_inputs(awaiter);
+                    followers.into_iter().for_each(|f| self.wait_for_inputs(f));
+                }
+                State::Following => self.wait_for_inputs(awaiter),
+                State::Ended(End::Cached | End::CutOff | End::Ran) => {
+                    self.tell(Notice::Reopened { task: awaiter });
+                    self.unsettle(awaiter);
+                    self.wait_for_inputs(awaiter);
+                }
+                State::Ended(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn placed(&mut self, task: TaskIdx, epoch: u32, placed: Placed) {
+        let slot = self.slot_mut(task);
+        if !slot.placing || slot.epoch != epoch {
+            return;
+        }
+        slot.placing = false;
+        match placed {
+            Placed::Done => {}
+            Placed::Failed => self.place_failures += 1,
+            Placed::Hollow => {
+                if !self.stopping && !self.reproduce(task) {
+                    self.place_failures += 1;
+                }
+            }
+        }
+    }
+
+    /// Nothing new starts; what runs is ended.
+    pub(super) fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        let running = (0..self.slots.len()).map(TaskIdx::new).filter(|t| self.slot(*t).state == State::Running);
+        let cancels: Vec<Step> = running.map(|task| Step::Cancel { task }).collect();
+        self.steps.extend(cancels);
+    }
+}

@@ -1,0 +1,331 @@
+//! What a run asks for, what it is told, and the states of a task in between.
+//!
+//! Plain values; unaware of how they are carried out.
+//!
+//! ```text
+//!   Idle -> Finding -> Settled(Cached)                                        rule 2: receipt under the task id
+//!             |
+//!          Waiting -> Selecting -> FindingInvocation -> Settled(CutOff)       rule 3: values of inputs, invocation id
+//!             ^                         |
+//!             |                     Ordering -> Staging -> Queued -> Running -> Settled(Ran) | Failed
+//!             |                                    |          |
+//!             +----- an input was hollow ----------+      Following           rule 4: bytes, then work
+//!
+//!   any state -> Skipped | Blocked | Cancelled
+//! ```
+
+use std::sync::Arc;
+
+use quipu_store::cid::{BlobId, InvocationId, OutputId, ReceiptId, TaskId, TreeId};
+use quipu_store::receipt::{Failure, Output, Via};
+use quipu_store::tree::Entry;
+
+use crate::graph::TaskIdx;
+use crate::task::Invocation;
+use crate::value::Text;
+
+/// What came out of a task.
+pub type Outcome = Result<Arc<Output>, Arc<Failure>>;
+
+/// A receipt that the store's owner trusts, as a lookup found it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Its id.
+    pub receipt: ReceiptId,
+    /// What it says came out.
+    pub result: Outcome,
+    /// Id of that.
+    pub out: OutputId,
+    /// The awaited outputs it was made from, as it says for the task looked up.
+    pub via: Via,
+    /// Whether our own store made it, or accepted it under its own table.
+    pub own: bool,
+    /// Whether it was made in the session that is running or being resumed.
+    pub session: bool,
+    /// Place of its issuer in the order of trust; smaller is better.
+    pub rank: u32,
+    /// When it was issued, in seconds since 1970.
+    pub issued_at: u64,
+}
+
+/// A part of a directory that some promise selects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// The directory.
+    pub tree: TreeId,
+    /// Names from there on.
+    pub path: Vec<Text>,
+}
+
+/// Bytes of another task's output that a task is about to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// Whose output.
+    pub from: TaskIdx,
+    /// Which artifacts.
+    pub entries: Vec<Entry>,
+    /// Which captured streams.
+    pub streams: Vec<BlobId>,
+}
+
+/// Something to be done for a run. Each is answered by the event of the same name, with the same epoch.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Look up receipts by task id.
+    Find {
+        /// The task.
+        task: TaskIdx,
+        /// Its id.
+        id: TaskId,
+    },
+    /// Look up receipts by invocation id.
+    FindInvocation {
+        /// The task.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// The invocation.
+        id: InvocationId,
+    },
+    /// Look up names in directories.
+    Select {
+        /// The task.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// What to look up.
+        parts: Vec<Part>,
+    },
+    /// See to it that these bytes are here.
+    Stage {
+        /// The task that will use them.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// What is needed.
+        needs: Vec<Need>,
+    },
+    /// Do the work. Look up receipts once more just before.
+    Execute {
+        /// The task.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// Id of the invocation.
+        id: InvocationId,
+        /// What is to be done.
+        invocation: Arc<Invocation>,
+        /// Whether receipts must not settle it: forced, or its bytes are gone.
+        must_run: bool,
+        /// Awaited outputs it is made from.
+        via: Via,
+        /// Receipts of the inputs.
+        ins: Vec<ReceiptId>,
+    },
+    /// Remember that this receipt settles the task. Not answered.
+    Accept {
+        /// The task.
+        task: TaskIdx,
+        /// The receipt.
+        receipt: ReceiptId,
+        /// Awaited outputs it is made from.
+        via: Via,
+    },
+    /// Put a goal's output where people look for it.
+    Place {
+        /// The goal.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// Its output.
+        output: Arc<Output>,
+        /// Whether it was made just now.
+        fresh: bool,
+    },
+    /// End running work. Answered by the `Finished` of its `Execute`.
+    Cancel {
+        /// The task.
+        task: TaskIdx,
+    },
+    /// Something people want to know. Not answered.
+    Tell(Notice),
+}
+
+/// What happened, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A task reached its end.
+    Ended {
+        /// The task.
+        task: TaskIdx,
+        /// How.
+        end: End,
+    },
+    /// A task that had ended is looked at again, since something it was made from came out differently.
+    Reopened {
+        /// The task.
+        task: TaskIdx,
+    },
+    /// A task is tried again.
+    Retry {
+        /// The task.
+        task: TaskIdx,
+        /// The attempt to come, from 2.
+        attempt: u32,
+    },
+    /// Bytes of a finished task are gone; it runs again.
+    Hollow {
+        /// The task.
+        task: TaskIdx,
+    },
+    /// One invocation came out in two ways.
+    Divergence {
+        /// The task.
+        task: TaskIdx,
+        /// What was known.
+        known: OutputId,
+        /// What came out now, or stands in another receipt.
+        other: OutputId,
+    },
+}
+
+/// Something that happened outside.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Answer to [`Step::Find`].
+    Found {
+        /// The task.
+        task: TaskIdx,
+        /// Usable receipts, in any order.
+        candidates: Vec<Candidate>,
+        /// The receipt and output this store goes by for the task.
+        accepted: Option<(ReceiptId, OutputId)>,
+    },
+    /// Answer to [`Step::FindInvocation`].
+    FoundInvocation {
+        /// The task.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// Usable receipts, in any order.
+        candidates: Vec<Candidate>,
+    },
+    /// Answer to [`Step::Select`].
+    Selected {
+        /// The task.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// One for each part: the entry, or `None` when there is none of that name.
+        entries: Vec<Option<Entry>>,
+        /// Producers whose directories could not be read.
+        hollow: Vec<TreeId>,
+    },
+    /// Answer to [`Step::Stage`], or instead of an answer to [`Step::Execute`] when bytes vanished meanwhile.
+    Staged {
+        /// The task.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// Producers some of whose bytes are neither here nor to be had.
+        hollow: Vec<TaskIdx>,
+    },
+    /// Answer to [`Step::Execute`]: it ran.
+    Finished {
+        /// The task.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// What came out.
+        result: Outcome,
+        /// The receipt, once there is one.
+        receipt: Option<ReceiptId>,
+        /// Whether it was stopped on request.
+        cancelled: bool,
+    },
+    /// Instead of an answer to [`Step::Execute`]: somebody else's receipt arrived and nothing ran. Also
+    /// taken unasked while the task is queued.
+    Arrived {
+        /// The task.
+        task: TaskIdx,
+        /// The receipt.
+        candidate: Candidate,
+    },
+    /// Answer to [`Step::Place`].
+    Placed {
+        /// The goal.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// What became of it.
+        placed: Placed,
+    },
+    /// People asked for an end.
+    Stop,
+}
+
+/// What became of placing a goal's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// It is where it belongs.
+    Done,
+    /// Some of its bytes are gone.
+    Hollow,
+    /// The workspace did not take it; the reason was reported.
+    Failed,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum State {
+    /// Nobody asked for it.
+    #[default]
+    Idle,
+    /// Receipts by its task id are being looked up.
+    Finding,
+    /// It waits for the values of its inputs.
+    Waiting,
+    /// Parts of directories are being looked up.
+    Selecting,
+    /// Receipts by its invocation id are being looked up.
+    FindingInvocation,
+    /// It waits for tasks it must come after.
+    Ordering,
+    /// Bytes of its inputs are being seen to.
+    Staging,
+    /// It waits for slots.
+    Queued,
+    /// Another task with the same invocation is running.
+    Following,
+    /// It runs.
+    Running,
+    /// It reached its end.
+    Ended(End),
+}
+
+/// How a task ended. Each task of a run ends in exactly one of these, or is never asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// A receipt under its task id settled it.
+    Cached,
+    /// A receipt under its invocation id settled it.
+    CutOff,
+    /// It ran and succeeded.
+    Ran,
+    /// It failed.
+    Failed,
+    /// A task it depends on did not succeed.
+    Skipped {
+        /// That task.
+        cause: TaskIdx,
+    },
+    /// It needs a task of another workflow that nobody has a receipt for.
+    Blocked {
+        /// That task.
+        cause: TaskIdx,
+    },
+    /// The run was stopped before it ended.
+    Cancelled,
+}
