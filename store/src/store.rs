@@ -27,6 +27,9 @@ use crate::verify::{VerifyOptions, VerifyReport};
 /// Most results [`Store::resolve`] gives.
 pub const MAX_RESOLVED: usize = 20;
 
+/// Findings beyond these are not remembered: `verify` lists all.
+const MAX_FINDINGS: usize = 100;
+
 /// Largest encoded [`Root`], in bytes.
 const MAX_ROOT_BYTES: usize = 64 << 20;
 
@@ -328,12 +331,13 @@ impl Store {
         let stored = self.inner.backend.block(link)?;
         if let Some(Stored::Large(size)) = stored {
             let found = self.inner.backend.file_size(link)?;
+            if found.is_none() {
+                // Not written down: a command that only reads writes nothing. What makes it again replaces the row.
+                self.note_finding(Finding::MissingFile { link });
+                return Ok(None);
+            }
             if found != Some(size) {
-                let moved_to = self.inner.backend.set_aside(link)?;
-                self.note_finding(match found {
-                    None => Finding::MissingFile { link },
-                    Some(_) => Finding::CorruptBlock { link, moved_to },
-                });
+                self.corrupt(link);
                 return Ok(None);
             }
         }
@@ -379,15 +383,15 @@ impl Store {
         if Link::of(link.codec, &bytes) == link {
             return Ok(Some(bytes));
         }
-        self.corrupt(link)?;
+        self.corrupt(link);
         Ok(None)
     }
 
     /// Takes a block out of use whose content turned out, while it was copied, not to be what its id says.
-    pub fn corrupt(&self, link: Link) -> Result<(), StoreError> {
-        let moved_to = self.inner.backend.set_aside(link)?;
+    /// It counts as absent from then on; where the store cannot be written, for who asks next it is found again.
+    pub fn corrupt(&self, link: Link) {
+        let moved_to = self.inner.backend.set_aside(link).unwrap_or_default();
         self.note_finding(Finding::CorruptBlock { link, moved_to });
-        Ok(())
     }
 
     /// A file's content, in the form the store has it.
@@ -458,7 +462,10 @@ impl Store {
     }
 
     fn note_finding(&self, finding: Finding) {
-        self.inner.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+        let mut findings = self.inner.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        if findings.len() < MAX_FINDINGS && !findings.contains(&finding) {
+            findings.push(finding);
+        }
     }
 
     /// What was found damaged since this was last asked.

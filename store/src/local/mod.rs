@@ -1,17 +1,463 @@
-//! A store in a directory.
+//! A store in a directory: an index, files for large blocks, a journal, one writer.
+//!
+//! What is promised, and against what, is in `docs/design/store.md`.
 
-use std::path::Path;
-use std::sync::Arc;
+mod backend;
+mod change;
+mod fault;
+mod files;
+mod index;
+mod journal;
+mod layout;
+mod locks;
+mod tables;
+mod version;
+mod view;
+mod writer;
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustc_hash::FxHashMap;
+
+use crate::cid::{BlobId, InvocationId, Link, ReceiptId, TaskId};
 use crate::counters::Counting;
-use crate::error::OpenError;
-use crate::memory::Memory;
-use crate::store::Options;
+use crate::error::{CommitError, GcError, OpenError, StoreError};
+use crate::gc::{GcOptions, GcStats};
+use crate::rows::{Kept, Op, Stored, Table};
+use crate::store::{Backend, Found, FoundTask, Hold, Kind, Lease, Options, Pair, Record, Take};
+use crate::verify::{VerifyOptions, VerifyReport};
 
-pub(crate) struct Local;
+use fault::Faults;
+use files::Files;
+use index::Index;
+use journal::Journal;
+use layout::Layout;
+use locks::{Holding, Scratch};
+use view::{Scanned, View};
+use writer::Writer;
+
+/// What the handle and its writer thread share.
+pub(crate) struct Core {
+    layout: Layout,
+    options: Options,
+    faults: Faults,
+    counting: Arc<Counting>,
+    index: Index,
+    journal: Mutex<Journal>,
+    /// Set by the first write: the directory is a store, and collections wait for us.
+    writing: Mutex<Option<Holding>>,
+}
+
+impl Core {
+    fn ensure_made(&self) -> Result<(), StoreError> {
+        if !version::check(&self.layout).map_err(|e| CommitError::Open(Arc::new(e)))? {
+            version::create(&self.layout, &self.faults).map_err(|e| StoreError::io(self.layout.dir(), e))?;
+        }
+        for dir in self.layout.directories() {
+            match fs::create_dir(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(StoreError::io(&dir, e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_writable(&self) -> Result<(), StoreError> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if writing.is_none() {
+            self.ensure_made()?;
+            *writing = Some(self.hold()?);
+        }
+        Ok(())
+    }
+
+    fn hold(&self) -> Result<Holding, StoreError> {
+        Holding::take(&self.layout).map_err(|e| StoreError::io(&self.layout.gc_lock(), e))
+    }
+
+    /// The queue is full and nothing gets through.
+    fn full(&self) -> CommitError {
+        CommitError::io(self.layout.dir(), io::Error::other("earlier results could not be written"))
+    }
+}
+
+pub(crate) struct Local {
+    // Dropped first: it commits what is queued.
+    writer: Writer,
+    core: Arc<Core>,
+    files: Files,
+    scratch: Mutex<Option<Scratch>>,
+}
 
 impl Local {
-    pub(crate) fn open(_dir: &Path, options: Options, counting: Arc<Counting>) -> Result<Memory, OpenError> {
-        Ok(Memory::new(options, counting))
+    pub(crate) fn open(dir: &Path, options: Options, counting: Arc<Counting>) -> Result<Self, OpenError> {
+        Self::open_with(dir, options, counting, Faults::default())
     }
+
+    fn open_with(dir: &Path, options: Options, counting: Arc<Counting>, faults: Faults) -> Result<Self, OpenError> {
+        // A relative path would change its meaning with the process's directory.
+        let dir = std::path::absolute(dir).map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
+        let layout = Layout::new(&dir);
+        let core = Core {
+            index: Index::new(layout.clone(), options.cache_bytes, faults.clone(), counting.clone()),
+            journal: Mutex::new(Journal::new(layout.clone(), faults.clone())),
+            writing: Mutex::default(),
+            options,
+            faults: faults.clone(),
+            counting,
+            layout: layout.clone(),
+        };
+        if version::check(&layout)? {
+            core.index.open()?;
+        }
+        let core = Arc::new(core);
+        let files = Files::new(layout, faults);
+        Ok(Self { writer: Writer::new(core.clone()), core, files, scratch: Mutex::default() })
+    }
+
+    fn view(&self) -> Result<Option<View>, StoreError> {
+        self.core.index.view()
+    }
+
+    fn add_file(&self, link: Link, size: u64) -> Result<(), StoreError> {
+        self.core.counting.files_written.fetch_add(1, Relaxed);
+        self.writer.push(vec![Op::Large(link, size)])
+    }
+
+    /// Whether a block is here, a large one with its file.
+    fn has(&self, link: Link) -> Result<bool, StoreError> {
+        Ok(match self.block(link)? {
+            Some(Stored::Inline(_)) => true,
+            Some(Stored::Large(size)) => self.file_size(link)? == Some(size),
+            None => false,
+        })
+    }
+
+    fn io<T>(&self, path: &Path, result: io::Result<T>) -> Result<T, StoreError> {
+        result.map_err(|e| StoreError::io(path, e))
+    }
+}
+
+/// One task's rows, from the layers over the index and then from the index.
+#[derive(Default)]
+struct Merged {
+    found: BTreeMap<ReceiptId, Found>,
+    accepted: Option<(ReceiptId, crate::cid::OutputId)>,
+}
+
+impl Merged {
+    fn add(&mut self, found: Found) {
+        match self.found.entry(found.signed.id) {
+            std::collections::btree_map::Entry::Vacant(slot) => {
+                slot.insert(found);
+            }
+            // Ours stays ours: see `Op::Task`.
+            std::collections::btree_map::Entry::Occupied(mut slot) => {
+                if found.own && !slot.get().own {
+                    slot.insert(found);
+                }
+            }
+        }
+    }
+}
+
+impl Backend for Local {
+    fn block(&self, link: Link) -> Result<Option<Stored>, StoreError> {
+        if let Some(known) = self.writer.state().layers().find_map(|rows| rows.block(link)) {
+            return Ok(known);
+        }
+        self.view()?.map_or(Ok(None), |view| view.block(link))
+    }
+
+    fn file(&self, link: Link) -> PathBuf {
+        self.core.layout.blob(link)
+    }
+
+    fn read_file(&self, link: Link, limit_bytes: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.io(&self.file(link), self.files.read(link, limit_bytes))
+    }
+
+    fn file_size(&self, link: Link) -> Result<Option<u64>, StoreError> {
+        self.io(&self.file(link), self.files.size(link))
+    }
+
+    fn receipts(&self, ids: &[ReceiptId]) -> Result<Vec<Option<Kept>>, StoreError> {
+        let mut found: Vec<Option<Kept>> = {
+            let state = self.writer.state();
+            ids.iter().map(|id| state.layers().find_map(|rows| rows.receipts.get(id).cloned())).collect()
+        };
+        if found.iter().any(Option::is_none)
+            && let Some(view) = self.view()?
+        {
+            for (slot, id) in found.iter_mut().zip(ids).filter(|(slot, _)| slot.is_none()) {
+                *slot = view.receipt(*id)?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn tasks(&self, ids: &[TaskId]) -> Result<Vec<FoundTask>, StoreError> {
+        // The layers before the index: what is committed in between is then found there.
+        let mut merged: Vec<Merged> = Vec::with_capacity(ids.len());
+        let mut rows_only: FxHashMap<usize, Vec<_>> = FxHashMap::default();
+        {
+            let state = self.writer.state_with(|_, tasks| tasks.iter().any(|task| ids.contains(task)));
+            for (n, id) in ids.iter().enumerate() {
+                let mut of_task = Merged::default();
+                for rows in state.layers() {
+                    for (receipt, row) in rows.of_task(*id) {
+                        match state.layers().find_map(|rows| rows.receipts.get(&receipt)) {
+                            Some(kept) => {
+                                of_task.add(Found { signed: kept.signed.clone(), via: row.via.clone(), own: row.own })
+                            }
+                            None => rows_only.entry(n).or_default().push((receipt, row.clone())),
+                        }
+                    }
+                    of_task.accepted = of_task.accepted.or_else(|| rows.accepted.get(id).copied());
+                }
+                merged.push(of_task);
+            }
+        }
+        if let Some(view) = self.view()? {
+            for (n, (id, of_task)) in ids.iter().zip(&mut merged).enumerate() {
+                for (receipt, row) in rows_only.remove(&n).into_iter().flatten().chain(view.of_task(*id)?) {
+                    if of_task.found.get(&receipt).is_some_and(|found| found.own || !row.own) {
+                        continue;
+                    }
+                    if let Some(kept) = view.receipt(receipt)? {
+                        of_task.add(Found { signed: kept.signed, via: row.via, own: row.own });
+                    }
+                }
+                if of_task.accepted.is_none() {
+                    of_task.accepted = view.accepted(*id)?;
+                }
+            }
+        }
+        let finish = |m: Merged| FoundTask { receipts: m.found.into_values().collect(), accepted: m.accepted };
+        Ok(merged.into_iter().map(finish).collect())
+    }
+
+    fn invocations(&self, ids: &[InvocationId]) -> Result<Vec<Vec<Kept>>, StoreError> {
+        let mut merged: Vec<BTreeMap<ReceiptId, Kept>> = {
+            let state = self.writer.state_with(|ran, _| ids.contains(&ran));
+            let of = |id: &InvocationId| {
+                let receipts = state
+                    .layers()
+                    .flat_map(|rows| rows.of_invocation(*id).filter_map(|r| Some((r, rows.receipts.get(&r)?.clone()))));
+                receipts.collect()
+            };
+            ids.iter().map(of).collect()
+        };
+        if let Some(view) = self.view()? {
+            for (id, found) in ids.iter().zip(&mut merged) {
+                for receipt in view.of_invocation(*id)? {
+                    if !found.contains_key(&receipt)
+                        && let Some(kept) = view.receipt(receipt)?
+                    {
+                        found.insert(receipt, kept);
+                    }
+                }
+            }
+        }
+        Ok(merged.into_iter().map(|found| found.into_values().collect()).collect())
+    }
+
+    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(known) = self.writer.state().layers().find_map(|rows| rows.value(table, key)) {
+            return Ok(known);
+        }
+        self.view()?.map_or(Ok(None), |view| view.value(table, key))
+    }
+
+    fn values(&self, table: Table) -> Result<Vec<Pair>, StoreError> {
+        let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+        {
+            let state = self.writer.state();
+            for rows in state.layers() {
+                for ((_, key), value) in rows.values.iter().filter(|((t, _), _)| *t == table) {
+                    merged.entry(key.clone()).or_insert_with(|| value.clone());
+                }
+            }
+        }
+        if let Some(view) = self.view()? {
+            for (key, value) in view.values(table)? {
+                merged.entry(key).or_insert(Some(value));
+            }
+        }
+        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+    }
+
+    fn scan(&self, low: [u8; 32], high: [u8; 32], limit: usize) -> Result<Vec<(Link, Kind)>, StoreError> {
+        let mut found = BTreeMap::new();
+        let mut gone = Vec::new();
+        {
+            let state = self.writer.state_with(|_, _| true);
+            let layers: Vec<_> = state.layers().collect();
+            // Oldest first: the later layer has the last word.
+            for rows in layers.iter().rev() {
+                rows.scan(low, high, &mut found);
+            }
+            let forgotten = layers.iter().flat_map(|rows| rows.blocks.iter().filter(|(_, stored)| stored.is_none()));
+            gone.extend(forgotten.filter_map(|(key, _)| crate::rows::link_of(key)));
+            gone.retain(|link| layers.iter().find_map(|rows| rows.block(*link)) == Some(None));
+        }
+        if let Some(view) = self.view()? {
+            let mut seen = 0;
+            view.scan(low, high, |scanned| {
+                match scanned {
+                    Scanned::Block(link) if gone.contains(&link) => {}
+                    Scanned::Block(link) => {
+                        found.entry(link).or_insert(Kind::Block);
+                    }
+                    Scanned::Receipt(id) => {
+                        found.insert(id.link(), Kind::Receipt);
+                    }
+                    Scanned::Task(id) => {
+                        found.insert(id.link(), Kind::Task);
+                    }
+                    Scanned::Invocation(id) => {
+                        let kind = found.entry(id.link()).or_insert(Kind::Invocation);
+                        if *kind == Kind::Block {
+                            *kind = Kind::Invocation;
+                        }
+                    }
+                }
+                seen += 1;
+                seen < limit
+            })?;
+        }
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_unstable_by_key(|(link, _)| (link.digest, link.codec));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn push(&self, ops: Vec<Op>) -> Result<(), StoreError> {
+        self.writer.push(ops)
+    }
+
+    fn record(&self, record: Record) -> Result<(), StoreError> {
+        let (mut blocks, mut large) = (Vec::new(), Vec::new());
+        for block in record.blocks {
+            let inline = block.1.len() as u64 <= self.core.options.inline_max_bytes;
+            if inline { blocks.push(block) } else { large.push(block) }
+        }
+        for (link, bytes) in large {
+            if !self.has(link)? {
+                self.put_large(link, &bytes)?;
+            }
+        }
+        self.writer.record(Record { blocks, ..record })
+    }
+
+    fn flush(&self) -> Result<(), CommitError> {
+        self.writer.flush()
+    }
+
+    fn put_large(&self, link: Link, bytes: &[u8]) -> Result<(), StoreError> {
+        self.core.ensure_writable()?;
+        self.io(&self.file(link), self.files.write(link, bytes))?;
+        self.add_file(link, bytes.len() as u64)
+    }
+
+    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError> {
+        let mut source = self.io(path, File::open(path))?;
+        let meta = self.io(path, source.metadata())?;
+        if !meta.is_file() {
+            return Err(StoreError::io(path, io::Error::other("it is no regular file")));
+        }
+        let done = |id, size| {
+            if take == Take::Move {
+                self.io(path, fs::remove_file(path).or_else(gone_is_fine))?;
+            }
+            Ok((id, size))
+        };
+        let inline_max_bytes = self.core.options.inline_max_bytes;
+        if meta.len() <= inline_max_bytes {
+            let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+            self.io(path, Read::take(&source, inline_max_bytes + 1).read_to_end(&mut bytes))?;
+            if bytes.len() as u64 <= inline_max_bytes {
+                let (id, size) = (BlobId::of(&bytes), bytes.len() as u64);
+                if !self.has(id.link())? {
+                    self.core.counting.put(size);
+                    self.push(vec![Op::Block(id.link(), bytes.into())])?;
+                }
+                return done(id, size);
+            }
+            source = self.io(path, File::open(path))?;
+        }
+        if take == Take::Copy {
+            let (id, size) = self.io(path, files::hash(&mut source))?;
+            if self.has(id.link())? {
+                return Ok((id, size));
+            }
+            source = self.io(path, File::open(path))?;
+        }
+        self.core.ensure_writable()?;
+        let staged = self.io(path, self.files.stage(path, &source, take))?;
+        // What it has become, should it have changed since it was looked at.
+        let (id, size) = (staged.id, staged.size);
+        if !self.has(id.link())? {
+            self.core.counting.put(size);
+            self.io(&self.file(id.link()), staged.place(id.link()))?;
+            self.add_file(id.link(), size)?;
+        }
+        done(id, size)
+    }
+
+    fn set_aside(&self, link: Link) -> Result<Option<PathBuf>, StoreError> {
+        self.core.ensure_writable()?;
+        let mut moved_to = None;
+        if let Some(Stored::Large(_)) = self.block(link)? {
+            moved_to = self.io(&self.file(link), self.files.quarantine(&self.file(link)))?;
+        }
+        self.push(vec![Op::Forget(link)])?;
+        Ok(moved_to)
+    }
+
+    fn used(&self, ids: &mut dyn Iterator<Item = ReceiptId>) {
+        self.writer.used(ids);
+    }
+
+    fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError> {
+        self.core.ensure_writable()?;
+        let path = self.core.layout.lease(id);
+        Ok(self.io(&path, locks::try_own(&path))?.map(|owned| Lease(Box::new(owned))))
+    }
+
+    fn hold(&self) -> Result<Hold, StoreError> {
+        self.core.ensure_made()?;
+        Ok(Hold(Box::new(self.core.hold()?)))
+    }
+
+    fn scratch_dir(&self) -> io::Result<PathBuf> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.is_none() {
+            self.core.ensure_made().map_err(io::Error::other)?;
+            *scratch = Some(Scratch::take(&self.core.layout)?);
+        }
+        scratch.as_mut().expect("set above").fresh()
+    }
+
+    fn runs_dir(&self) -> Option<PathBuf> {
+        self.core.ensure_made().ok()?;
+        Some(self.core.layout.runs())
+    }
+
+    fn gc(&self, _options: &GcOptions) -> Result<GcStats, GcError> {
+        Ok(GcStats::default())
+    }
+
+    fn verify(&self, _options: &VerifyOptions) -> Result<VerifyReport, StoreError> {
+        Ok(VerifyReport::default())
+    }
+}
+
+fn gone_is_fine(e: io::Error) -> io::Result<()> {
+    if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
 }

@@ -1,0 +1,214 @@
+//! The index file: opened for reading first, for writing by the first commit, and never trusted.
+//!
+//! Knows redb's modes and failures; unaware of what the rows mean. A panic in redb is an error here.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::backends::FileBackend;
+use redb::{Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable};
+
+use super::backend::Faulty;
+use super::change::Change;
+use super::fault::Faults;
+use super::layout::Layout;
+use super::locks;
+use super::tables::{COMMITS, META};
+use super::view::View;
+use crate::counters::Counting;
+use crate::error::{OpenError, StoreError};
+
+/// An open database. Dropping one that is damaged may panic inside, which ends here.
+pub(crate) struct Handle(Option<Open>);
+
+enum Open {
+    Reader(ReadOnlyDatabase),
+    Writer(Database),
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let open = self.0.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(open)));
+    }
+}
+
+/// The index file. Opened for reading first, and for writing by the first commit.
+pub(crate) struct Index {
+    layout: Layout,
+    cache_bytes: usize,
+    faults: Faults,
+    counting: Arc<Counting>,
+    handle: RwLock<Option<Arc<Handle>>>,
+}
+
+/// Runs redb code: its errors, and its panics, are ours.
+pub(crate) fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    let why = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(redb::Error::Io(source))) => return Err(StoreError::io(path, source)),
+        Ok(Err(e)) => e.to_string(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            format!("it is damaged: {text}")
+        }
+    };
+    Err(StoreError::Index { path: path.to_owned(), why })
+}
+
+impl Index {
+    pub(crate) fn new(layout: Layout, cache_bytes: usize, faults: Faults, counting: Arc<Counting>) -> Self {
+        Self { layout, cache_bytes, faults, counting, handle: RwLock::new(None) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.layout.index()
+    }
+
+    fn builder(&self) -> Builder {
+        let mut builder = Database::builder();
+        builder.set_concurrency_mode(ConcurrencyMode::MultiWriter).set_cache_size(self.cache_bytes);
+        builder
+    }
+
+    fn held(&self) -> Option<Arc<Handle>> {
+        self.handle.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens what there is; `false` when there is no index yet.
+    pub(crate) fn open(&self) -> Result<bool, OpenError> {
+        self.reader().map(|handle| handle.is_some()).map_err(|e| match e {
+            StoreError::Index { path, why } => OpenError::Index { path, why },
+            StoreError::Io { path, source } if source.kind() == io::ErrorKind::InvalidData => {
+                OpenError::Index { path, why: source.to_string() }
+            }
+            StoreError::Io { path, source } => OpenError::Io { path, source },
+            other => OpenError::Index { path: self.path(), why: other.to_string() },
+        })
+    }
+
+    fn reader(&self) -> Result<Option<Arc<Handle>>, StoreError> {
+        if let Some(handle) = self.held() {
+            return Ok(Some(handle));
+        }
+        let path = self.path();
+        match fs::metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io(&path, e)),
+            Ok(_) => {}
+        }
+        let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = &*slot {
+            return Ok(Some(handle.clone()));
+        }
+        let open = || {
+            guarded(&path, || match self.builder().open_read_only(&path) {
+                Ok(database) => Ok(Some(Open::Reader(database))),
+                Err(DatabaseError::RepairAborted) => Ok(None),
+                Err(e) => Err(e.into()),
+            })
+        };
+        let open = open().or_else(|_| {
+            // Perhaps it is just being made. Who makes it holds this lock meanwhile.
+            let _made = fs::File::open(self.layout.create_lock()).and_then(|f| f.lock_shared().map(|()| f));
+            open()
+        })?;
+        // A killed writer leaves a flag behind that only another writer may clear.
+        let open = match open {
+            Some(open) => open,
+            None => Open::Writer(self.open_writer()?),
+        };
+        let handle = Arc::new(Handle(Some(open)));
+        *slot = Some(handle.clone());
+        Ok(Some(handle))
+    }
+
+    fn open_writer(&self) -> Result<Database, StoreError> {
+        let path = self.path();
+        self.counting.writer_opens.fetch_add(1, Relaxed);
+        let failed = |e| StoreError::io(&path, e);
+        let _creating = locks::exclude(&self.layout.create_lock()).map_err(failed)?;
+        self.faults.check("open index").map_err(failed)?;
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(failed)?;
+        guarded(&path, || {
+            let backend = Faulty::new(FileBackend::new(file)?, self.faults.clone());
+            Ok(self.builder().create_with_backend(backend)?)
+        })
+    }
+
+    /// The index, writable; made when there is none.
+    fn writer(&self) -> Result<Arc<Handle>, StoreError> {
+        if let Some(handle) = self.held()
+            && matches!(handle.0, Some(Open::Writer(_)))
+        {
+            return Ok(handle);
+        }
+        let mut slot = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        let handle = Arc::new(Handle(Some(Open::Writer(self.open_writer()?))));
+        *slot = Some(handle.clone());
+        Ok(handle)
+    }
+
+    /// Lets go of the file. After a failed write redb wants to be opened again.
+    pub(crate) fn close(&self) {
+        *self.handle.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A consistent view of what is committed; `None` when nothing ever was.
+    pub(crate) fn view(&self) -> Result<Option<View>, StoreError> {
+        let Some(handle) = self.reader()? else { return Ok(None) };
+        self.counting.reads.fetch_add(1, Relaxed);
+        let path = self.path();
+        let txn = guarded(&path, || {
+            Ok(match handle.0.as_ref().expect("taken by drop only") {
+                Open::Reader(database) => database.begin_read()?,
+                Open::Writer(database) => database.begin_read()?,
+            })
+        })?;
+        Ok(Some(View::new(path, txn, handle)))
+    }
+
+    /// One durable transaction.
+    pub(crate) fn change<T>(
+        &self,
+        change: impl FnOnce(&Change<'_>) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let handle = self.writer()?;
+        let done = guarded(&self.path(), || {
+            let Some(Open::Writer(database)) = &handle.0 else { unreachable!("opened for writing above") };
+            let txn = database.begin_write()?;
+            let value = {
+                let mut meta = txn.open_table(META)?;
+                let commits = meta.get(COMMITS)?.map_or(0, |n| n.value());
+                meta.insert(COMMITS, commits + 1)?;
+                drop(meta);
+                change(&Change { txn: &txn })?
+            };
+            txn.commit()?;
+            Ok(value)
+        });
+        if done.is_err() {
+            drop(handle);
+            self.close();
+        } else {
+            self.counting.commits.fetch_add(1, Relaxed);
+        }
+        done
+    }
+
+    /// Checks redb's own structure, page by page.
+    pub(crate) fn check_integrity(&self) -> Result<bool, StoreError> {
+        self.close();
+        let mut handle = Handle(Some(Open::Writer(self.open_writer()?)));
+        guarded(&self.path(), || {
+            let Some(Open::Writer(database)) = &mut handle.0 else { unreachable!("opened for writing above") };
+            Ok(database.check_integrity()?)
+        })
+    }
+}

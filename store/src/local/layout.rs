@@ -1,0 +1,90 @@
+//! Every path in a store's directory, and no other file names one.
+//!
+//! Unaware of what the files hold.
+
+use std::path::{Path, PathBuf};
+
+use crate::cid::{InvocationId, Link};
+
+/// A store's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    dir: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Which format the store has. Its presence makes a directory a store.
+    pub(crate) fn version(&self) -> PathBuf {
+        self.dir.join("version")
+    }
+
+    pub(crate) fn index(&self) -> PathBuf {
+        self.dir.join("index.redb")
+    }
+
+    /// 256 directories of files, each named by its id.
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.dir.join("blobs")
+    }
+
+    pub(crate) fn blob(&self, link: Link) -> PathBuf {
+        let [first, ..] = link.digest;
+        let mut path = self.blobs();
+        path.push(format!("{first:02x}"));
+        path.push(link.to_string());
+        path
+    }
+
+    /// Journal segments: receipts and small blocks once more, so that the index can be lost.
+    pub(crate) fn segments(&self) -> PathBuf {
+        self.dir.join("receipts")
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
+    /// What was found damaged, kept for a person to look at.
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.dir.join("quarantine")
+    }
+
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
+    pub(crate) fn runs(&self) -> PathBuf {
+        self.dir.join("runs")
+    }
+
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.dir.join("locks")
+    }
+
+    /// Held shared by who writes, exclusively by a collection.
+    pub(crate) fn gc_lock(&self) -> PathBuf {
+        self.locks().join("gc")
+    }
+
+    /// Held while the index is made.
+    pub(crate) fn create_lock(&self) -> PathBuf {
+        self.locks().join("create")
+    }
+
+    pub(crate) fn lease(&self, id: InvocationId) -> PathBuf {
+        self.locks().join(format!("lease-{id}"))
+    }
+
+    /// Everything that must be there before the first write.
+    pub(crate) fn directories(&self) -> [PathBuf; 7] {
+        [self.blobs(), self.segments(), self.tmp(), self.quarantine(), self.scratch(), self.runs(), self.locks()]
+    }
+}
