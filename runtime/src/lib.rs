@@ -1,6 +1,7 @@
 //! Tasks, graphs, plans and executors of quipu.
 
 pub mod canon;
+pub mod exec;
 pub mod graph;
 pub mod identity;
 pub mod process;

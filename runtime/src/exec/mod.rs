@@ -2,15 +2,27 @@
 //!
 //! Knows one unit of work at a time; unaware of graphs, of receipts and of what else runs.
 
+#[allow(dead_code, reason = "until the process executor is here")]
+mod capture;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fake;
+pub mod native;
+#[allow(dead_code, reason = "until the process executor is here")]
+mod spawn;
+#[allow(dead_code, reason = "until the process executor is here")]
+mod stop;
+#[allow(dead_code, reason = "until the process executor is here")]
+mod sys;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quipu_store::Store;
 use quipu_store::cid::InvocationId;
 use quipu_store::receipt::{Failure, FailureKind, Output};
-use quipu_store::store::Store;
 use tokio::sync::watch;
 
 pub use crate::task::Invocation;
@@ -117,5 +129,44 @@ impl Executors {
     /// The executor of `command`.
     pub fn find(&self, command: &str) -> Option<&Arc<dyn Executor>> {
         self.by_command.get(command)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::value::Value;
+    use quipu_store::sign::Signer;
+    use quipu_store::{Options, SignerSource};
+
+    /// A runtime for one test.
+    pub(crate) fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("the test may start threads")
+    }
+
+    /// A store in memory.
+    pub(crate) fn memory() -> Store {
+        Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[7; 32]))))
+    }
+
+    /// A job with no arguments, and the other end of its wish to stop.
+    pub(crate) fn job(name: &str) -> (Job, watch::Sender<Stop>) {
+        let (sender, stop) = watch::channel(Stop::No);
+        let invocation =
+            Invocation { sub: "did:web:test".into(), cmd: "/test".into(), args: Value::Null, nonce: Vec::new() };
+        let job = Job {
+            name: name.into(),
+            id: InvocationId::of(name.as_bytes()),
+            invocation: Arc::new(invocation),
+            timeout: None,
+            store: memory(),
+            sink: Arc::new(|_, _| {}),
+            stop,
+        };
+        (job, sender)
     }
 }

@@ -1,0 +1,161 @@
+//! A task's two streams: handed on in whole lines while it runs, kept for the receipt.
+//!
+//! Knows bytes and lines; unaware of processes.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use quipu_store::cid::{BlobId, Codec};
+use quipu_store::{Store, StoreError, Take};
+
+use super::{Sink, Stream};
+
+/// A stream longer than this goes on in a file.
+const MEMORY_BYTES: usize = 1 << 20;
+/// A line longer than this is handed on in pieces.
+const LINE_BYTES: usize = 8 << 10;
+
+/// Both streams of one task, over all its steps.
+pub(crate) struct Streams {
+    stdout: Capture,
+    stderr: Capture,
+    sink: Sink,
+}
+
+impl Streams {
+    /// Nothing yet. What does not fit memory goes to files in a scratch directory of `store`.
+    pub(crate) fn new(store: &Store, sink: Sink) -> Self {
+        let capture = |stream| Capture { stream, store: store.clone(), kept: Kept::default(), line: Vec::new() };
+        Self { stdout: capture(Stream::Stdout), stderr: capture(Stream::Stderr), sink }
+    }
+
+    /// Takes what one stream brought.
+    pub(crate) fn take(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        let capture = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        capture.hand_on(bytes, &self.sink);
+        capture.kept.add(bytes, &capture.store)
+    }
+
+    /// Hands on what is left of a last line without end, and keeps both streams in the store. `None` for an empty one.
+    pub(crate) fn finish(mut self) -> Result<(Option<BlobId>, Option<BlobId>), StoreError> {
+        for capture in [&mut self.stdout, &mut self.stderr] {
+            if !capture.line.is_empty() {
+                (self.sink)(capture.stream, &capture.line);
+            }
+        }
+        Ok((self.stdout.kept.finish(&self.stdout.store)?, self.stderr.kept.finish(&self.stderr.store)?))
+    }
+}
+
+struct Capture {
+    stream: Stream,
+    store: Store,
+    kept: Kept,
+    line: Vec<u8>,
+}
+
+impl Capture {
+    fn hand_on(&mut self, bytes: &[u8], sink: &Sink) {
+        let Some(end) = bytes.iter().rposition(|&b| b == b'\n') else {
+            self.line.extend_from_slice(bytes);
+            if self.line.len() >= LINE_BYTES {
+                sink(self.stream, &self.line);
+                self.line.clear();
+            }
+            return;
+        };
+        let (whole, rest) = bytes.split_at(end + 1);
+        if self.line.is_empty() {
+            sink(self.stream, whole);
+        } else {
+            self.line.extend_from_slice(whole);
+            sink(self.stream, &self.line);
+            self.line.clear();
+        }
+        self.line.extend_from_slice(rest);
+    }
+}
+
+#[derive(Default)]
+struct Kept {
+    memory: Vec<u8>,
+    spilled: Option<Spilled>,
+}
+
+struct Spilled {
+    file: File,
+    path: PathBuf,
+    dir: ScratchDir,
+}
+
+impl Kept {
+    fn add(&mut self, bytes: &[u8], store: &Store) -> io::Result<()> {
+        if let Some(spilled) = &mut self.spilled {
+            return spilled.file.write_all(bytes);
+        }
+        self.memory.extend_from_slice(bytes);
+        if self.memory.len() > MEMORY_BYTES {
+            let dir = ScratchDir::new(store)?;
+            let path = dir.path().join("stream");
+            let mut file = File::create(&path)?;
+            file.write_all(&self.memory)?;
+            self.memory = Vec::new();
+            self.spilled = Some(Spilled { file, path, dir });
+        }
+        Ok(())
+    }
+
+    fn finish(self, store: &Store) -> Result<Option<BlobId>, StoreError> {
+        if let Some(Spilled { file, path, dir }) = self.spilled {
+            drop(file);
+            let (id, _) = store.put_file(&path, Take::Move)?;
+            drop(dir);
+            return Ok(Some(id));
+        }
+        if self.memory.is_empty() {
+            return Ok(None);
+        }
+        let id = BlobId::of(&self.memory);
+        store.put(Codec::Raw, self.memory)?;
+        Ok(Some(id))
+    }
+}
+
+/// A directory for one task on the store's file system; gone with all in it when dropped.
+pub(crate) struct ScratchDir(PathBuf);
+
+impl ScratchDir {
+    /// A fresh one.
+    pub(crate) fn new(store: &Store) -> io::Result<Self> {
+        store.scratch_dir().map(Self)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        // What a task made unreadable is made removable first; what stays all the same is swept with the store's scratch.
+        if std::fs::remove_dir_all(&self.0).is_err() {
+            make_removable(&self.0);
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+fn make_removable(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        let _ = std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700));
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        open.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+}
