@@ -29,6 +29,13 @@ pub struct Task {
     pub nonce: Vec<u8>,
 }
 
+impl Task {
+    /// Pure work in the default name space.
+    pub fn new(cmd: impl Into<Text>, args: Value) -> Self {
+        Self { sub: DEFAULT_SUBJECT.into(), cmd: cmd.into(), args, nonce: vec![] }
+    }
+}
+
 /// A task with every promise replaced by its value: exactly what an executor is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {

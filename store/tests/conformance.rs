@@ -54,7 +54,9 @@ suite! {
 }
 
 fn what_is_put_is_there_at_once_and_after_a_commit(store: &Store) {
-    for (codec, size) in [(Codec::Raw, 0), (Codec::Raw, 10), (Codec::Raw, 5000), (Codec::DagCbor, 20), (Codec::DagCbor, 700)] {
+    for (codec, size) in
+        [(Codec::Raw, 0), (Codec::Raw, 10), (Codec::Raw, 5000), (Codec::DagCbor, 20), (Codec::DagCbor, 700)]
+    {
         let bytes = vec![b'x'; size];
         let link = Link::of(codec, &bytes);
         assert!(!store.has(link).expect("reads"));

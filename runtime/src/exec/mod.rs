@@ -94,6 +94,8 @@ pub enum Unusable {
     Cancelled,
     /// These inputs changed while it ran.
     InputsChanged(Vec<String>),
+    /// Bytes of these inputs were gone when it was about to start; nothing ran.
+    InputsGone(Vec<String>),
 }
 
 impl Done {

@@ -19,8 +19,8 @@ pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
 use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
 
-use crate::graph::{Graph, TaskIdx};
-use crate::identity::Ids;
+use crate::graph::{Cycle, Graph, TaskIdx};
+use crate::identity::{IdentityError, Ids};
 use crate::task::{Invocation, Policy, Work};
 use crate::value::Text;
 use crate::workflow::Workflow;
@@ -63,6 +63,27 @@ pub struct Subject {
     pub graph: Graph,
     /// Their ids.
     pub ids: Ids,
+}
+
+/// Why a workflow cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubjectError {
+    /// Its tasks wait for one another.
+    #[error(transparent)]
+    Cycle(#[from] Cycle),
+    /// Some task has no id.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl Subject {
+    /// Finds edges, order and ids.
+    pub fn new(workflow: Workflow) -> Result<Self, SubjectError> {
+        let graph = Graph::build(&workflow)?;
+        let ids = Ids::compute(&workflow, &graph)?;
+        Ok(Self { workflow, graph, ids })
+    }
 }
 
 /// Counts of tasks by how they ended, over all that the goals lead to.
@@ -295,6 +316,19 @@ impl Run {
             }
         }
         notices
+    }
+
+    /// Lets work start: until now the run was dry. Durations decide what starts first.
+    pub fn start_work(&mut self, expected_ms: Vec<u64>) {
+        self.rules.dry = false;
+        self.priority = critical_path(&self.subject.graph, &expected_ms);
+        self.rules.expected_ms = expected_ms;
+        self.queue = Queue::default();
+        for i in 0..self.slots.len() {
+            if self.slots[i].state == State::Queued {
+                self.queue.push(TaskIdx::new(i), self.priority[i], self.slots[i].epoch);
+            }
+        }
     }
 
     /// Where a task stands.

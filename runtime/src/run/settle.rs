@@ -130,10 +130,11 @@ impl Run {
                 let out = output.id();
                 let result: Outcome = Ok(output);
                 for follower in followers {
-                    if let Some(receipt) = receipt {
-                        let (via, _) = self.made_from(follower);
-                        self.steps.push_back(Step::Accept { task: follower, receipt, via });
-                    }
+                    let (via, _) = self.made_from(follower);
+                    self.steps.push_back(match receipt {
+                        Some(receipt) => Step::Accept { task: follower, receipt, via },
+                        None => Step::Share { leader: task, task: follower, via },
+                    });
                     self.settle(follower, End::CutOff, result.clone(), out, receipt);
                 }
                 self.settle(task, End::Ran, result, out, receipt);

@@ -156,6 +156,7 @@ impl World {
                         rec.own = true;
                         self.accepted.insert(id, (receipt, rec.out()));
                     }
+                    Step::Share { .. } => unreachable!("the simulation has its receipts at once"),
                     Step::Cancel { task } => drop(running.insert(task, true)),
                     Step::Execute { task, .. } => {
                         running.insert(task, false);
@@ -260,7 +261,9 @@ impl World {
                 let receipt = self.record(subject.ids.of(task), id, via, result.clone());
                 Event::Finished { task, epoch, result, receipt: Some(receipt), cancelled: false }
             }
-            Step::Accept { .. } | Step::Tell(_) | Step::Cancel { .. } => unreachable!("not answered"),
+            Step::Share { .. } | Step::Accept { .. } | Step::Tell(_) | Step::Cancel { .. } => {
+                unreachable!("not answered")
+            }
         }
     }
 

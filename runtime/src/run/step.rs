@@ -133,6 +133,15 @@ pub enum Step {
         /// Awaited outputs it is made from.
         via: Via,
     },
+    /// The receipt of what `leader` just did settles this task, too. Not answered.
+    Share {
+        /// The task that ran.
+        leader: TaskIdx,
+        /// The one with the same invocation.
+        task: TaskIdx,
+        /// Awaited outputs it would have been made from.
+        via: Via,
+    },
     /// Put a goal's output where people look for it.
     Place {
         /// The goal.

@@ -1,0 +1,485 @@
+//! The driver: turns the steps of a run into look-ups, work and records, and what comes of them into events.
+//!
+//! Look-ups are answered in place, many at a time; only work is asynchronous, so that a run with nothing to
+//! do starts no thread. Unaware of workfiles and of how anything is shown.
+
+mod lookups;
+mod work;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use quipu_store::cid::{ReceiptId, TaskId};
+use quipu_store::receipt::{FailureKind, Output, Via};
+use quipu_store::sign::PublicKey;
+use quipu_store::{CommitError, Record, Store, StoreError};
+use tokio::sync::{mpsc, watch};
+
+use crate::attest::{self, Circumstances};
+use crate::clock::Clock;
+use crate::exec::{Done, Executors, Sink, Stop, Unusable};
+use crate::graph::TaskIdx;
+use crate::observe::{Ended, Observer, Observers, RunEvent, Summary};
+use crate::run::step::{End, Event, Need, Notice, Placed, State};
+use crate::run::{Rules, Run, Subject};
+use crate::task::Work;
+use crate::value::Text;
+use work::Message;
+
+/// What a run works with.
+#[derive(Clone)]
+pub struct Engine {
+    /// Where receipts and blobs are.
+    pub store: Store,
+    /// Who carries out what.
+    pub executors: Executors,
+    /// Who is told.
+    pub observers: Observers,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Keys whose receipts count beside those of this store, best first.
+    pub trusted: Vec<PublicKey>,
+}
+
+impl Engine {
+    /// An engine that tells nobody and trusts its own store alone.
+    pub fn new(store: Store) -> Self {
+        let clock = Arc::new(crate::clock::SystemClock::new());
+        Self { store, executors: Executors::new(), observers: Observers::new(), clock, trusted: vec![] }
+    }
+}
+
+/// Nobody wishes the run to end.
+pub fn never_stop() -> watch::Receiver<Stop> {
+    let (sender, receiver) = watch::channel(Stop::No);
+    // The wish can come as long as the sender lives: here it lives for ever, and nobody has it.
+    std::mem::forget(sender);
+    receiver
+}
+
+/// Puts a goal's output where people look for it; the flag says that it was made just now.
+pub type Placer = Box<dyn FnMut(TaskIdx, &Output, bool) -> Result<Placed, String> + Send>;
+
+/// What a run is to do.
+pub struct Request {
+    /// The tasks.
+    pub subject: Arc<Subject>,
+    /// What is asked for.
+    pub goals: Vec<TaskIdx>,
+    /// How it decides.
+    pub rules: Rules,
+    /// Id of the run.
+    pub id: Text,
+    /// Where tasks that are never cached keep what they did, so that a crashed run goes on where it was.
+    pub session: Option<String>,
+    /// Puts goals' outputs in place.
+    pub place: Option<Placer>,
+    /// Tells how long each task took earlier, by index; asked only when something will run.
+    pub durations: Option<Box<dyn FnOnce() -> Vec<u64> + Send>>,
+    /// Adds to each job what its executor needs beside the invocation.
+    pub equip: Option<Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>>,
+}
+
+impl Request {
+    /// A request with nothing but the tasks and the goals.
+    pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
+        let id = "run".into();
+        Self { subject, goals, rules, id, session: None, place: None, durations: None, equip: None }
+    }
+}
+
+/// Why a run could not go on. Failed tasks are no such reason.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriveError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was done could not be recorded.
+    #[error("results could not be recorded: {0}")]
+    Commit(#[from] CommitError),
+    /// The threads for work could not be started.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct Report {
+    /// The last event.
+    pub summary: Summary,
+    /// The state machine, for questions about single tasks.
+    pub run: Run,
+    /// How long each task that ran took, in milliseconds.
+    pub wall_ms: HashMap<TaskIdx, u64>,
+    /// Receipts made, by task.
+    pub recorded: HashMap<TaskIdx, ReceiptId>,
+}
+
+/// Looks everything up and does no work: what [`crate::plan`] reads.
+pub fn look(engine: &Engine, mut request: Request) -> Result<Run, DriveError> {
+    request.place = None;
+    request.rules.place = false;
+    let mut drive = Drive::new(engine.clone(), request);
+    drive.settle()?;
+    Ok(drive.run)
+}
+
+/// Runs to the end on the calling thread; starts a runtime only when there is work. `stop` carries people's
+/// wish to end it.
+pub fn run_blocking(engine: &Engine, request: Request, stop: watch::Receiver<Stop>) -> Result<Report, DriveError> {
+    let mut drive = Drive::new(engine.clone(), request);
+    drive.begin()?;
+    if !drive.run.is_done() || drive.has_work() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let worked = runtime.block_on(drive.work(stop));
+        // What a stuck executor left behind does not keep us here.
+        runtime.shutdown_background();
+        worked?;
+    }
+    drive.end()
+}
+
+/// Runs to the end within a runtime that is there already.
+pub async fn run(engine: &Engine, request: Request, stop: watch::Receiver<Stop>) -> Result<Report, DriveError> {
+    let mut drive = Drive::new(engine.clone(), request);
+    drive.begin()?;
+    drive.work(stop).await?;
+    drive.end()
+}
+
+struct Working {
+    stop: watch::Sender<Stop>,
+    via: Via,
+    ins: Vec<ReceiptId>,
+    invocation: Arc<crate::task::Invocation>,
+}
+
+/// Finished work on its way to a receipt.
+struct Unrecorded {
+    done: Done,
+    about: Circumstances,
+    blocks: Vec<(quipu_store::cid::Link, Vec<u8>)>,
+    lease: Option<quipu_store::Lease>,
+}
+
+struct Drive {
+    engine: Engine,
+    subject: Arc<Subject>,
+    run: Run,
+    id: Text,
+    goals: Vec<TaskIdx>,
+    started_ms: u64,
+    place: Option<Placer>,
+    durations: Option<Box<dyn FnOnce() -> Vec<u64> + Send>>,
+    equip: Option<Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>>,
+    expected_ms: Vec<u64>,
+    session: Option<String>,
+    session_receipts: HashSet<ReceiptId>,
+    warned: HashSet<String>,
+    working: HashMap<TaskIdx, Working>,
+    /// Bytes each task was staged with, to look again when they vanish.
+    needs: HashMap<TaskIdx, Vec<Need>>,
+    unrecorded: BTreeMap<TaskIdx, Unrecorded>,
+    awaiting_record: usize,
+    /// Something was handed to the store that nobody waits for.
+    unflushed: bool,
+    commit_error: Option<CommitError>,
+    wall_ms: HashMap<TaskIdx, (u64, u64, u64)>,
+    recorded: HashMap<TaskIdx, ReceiptId>,
+    sender: mpsc::UnboundedSender<Message>,
+    receiver: mpsc::UnboundedReceiver<Message>,
+}
+
+impl Drive {
+    fn new(engine: Engine, mut request: Request) -> Self {
+        request.rules.dry = true;
+        request.rules.place = request.place.is_some();
+        let run = Run::new(Arc::clone(&request.subject), &request.goals, request.rules);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Self {
+            started_ms: engine.clock.elapsed_ms(),
+            engine,
+            subject: request.subject,
+            run,
+            id: request.id,
+            goals: request.goals,
+            place: request.place,
+            durations: request.durations,
+            equip: request.equip,
+            expected_ms: vec![],
+            session: request.session,
+            session_receipts: HashSet::new(),
+            warned: HashSet::new(),
+            working: HashMap::new(),
+            needs: HashMap::new(),
+            unrecorded: BTreeMap::new(),
+            awaiting_record: 0,
+            unflushed: false,
+            commit_error: None,
+            wall_ms: HashMap::new(),
+            recorded: HashMap::new(),
+            sender,
+            receiver,
+        }
+    }
+
+    /// Looks everything up, says what is to come, and lets work start.
+    fn begin(&mut self) -> Result<(), DriveError> {
+        let names = |tasks: &[TaskIdx]| tasks.iter().map(|g| self.subject.workflow.node(*g).name.clone()).collect();
+        let tasks = self.subject.workflow.indices().filter(|t| self.run.in_scope(*t)).count();
+        self.emit(|| RunEvent::RunStarted { run: self.id.clone(), goals: names(&self.goals), tasks });
+        self.open_session()?;
+        self.settle()?;
+        let states = || self.subject.workflow.indices().map(|t| self.run.state(t));
+        let certain = states().filter(|s| matches!(s, State::Queued | State::Following)).count();
+        let conditional = states().filter(|s| matches!(s, State::Waiting | State::Ordering)).count();
+        let settled = states().filter(|s| matches!(s, State::Ended(_))).count();
+        if certain + conditional > 0 {
+            self.expected_ms = self.durations.take().map(|d| d()).unwrap_or_default();
+            let known = |t: &TaskIdx| !matches!(self.run.state(*t), State::Ended(_) | State::Idle);
+            let ahead = self.subject.workflow.indices().filter(known);
+            let total: u64 = ahead.map(|t| self.expected_ms.get(t.index()).copied().unwrap_or(0)).sum();
+            self.emit(|| RunEvent::Planned {
+                settled,
+                certain,
+                conditional,
+                expected_ms: (total > 0).then_some(total),
+            });
+        }
+        self.run.start_work(self.expected_ms.clone());
+        Ok(())
+    }
+
+    fn has_work(&self) -> bool {
+        self.subject.workflow.indices().any(|t| matches!(self.run.state(t), State::Queued))
+    }
+
+    /// Turns steps into work until the run is done.
+    async fn work(&mut self, mut stop: watch::Receiver<Stop>) -> Result<(), DriveError> {
+        let mut heard = Stop::No;
+        loop {
+            self.settle()?;
+            self.record_finished()?;
+            if self.run.is_done() && self.working.is_empty() {
+                break;
+            }
+            tokio::select! {
+                message = self.receiver.recv() => {
+                    let message = message.expect("this end holds a sender");
+                    self.hear(message)?;
+                    // Whatever else has come in meanwhile is heard before anything new starts.
+                    while let Ok(message) = self.receiver.try_recv() {
+                        self.hear(message)?;
+                    }
+                }
+                changed = stop.changed(), if heard < Stop::Kill => {
+                    let wish = *stop.borrow_and_update();
+                    if changed.is_err() {
+                        heard = Stop::Kill;
+                        continue;
+                    }
+                    if wish > heard {
+                        heard = wish;
+                        self.run.on(Event::Stop);
+                        for working in self.working.values() {
+                            working.stop.send_if_modified(|s| std::mem::replace(s, wish) < wish);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that all is on disk, and sums up.
+    fn end(mut self) -> Result<Report, DriveError> {
+        let notices = self.run.finish();
+        notices.into_iter().for_each(|n| self.tell(n));
+        if self.awaiting_record > 0 || self.unflushed || self.commit_error.is_some() {
+            let flushed = self.engine.store.flush();
+            while let Ok(message) = self.receiver.try_recv() {
+                self.hear(message)?;
+            }
+            flushed?;
+        }
+        self.close_session()?;
+        self.note_findings();
+        if let Some(error) = self.commit_error.take() {
+            return Err(error.into());
+        }
+        let ms = self.engine.clock.elapsed_ms().saturating_sub(self.started_ms);
+        let summary = Summary { run: self.id.clone(), counts: self.run.counts(), fetched: 0, ms };
+        self.emit(|| RunEvent::Summary(summary.clone()));
+        let wall_ms = self.wall_ms.iter().map(|(t, (wall, _, _))| (*t, *wall)).collect();
+        Ok(Report { summary, run: self.run, wall_ms, recorded: self.recorded })
+    }
+
+    fn hear(&mut self, message: Message) -> Result<(), DriveError> {
+        match message {
+            Message::Done { task, epoch, done, wall_ms, lease } => self.done(task, epoch, *done, wall_ms, lease)?,
+            Message::Arrived { task, candidate } => {
+                self.working.remove(&task);
+                self.run.on(Event::Arrived { task, candidate: *candidate });
+            }
+            Message::Gone { task, epoch } => {
+                self.working.remove(&task);
+                let hollow = self.hollow(&self.needs.get(&task).cloned().unwrap_or_default())?;
+                if hollow.is_empty() {
+                    let why = "bytes of its inputs were there, then not, then there again".to_owned();
+                    let result = Err(Arc::new(FailureKind::Executor { why }.into()));
+                    self.run.on(Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+                } else {
+                    self.run.on(Event::Staged { task, epoch, hollow });
+                }
+            }
+            Message::Broken { task, epoch, error } => {
+                self.working.remove(&task);
+                let result = Err(Arc::new(FailureKind::Executor { why: error.to_string() }.into()));
+                self.run.on(Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+            }
+            Message::Recorded { task, result } => {
+                self.awaiting_record -= 1;
+                match result {
+                    Ok(receipt) => {
+                        self.recorded.insert(task, receipt);
+                        self.extend_session(task, receipt)?;
+                        self.emit(|| RunEvent::Recorded { task: self.name(task), receipt });
+                    }
+                    Err(error) => self.commit_error = Some(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn done(
+        &mut self,
+        task: TaskIdx,
+        epoch: u32,
+        mut done: Done,
+        wall_ms: u64,
+        lease: Option<quipu_store::Lease>,
+    ) -> Result<(), DriveError> {
+        let working = self.working.remove(&task).expect("what is done was started");
+        let cpu_ms = u64::try_from(done.cpu.as_millis()).unwrap_or(0);
+        self.wall_ms.insert(task, (wall_ms, cpu_ms, done.rss_bytes));
+        let cancelled = matches!(done.unusable, Some(Unusable::Cancelled));
+        if let Some(Unusable::InputsChanged(paths)) = &done.unusable {
+            let path = paths.first().cloned().unwrap_or_default();
+            done.result = Err(FailureKind::InputChanged { path }.into());
+        }
+        let result = done.result.clone().map(Arc::new).map_err(Arc::new);
+        if !cancelled {
+            let id = self.subject.ids.of(task);
+            let (ran, invocation) = working.invocation.encode();
+            let mut blocks = vec![(ran.link(), invocation)];
+            if let Work::Task(recipe) = &self.subject.workflow.node(task).work {
+                blocks.push((id.link(), self.subject.ids.block(recipe)));
+            }
+            let about = Circumstances {
+                ran,
+                settles: BTreeMap::from([(id, working.via)]),
+                ins: working.ins,
+                wall_ms,
+                now: self.engine.clock.unix_s(),
+            };
+            self.unrecorded.insert(task, Unrecorded { done, about, blocks, lease });
+        }
+        self.run.on(Event::Finished { task, epoch, result, receipt: None, cancelled });
+        Ok(())
+    }
+
+    /// Hands finished work to the store, once it is known which tasks it settles.
+    fn record_finished(&mut self) -> Result<(), DriveError> {
+        for (task, unrecorded) in std::mem::take(&mut self.unrecorded) {
+            let Unrecorded { done, about, blocks, lease } = unrecorded;
+            let Some(receipt) = attest::receipt(&done, about) else { continue };
+            self.awaiting_record += 1;
+            let sender = self.sender.clone();
+            // Others may look for the receipt once it is there: until then the work counts as being done.
+            let acknowledge = move |result| {
+                drop(lease);
+                let _ = sender.send(Message::Recorded { task, result });
+            };
+            self.engine.store.record(Record { receipt, blocks, done: Box::new(acknowledge) })?;
+        }
+        Ok(())
+    }
+
+    fn name(&self, task: TaskIdx) -> Text {
+        self.subject.workflow.node(task).name.clone()
+    }
+
+    fn task_id(&self, task: TaskIdx) -> TaskId {
+        self.subject.ids.of(task)
+    }
+
+    fn emit(&self, event: impl FnOnce() -> RunEvent) {
+        if !self.engine.observers.is_empty() {
+            let at_ms = self.engine.clock.elapsed_ms().saturating_sub(self.started_ms);
+            self.engine.observers.on(at_ms, &event());
+        }
+    }
+
+    fn warn_once(&mut self, message: String) {
+        if self.warned.insert(message.clone()) {
+            self.emit(|| RunEvent::Warning { message });
+        }
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        let name = |task| self.name(task);
+        match notice {
+            Notice::Ended { task, end } => self.emit(|| self.ended(task, end)),
+            Notice::Reopened { task } => self.emit(|| RunEvent::TaskReopened { task: name(task) }),
+            Notice::Retry { task, attempt } => self.emit(|| RunEvent::TaskRetry { task: name(task), attempt }),
+            Notice::Hollow { task } => self.emit(|| RunEvent::TaskHollow { task: name(task) }),
+            Notice::Divergence { task, .. } => self.emit(|| RunEvent::Divergence { task: name(task) }),
+        }
+    }
+
+    fn ended(&self, task: TaskIdx, end: End) -> RunEvent {
+        let failure = self.run.outcome(task).and_then(|o| o.as_ref().err());
+        let (ended, reason) = match end {
+            End::Cached => (Ended::Cached, None),
+            End::CutOff => (Ended::CutOff, None),
+            End::Ran => (Ended::Ran, None),
+            End::Failed => (Ended::Failed, failure.map(|f| f.kind.to_string())),
+            End::Skipped { cause } => (Ended::Skipped, Some(format!("`{}` did not succeed", self.name(cause)))),
+            End::Blocked { cause } => (Ended::Blocked, Some(format!("there is no receipt for `{}`", self.name(cause)))),
+            End::Cancelled => (Ended::Cancelled, None),
+        };
+        let ran = matches!(end, End::Ran | End::Failed | End::Cancelled);
+        let measured = self.wall_ms.get(&task).filter(|_| ran);
+        RunEvent::TaskEnded {
+            task: self.name(task),
+            id: self.task_id(task),
+            end: ended,
+            wall_ms: measured.map(|m| m.0),
+            cpu_ms: measured.map(|m| m.1),
+            rss_bytes: measured.map(|m| m.2),
+            failure: failure.map(|f| f.kind.name()),
+            reason,
+        }
+    }
+
+    fn sink(&self, task: TaskIdx) -> Sink {
+        let node = self.subject.workflow.node(task);
+        if self.engine.observers.is_empty() || node.policy.mute {
+            return Arc::new(|_, _| {});
+        }
+        let (observers, clock, started_ms) =
+            (self.engine.observers.clone(), Arc::clone(&self.engine.clock), self.started_ms);
+        let name = node.name.clone();
+        Arc::new(move |stream, bytes| {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            let at_ms = clock.elapsed_ms().saturating_sub(started_ms);
+            observers.on(at_ms, &RunEvent::TaskOutput { task: name.clone(), stream, text });
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Answers to the questions of a run that need no work: receipts, names in directories, presence of bytes,
+//! places in the workspace.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use quipu_store::cid::{ReceiptId, TreeId};
+use quipu_store::tree::Entry;
+use quipu_store::{Found, StoreError};
+
+use super::{Drive, DriveError};
+use crate::graph::TaskIdx;
+use crate::observe::RunEvent;
+use crate::run::step::{Candidate, Event, Need, Part, Placed, Step};
+
+impl Drive {
+    /// Answers what can be answered in place, until only work is left.
+    pub(super) fn settle(&mut self) -> Result<(), DriveError> {
+        loop {
+            let (mut tasks, mut invocations) = (vec![], vec![]);
+            let mut quiet = true;
+            while let Some(step) = self.run.poll() {
+                quiet = false;
+                match step {
+                    Step::Find { task, id } => tasks.push((task, id)),
+                    Step::FindInvocation { task, epoch, id } => invocations.push((task, epoch, id)),
+                    other => self.answer(other)?,
+                }
+            }
+            if quiet {
+                return Ok(());
+            }
+            // All look-ups that came up together share one read of the index.
+            let ids: Vec<_> = tasks.iter().map(|(_, id)| *id).collect();
+            for ((task, _), found) in tasks.into_iter().zip(self.find(&ids, |store, ids| store.find_tasks(ids))?) {
+                let candidates = self.candidates(found.receipts);
+                self.run.on(Event::Found { task, candidates, accepted: found.accepted });
+            }
+            let ids: Vec<_> = invocations.iter().map(|(_, _, id)| *id).collect();
+            let found = self.find(&ids, |store, ids| store.find_invocations(ids))?;
+            for ((task, epoch, _), found) in invocations.into_iter().zip(found) {
+                let candidates = self.candidates(found);
+                self.run.on(Event::FoundInvocation { task, epoch, candidates });
+            }
+        }
+    }
+
+    fn find<Id, T>(
+        &self,
+        ids: &[Id],
+        find: impl FnOnce(&quipu_store::Store, &[Id]) -> Result<Vec<T>, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        if ids.is_empty() { Ok(vec![]) } else { find(&self.engine.store, ids) }
+    }
+
+    fn answer(&mut self, step: Step) -> Result<(), DriveError> {
+        match step {
+            Step::Tell(notice) => self.tell(notice),
+            Step::Accept { task, receipt, via } => {
+                let id = self.task_id(task);
+                self.engine.store.accept(id, receipt, via)?;
+                self.unflushed = true;
+            }
+            Step::Share { leader, task, via } => {
+                let id = self.task_id(task);
+                if let Some(unrecorded) = self.unrecorded.get_mut(&leader) {
+                    unrecorded.about.settles.insert(id, via);
+                    if let crate::task::Work::Task(recipe) = &self.subject.workflow.node(task).work {
+                        unrecorded.blocks.push((id.link(), self.subject.ids.block(recipe)));
+                    }
+                }
+            }
+            Step::Select { task, epoch, parts } => {
+                let (entries, hollow) = self.select(&parts)?;
+                self.run.on(Event::Selected { task, epoch, entries, hollow });
+            }
+            Step::Stage { task, epoch, needs } => {
+                let hollow = self.hollow(&needs)?;
+                self.needs.insert(task, needs);
+                self.run.on(Event::Staged { task, epoch, hollow });
+            }
+            Step::Place { task, epoch, output, fresh } => {
+                let placed = match self.place.as_mut().map(|place| place(task, &output, fresh)) {
+                    None => Placed::Done,
+                    Some(Ok(placed)) => placed,
+                    Some(Err(message)) => {
+                        self.emit(|| RunEvent::Warning { message });
+                        Placed::Failed
+                    }
+                };
+                self.run.on(Event::Placed { task, epoch, placed });
+            }
+            Step::Cancel { task } => {
+                if let Some(working) = self.working.get(&task) {
+                    working.stop.send_if_modified(|s| {
+                        std::mem::replace(s, (*s).max(crate::exec::Stop::Cancel)) < crate::exec::Stop::Cancel
+                    });
+                }
+            }
+            Step::Execute { .. } => self.start(step),
+            Step::Find { .. } | Step::FindInvocation { .. } => unreachable!("answered in batches"),
+        }
+        Ok(())
+    }
+
+    /// Receipts that count: our own, and those of trusted keys that have not expired.
+    pub(super) fn candidates(&mut self, found: Vec<Found>) -> Vec<Candidate> {
+        let now = self.engine.clock.unix_s();
+        let mut candidates = Vec::with_capacity(found.len());
+        for found in found {
+            let rank = self.engine.trusted.iter().position(|k| *k == found.signed.issuer);
+            if !found.own && rank.is_none() {
+                self.warn_once(format!("receipts by {} do not count: that key is not trusted", found.signed.issuer));
+                continue;
+            }
+            if found.signed.receipt.expires_at.is_some_and(|at| at <= now) {
+                self.warn_once(format!("receipts by {} have expired", found.signed.issuer));
+                continue;
+            }
+            candidates.push(candidate(&found, rank, &self.session_receipts));
+        }
+        candidates
+    }
+
+    fn select(&self, parts: &[Part]) -> Result<(Vec<Option<Entry>>, Vec<TreeId>), StoreError> {
+        let mut hollow = vec![];
+        let mut entries = vec![];
+        for part in parts {
+            let mut at = Some(Entry::Dir { tree: part.tree });
+            for name in &part.path {
+                at = match at {
+                    Some(Entry::Dir { tree }) => match self.engine.store.tree(tree)? {
+                        Some(tree) => tree.get(name).cloned(),
+                        None => {
+                            hollow.push(part.tree);
+                            None
+                        }
+                    },
+                    _ => None,
+                };
+            }
+            entries.push(at);
+        }
+        Ok((entries, hollow))
+    }
+
+    /// Whose bytes are missing.
+    pub(super) fn hollow(&self, needs: &[Need]) -> Result<Vec<TaskIdx>, StoreError> {
+        let mut hollow = vec![];
+        for need in needs {
+            let mut here = true;
+            for entry in &need.entries {
+                here = here && self.engine.store.complete(entry)?;
+            }
+            for stream in &need.streams {
+                here = here && self.engine.store.has(stream.link())?;
+            }
+            if !here {
+                hollow.push(need.from);
+            }
+        }
+        Ok(hollow)
+    }
+
+    /// Says what the store noticed while it was read.
+    pub(super) fn note_findings(&mut self) {
+        for finding in self.engine.store.take_findings() {
+            self.emit(|| RunEvent::Warning { message: finding.to_string() });
+        }
+    }
+}
+
+pub(super) fn candidate(found: &Found, rank: Option<usize>, session: &HashSet<ReceiptId>) -> Candidate {
+    let receipt = &found.signed.receipt;
+    let (result, out) = match &receipt.out {
+        Ok(output) => (Ok(Arc::new(output.clone())), output.id()),
+        Err(failure) => (Err(Arc::new(failure.clone())), failure.id()),
+    };
+    Candidate {
+        receipt: found.signed.id,
+        result,
+        out,
+        via: found.via.clone(),
+        own: found.own,
+        session: session.contains(&found.signed.id),
+        rank: rank.map_or(u32::MAX, |r| r as u32),
+        issued_at: receipt.issued_at,
+    }
+}

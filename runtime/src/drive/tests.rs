@@ -1,0 +1,240 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use quipu_store::cid::Codec;
+use quipu_store::receipt::{Failure, FailureKind, Output};
+use quipu_store::sign::Signer;
+use quipu_store::tree::Entry;
+use quipu_store::{Options, SignerSource, Store};
+use tokio::sync::watch;
+
+use super::{Engine, Report, Request, never_stop, run_blocking};
+use crate::exec::native::native;
+use crate::exec::{Job, Stop};
+use crate::graph::TaskIdx;
+use crate::observe::{Observer, RunEvent};
+use crate::run::{Rules, Subject};
+use crate::task::Task;
+use crate::value::{Branch, On, Value};
+use crate::workflow::Workflow;
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<RunEvent>>);
+
+impl Observer for Heard {
+    fn on(&self, _: u64, event: &RunEvent) {
+        self.0.lock().expect("no test panics here").push(event.clone());
+    }
+}
+
+struct World {
+    engine: Engine,
+    heard: Arc<Heard>,
+    ran: Arc<AtomicUsize>,
+}
+
+fn file(store: &Store, text: &str) -> Output {
+    let blob = store.put(Codec::Raw, text.as_bytes().to_vec()).expect("stored").try_into().expect("raw");
+    let entry = Entry::File { blob, size: text.len() as u64, exec: false };
+    Output { artifacts: [("o".into(), entry)].into(), ..Output::default() }
+}
+
+fn world(store: Store) -> World {
+    let (heard, ran) = (Arc::new(Heard::default()), Arc::new(AtomicUsize::new(0)));
+    let mut engine = Engine::new(store);
+    engine.observers.add(Arc::clone(&heard) as Arc<dyn Observer>);
+    let count = Arc::clone(&ran);
+    engine.executors.register(
+        "/test/do",
+        native(move |job: Job| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match job.invocation.args.get("do").and_then(Value::as_text) {
+                    Some("fail") => Err(Failure::from(FailureKind::Exit { code: 1 })),
+                    Some("hang") => std::future::pending().await,
+                    Some("panic") => panic!("on purpose"),
+                    Some(text) => Ok(file(&job.store, text)),
+                    None => Ok(Output::default()),
+                }
+            }
+        }),
+    );
+    World { engine, heard, ran }
+}
+
+fn memory() -> Store {
+    Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[7; 32]))))
+}
+
+fn chain(what: &[&str]) -> Arc<Subject> {
+    let mut workflow = Workflow::new();
+    let mut last = None;
+    for (i, what) in what.iter().enumerate() {
+        let on = last.map(|t| Value::promise(Branch::Ok, On::Here(t), ["outputs", "o"]));
+        let args = Value::map([("do", (*what).into()), ("in", on.unwrap_or(Value::Null))]).expect("map");
+        last = Some(workflow.add(format!("t{i}"), Task::new("/test/do", args)).expect("new"));
+    }
+    Arc::new(Subject::new(workflow).expect("no ring"))
+}
+
+fn go(world: &World, subject: &Arc<Subject>, rules: Rules) -> Report {
+    let goals = vec![TaskIdx::new(subject.workflow.len() - 1)];
+    run_blocking(&world.engine, Request::new(Arc::clone(subject), goals, rules), never_stop()).expect("the store works")
+}
+
+#[test]
+fn a_second_run_does_nothing_and_writes_nothing() {
+    let world = world(memory());
+    let subject = chain(&["a", "b", "c"]);
+    let first = go(&world, &subject, Rules::default());
+    assert_eq!((first.summary.counts.ran, first.recorded.len()), (3, 3));
+    let before = world.engine.store.counters();
+    let second = go(&world, &subject, Rules::default());
+    assert_eq!((second.summary.counts.cached, second.summary.counts.unneeded), (1, 2));
+    let after = world.engine.store.counters();
+    assert_eq!((after.puts, after.commits, after.signatures), (before.puts, before.commits, before.signatures));
+    assert_eq!(world.ran.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_changed_recipe_with_the_same_output_is_cut_off_and_stays_so() {
+    let world = world(memory());
+    go(&world, &chain(&["a", "b", "c"]), Rules::default());
+    // Another recipe for the first task: the same output, another id.
+    let mut workflow = Workflow::new();
+    let args = Value::map([("do", "a".into()), ("in", Value::Null), ("more", Value::Int(1))]).expect("map");
+    let mut last = workflow.add("t0", Task::new("/test/do", args)).expect("new");
+    for (i, what) in [(1, "b"), (2, "c")] {
+        let on = Value::promise(Branch::Ok, On::Here(last), ["outputs", "o"]);
+        let args = Value::map([("do", what.into()), ("in", on)]).expect("map");
+        last = workflow.add(format!("t{i}"), Task::new("/test/do", args)).expect("new");
+    }
+    let subject = Arc::new(Subject::new(workflow).expect("no ring"));
+    let second = go(&world, &subject, Rules::default());
+    assert_eq!((second.summary.counts.ran, second.summary.counts.cut_off), (1, 2));
+    let third = go(&world, &subject, Rules::default());
+    assert_eq!((third.summary.counts.ran, third.summary.counts.cached), (0, 1));
+}
+
+#[test]
+fn failures_and_panics_are_reported_and_never_settle_a_task() {
+    for what in ["fail", "panic"] {
+        let world = world(memory());
+        let subject = chain(&["a", what, "c"]);
+        let report = go(&world, &subject, Rules::default());
+        assert_eq!(
+            (report.summary.counts.ran, report.summary.counts.failed, report.summary.counts.skipped),
+            (1, 1, 1),
+            "{what}"
+        );
+        let again = go(&world, &subject, Rules::default());
+        assert_eq!((again.summary.counts.cached, again.summary.counts.failed), (1, 1), "{what}");
+        let heard = world.heard.0.lock().expect("no test panics here");
+        let reasons = heard.iter().filter_map(|e| match e {
+            RunEvent::TaskEnded { reason: Some(reason), .. } => Some(reason.as_str()),
+            _ => None,
+        });
+        assert!(reasons.clone().any(|r| r == "`t1` did not succeed"), "{:?}", reasons.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_wish_to_stop_ends_what_runs_and_leaves_no_receipt() {
+    let world = world(memory());
+    let subject = chain(&["a", "hang", "c"]);
+    let (sender, stop) = watch::channel(Stop::No);
+    let heard = Arc::clone(&world.heard);
+    std::thread::spawn(move || {
+        loop {
+            let started = |e: &RunEvent| matches!(e, RunEvent::TaskStarted { task, .. } if &**task == "t1");
+            if heard.0.lock().expect("no test panics here").iter().any(started) {
+                return sender.send(Stop::Cancel).expect("the run listens");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let goals = vec![TaskIdx::new(2)];
+    let request = Request::new(Arc::clone(&subject), goals, Rules::default());
+    let report = run_blocking(&world.engine, request, stop).expect("the store works");
+    assert_eq!((report.summary.counts.ran, report.summary.counts.cancelled), (1, 2));
+    assert_eq!(report.recorded.len(), 1);
+    assert!(report.run.was_stopped());
+}
+
+#[test]
+fn t23_two_tasks_with_one_invocation_run_once_and_both_are_settled_next_time() {
+    let world = world(memory());
+    let build = |n: i64| {
+        let mut workflow = Workflow::new();
+        let mut ends = vec![];
+        for side in 0..2 {
+            // Different recipes with equal outputs, so that the two readers become one invocation.
+            let args = Value::map([("do", "same".into()), ("n", Value::Int(n + side))]).expect("map");
+            let source = workflow.add(format!("s{side}"), Task::new("/test/do", args)).expect("new");
+            let on = Value::promise(Branch::Ok, On::Here(source), ["outputs", "o"]);
+            let args = Value::map([("do", "reader".into()), ("in", on)]).expect("map");
+            ends.push(workflow.add(format!("r{side}"), Task::new("/test/do", args)).expect("new"));
+        }
+        (Arc::new(Subject::new(workflow).expect("no ring")), ends)
+    };
+    let (subject, ends) = build(0);
+    let run = || {
+        let request = Request::new(Arc::clone(&subject), ends.clone(), Rules { jobs: 4, ..Rules::default() });
+        run_blocking(&world.engine, request, never_stop()).expect("the store works").summary.counts
+    };
+    let first = run();
+    assert_eq!((first.ran, first.cut_off), (3, 1));
+    assert_eq!(run().cached, 2);
+}
+
+#[test]
+fn t27_a_task_that_is_never_cached_runs_again_unless_a_crashed_run_goes_on() {
+    let store = memory();
+    let world = world(store);
+    let mut workflow = Workflow::new();
+    let args = Value::map([("do", "a".into())]).expect("map");
+    let node = crate::task::Node {
+        name: "t0".into(),
+        work: crate::task::Work::Task(Task::new("/test/do", args)),
+        policy: crate::task::Policy { cache: false, ..Default::default() },
+        after: vec![],
+    };
+    let t0 = workflow.add_node(node).expect("new");
+    let on = Value::promise(Branch::Ok, On::Here(t0), ["outputs", "o"]);
+    let args = Value::map([("do", "hang".into()), ("in", on)]).expect("map");
+    let t1 = workflow.add("t1", Task::new("/test/do", args)).expect("new");
+    let subject = Arc::new(Subject::new(workflow).expect("no ring"));
+    let request = |goal| {
+        let mut request = Request::new(Arc::clone(&subject), vec![goal], Rules::default());
+        request.session = Some("test".to_owned());
+        request
+    };
+    for n in 1..=2 {
+        let report = run_blocking(&world.engine, request(t0), never_stop()).expect("the store works");
+        assert_eq!((report.summary.counts.ran, world.ran.load(Ordering::SeqCst)), (1, n));
+    }
+    // A run that ends in the middle, as by SIGKILL: the driver is dropped without its last words.
+    let engine = world.engine.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    runtime.block_on(async {
+        let run = super::run(&engine, request(t1), never_stop());
+        let recorded = async {
+            let is_recorded = |e: &RunEvent| matches!(e, RunEvent::Recorded { .. });
+            while world.heard.0.lock().expect("no test panics here").iter().filter(|e| is_recorded(e)).count() < 3 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = run => panic!("t1 hangs"),
+            () = recorded => {}
+        }
+    });
+    drop(runtime);
+    let ran = world.ran.load(Ordering::SeqCst);
+    let report = run_blocking(&world.engine, request(t0), never_stop()).expect("the store works");
+    assert_eq!((report.summary.counts.cached, world.ran.load(Ordering::SeqCst)), (1, ran));
+    // That run came to its end: the next begins anew.
+    let report = run_blocking(&world.engine, request(t0), never_stop()).expect("the store works");
+    assert_eq!(report.summary.counts.ran, 1);
+}

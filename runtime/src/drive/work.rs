@@ -1,0 +1,188 @@
+//! Work on its own: one invocation at a time among all processes that share the store.
+//!
+//! Also what a crashed run leaves for the next: the receipts of tasks that are never cached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quipu_store::cid::{InvocationId, ReceiptId};
+use quipu_store::receipt::FailureKind;
+use quipu_store::{CommitError, Lease, Store, StoreError};
+use tokio::sync::watch;
+
+use super::lookups::candidate;
+use super::{Drive, DriveError, Working};
+use crate::exec::{Done, Executor, Job, Stop, Unusable};
+use crate::graph::TaskIdx;
+use crate::observe::RunEvent;
+use crate::run::step::{Candidate, Step};
+
+/// What work tells the driver.
+pub(super) enum Message {
+    /// It ran.
+    Done { task: TaskIdx, epoch: u32, done: Box<Done>, wall_ms: u64, lease: Option<Lease> },
+    /// Somebody else's receipt was there by the time it could start.
+    Arrived { task: TaskIdx, candidate: Box<Candidate> },
+    /// Bytes of its inputs were gone by the time it started.
+    Gone { task: TaskIdx, epoch: u32 },
+    /// The store could not be asked.
+    Broken { task: TaskIdx, epoch: u32, error: StoreError },
+    /// A receipt is on disk, or will not be.
+    Recorded { task: TaskIdx, result: Result<ReceiptId, CommitError> },
+}
+
+/// How long to wait before asking again whether another process is done, at first and at most.
+const POLL_MS: (u64, u64) = (2, 50);
+
+impl Drive {
+    pub(super) fn start(&mut self, step: Step) {
+        let Step::Execute { task, epoch, attempt, id, invocation, must_run, via, ins } = step else {
+            unreachable!("only work is started");
+        };
+        let node = self.subject.workflow.node(task);
+        let expected_ms = self.expected_ms.get(task.index()).copied().filter(|ms| *ms > 0);
+        let (name, task_id) = (node.name.clone(), self.task_id(task));
+        self.emit(|| RunEvent::TaskStarted { task: name.clone(), id: task_id, invocation: id, attempt, expected_ms });
+        let (stop, stopped) = watch::channel(Stop::No);
+        let mut job = Job {
+            name,
+            id,
+            invocation: Arc::clone(&invocation),
+            timeout: node.policy.timeout,
+            store: self.engine.store.clone(),
+            sink: self.sink(task),
+            stop: stopped,
+        };
+        if let Some(equip) = &self.equip {
+            equip(task, &mut job);
+        }
+        let executor = self.engine.executors.find(&invocation.cmd).cloned();
+        let clock = Arc::clone(&self.engine.clock);
+        // What is never cached is done again whatever receipts there are; those of this session counted already.
+        let forced = self.run.is_forced(task) || !node.policy.cache;
+        let sender = self.sender.clone();
+        self.working.insert(task, Working { stop, via, ins, invocation });
+        tokio::spawn(async move {
+            let message = match take_turn(&job, must_run, forced).await {
+                Err(error) => Message::Broken { task, epoch, error },
+                Ok(Turn::Found(candidate)) => Message::Arrived { task, candidate },
+                Ok(Turn::Stopped) => {
+                    let mut done = Done::failed(FailureKind::Executor { why: "stopped".into() }, "none");
+                    done.unusable = Some(Unusable::Cancelled);
+                    Message::Done { task, epoch, done: Box::new(done), wall_ms: 0, lease: None }
+                }
+                Ok(Turn::Mine(lease)) => {
+                    let started_ms = clock.elapsed_ms();
+                    let done = execute(executor, job).await;
+                    let wall_ms = clock.elapsed_ms().saturating_sub(started_ms);
+                    if matches!(done.unusable, Some(Unusable::InputsGone(_))) {
+                        Message::Gone { task, epoch }
+                    } else {
+                        Message::Done { task, epoch, done: Box::new(done), wall_ms, lease: Some(lease) }
+                    }
+                }
+            };
+            // A driver that is gone has no use for it.
+            let _ = sender.send(message);
+        });
+    }
+
+    fn session_key(&self) -> Option<String> {
+        let uncached = |t: &TaskIdx| self.run.in_scope(*t) && !self.subject.workflow.node(*t).policy.cache;
+        let key = self.session.as_ref()?;
+        self.subject.workflow.indices().any(|t| uncached(&t)).then(|| format!("session:{key}"))
+    }
+
+    /// Takes up what a crashed run of the same goals did for tasks that are never cached.
+    pub(super) fn open_session(&mut self) -> Result<(), DriveError> {
+        self.session = self.session_key();
+        if let Some(key) = &self.session
+            && let Some(note) = self.engine.store.note(key)?
+        {
+            let ids = note.chunks_exact(32).map(|c| ReceiptId::from_digest(c.try_into().expect("chunks of 32")));
+            self.session_receipts = ids.collect();
+        }
+        Ok(())
+    }
+
+    pub(super) fn extend_session(&mut self, task: TaskIdx, receipt: ReceiptId) -> Result<(), DriveError> {
+        if let Some(key) = self.session.clone()
+            && !self.subject.workflow.node(task).policy.cache
+        {
+            self.session_receipts.insert(receipt);
+            let note = self.session_receipts.iter().flat_map(|r| *r.digest()).collect();
+            self.engine.store.set_note(&key, Some(note))?;
+            self.unflushed = true;
+        }
+        Ok(())
+    }
+
+    /// A run that came to its end, however, leaves nothing to go on with.
+    pub(super) fn close_session(&mut self) -> Result<(), DriveError> {
+        if let Some(key) = self.session.take()
+            && !self.session_receipts.is_empty()
+        {
+            self.engine.store.set_note(&key, None)?;
+            self.engine.store.flush()?;
+        }
+        Ok(())
+    }
+}
+
+enum Turn {
+    Mine(Lease),
+    Found(Box<Candidate>),
+    Stopped,
+}
+
+/// Waits until nobody else does the same work, and looks once more whether it is done.
+async fn take_turn(job: &Job, must_run: bool, forced: bool) -> Result<Turn, StoreError> {
+    let mut wait_ms = POLL_MS.0;
+    let mut stop = job.stop.clone();
+    loop {
+        if *stop.borrow() > Stop::No {
+            return Ok(Turn::Stopped);
+        }
+        let lease = job.store.lease(job.id)?;
+        if !forced && let Some(candidate) = settled(&job.store, job.id, must_run)? {
+            return Ok(Turn::Found(Box::new(candidate)));
+        }
+        if let Some(lease) = lease {
+            return Ok(Turn::Mine(lease));
+        }
+        let pause = tokio::time::sleep(Duration::from_millis(wait_ms));
+        tokio::select! {
+            () = pause => {}
+            _ = stop.changed() => {}
+        }
+        wait_ms = (wait_ms * 2).min(POLL_MS.1);
+    }
+}
+
+/// A receipt of ours for the invocation; with all its bytes when that is what is wanted.
+fn settled(store: &Store, id: InvocationId, with_bytes: bool) -> Result<Option<Candidate>, StoreError> {
+    for found in store.find_invocations(&[id])?.into_iter().flatten().filter(|f| f.own) {
+        let Ok(output) = &found.signed.receipt.out else { continue };
+        let mut here = true;
+        if with_bytes {
+            for entry in output.artifacts.values() {
+                here = here && store.complete(entry)?;
+            }
+        }
+        if here {
+            return Ok(Some(candidate(&found, None, &Default::default())));
+        }
+    }
+    Ok(None)
+}
+
+/// Does the work; a panic in an executor is a failure of the executor.
+async fn execute(executor: Option<Arc<dyn Executor>>, job: Job) -> Done {
+    let Some(executor) = executor else {
+        let why = format!("nothing here carries out `{}`", job.invocation.cmd);
+        return Done::failed(FailureKind::Executor { why }, "none");
+    };
+    let work = tokio::spawn(async move { executor.execute(job).await });
+    work.await
+        .unwrap_or_else(|e| Done::failed(FailureKind::Executor { why: format!("the executor panicked: {e}") }, "none"))
+}
