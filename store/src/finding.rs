@@ -93,10 +93,10 @@ pub enum Finding {
         /// Where the damage begins.
         offset_bytes: u64,
     },
-    /// A receipt or block is in the index and in no journal segment: rebuilding would lose it.
+    /// Something is in the index and in no journal segment: rebuilding would lose it.
     NotInJournal {
         /// What it is.
-        link: Link,
+        what: String,
     },
     /// The index's own structure is damaged.
     Index {
@@ -155,8 +155,8 @@ impl fmt::Display for Finding {
             Self::BadSegment { path, offset_bytes } => {
                 write!(f, "`{}` is damaged at byte {offset_bytes}; `--repair` writes the journal anew", path.display())
             }
-            Self::NotInJournal { link } => {
-                write!(f, "{link} is in no journal segment; `--repair` writes the journal anew")
+            Self::NotInJournal { what } => {
+                write!(f, "{what} is in no journal segment; `--repair` writes the journal anew")
             }
             Self::Index { why } => {
                 write!(f, "the index is damaged ({why}); `--repair` moves it aside and rebuilds it")

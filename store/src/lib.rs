@@ -7,6 +7,7 @@ mod error;
 mod finding;
 mod gc;
 pub mod key_file;
+mod links;
 mod local;
 mod memory;
 pub mod receipt;
@@ -23,4 +24,4 @@ pub use gc::{GcOptions, GcStats};
 pub use store::{
     Blob, Done, Found, FoundTask, Hold, Kind, Lease, MAX_RESOLVED, Options, Record, Root, SignerSource, Store, Take,
 };
-pub use verify::{VerifyOptions, VerifyReport};
+pub use verify::{RebuildReport, VerifyOptions, VerifyReport};

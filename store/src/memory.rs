@@ -13,10 +13,10 @@ use rustc_hash::FxHashSet;
 use crate::cid::{BlobId, InvocationId, Link, ReceiptId, TaskId};
 use crate::counters::Counting;
 use crate::error::{CommitError, GcError, StoreError};
-use crate::gc::{GcOptions, GcStats};
-use crate::rows::{Kept, Op, Rows, Stored, Table, TaskRow};
+use crate::gc::{self, Candidate, GcOptions, GcStats, Inventory};
+use crate::rows::{Kept, Op, Rows, Stored, Table, TaskRow, link_of};
 use crate::sign::Signer;
-use crate::store::{Backend, Found, FoundTask, Held, Hold, Kind, Lease, Options, Pair, Record, SignerSource, Take};
+use crate::store::{Backend, Found, FoundTask, Held, Hold, Kind, Lease, Options, Pair, Record, Root, SignerSource, Take};
 use crate::verify::{VerifyOptions, VerifyReport};
 
 /// Files larger than this are not taken into memory.
@@ -58,6 +58,38 @@ impl Memory {
         self.counting.signatures.fetch_add(1, Relaxed);
         Ok(Kept { signed: Arc::new(signed), own: true })
     }
+}
+
+/// Days of use are not kept here: a receipt counts as used on the day it was issued.
+fn inventory(rows: &Rows) -> Result<Inventory, StoreError> {
+    let mut inventory = Inventory::default();
+    for (id, kept) in &rows.receipts {
+        let receipt = &kept.signed.receipt;
+        let candidate = Candidate {
+            last_used_day: u32::try_from(receipt.issued_at / 86_400).unwrap_or(u32::MAX),
+            size_bytes: kept.signed.bytes.len() as u64,
+            links: gc::links_of(receipt),
+        };
+        inventory.receipts.insert(*id, candidate);
+    }
+    for (task, id) in rows.by_task.keys() {
+        if let Some(candidate) = inventory.receipts.get_mut(id) {
+            candidate.links.push(task.link());
+        }
+    }
+    for (key, stored) in &rows.blocks {
+        if let (Some(link), Some(Stored::Inline(bytes))) = (link_of(key), stored) {
+            inventory.blocks.insert(link, bytes.len() as u64);
+        }
+    }
+    for (_, value) in rows.values.iter().filter(|((table, _), _)| *table == Table::Root) {
+        if let Some(value) = value {
+            let root: Root = crate::dag::decode_own(value, usize::MAX)?;
+            inventory.roots.extend(root.links);
+            inventory.roots.extend(root.receipts.iter().map(|id| id.link()));
+        }
+    }
+    Ok(inventory)
 }
 
 /// What a signed record adds, in the order it must be applied.
@@ -205,8 +237,20 @@ impl Backend for Memory {
         None
     }
 
-    fn gc(&self, _: &GcOptions) -> Result<GcStats, GcError> {
-        Ok(GcStats::default())
+    fn gc(&self, options: &GcOptions) -> Result<GcStats, GcError> {
+        let mut rows = self.rows();
+        let plan = gc::plan(&inventory(&rows)?, options, |link| match rows.block(link).flatten() {
+            Some(Stored::Inline(bytes)) => Ok(Some(bytes.to_vec())),
+            _ => Ok(None),
+        })?;
+        if !options.dry_run {
+            rows.receipts.retain(|id, _| plan.receipts.contains(id));
+            rows.by_task.retain(|(_, id), _| plan.receipts.contains(id));
+            rows.by_invocation.retain(|(_, id)| plan.receipts.contains(id));
+            rows.accepted.retain(|_, (id, _)| plan.receipts.contains(id));
+            rows.blocks.retain(|key, _| link_of(key).is_some_and(|link| plan.blocks.contains(&link)));
+        }
+        Ok(plan.stats)
     }
 
     fn verify(&self, _: &VerifyOptions) -> Result<VerifyReport, StoreError> {

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use crate::receipt::{Receipt, Via};
 use crate::rows::{Kept, Op, Stored, Table, TaskRow};
 use crate::sign::{SignedReceipt, Signer};
 use crate::tree::{self, Entry, Node, Tree};
-use crate::verify::{VerifyOptions, VerifyReport};
+use crate::verify::{RebuildReport, VerifyOptions, VerifyReport};
 
 /// Most results [`Store::resolve`] gives.
 pub const MAX_RESOLVED: usize = 20;
@@ -265,6 +266,16 @@ impl Store {
         let inline_max_bytes = options.inline_max_bytes;
         let backend = Local::open(dir, options, counting.clone())?;
         Ok(Self::over(Box::new(backend), inline_max_bytes, counting))
+    }
+
+    /// Opens the store in `dir` with a new index, built from its journal and files; the old one is moved aside.
+    /// For a store that [`Store::open`] refuses with [`OpenError::Index`]. No other process may be using it:
+    /// waits up to `wait` for that.
+    pub fn rebuild(dir: &Path, options: Options, wait: Duration) -> Result<(Self, RebuildReport), GcError> {
+        let counting = Arc::new(Counting::default());
+        let inline_max_bytes = options.inline_max_bytes;
+        let (backend, report) = crate::local::rebuild(dir, options, counting.clone(), wait)?;
+        Ok((Self::over(Box::new(backend), inline_max_bytes, counting), report))
     }
 
     /// A store that keeps everything in memory and behaves the same otherwise.

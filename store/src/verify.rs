@@ -2,6 +2,8 @@
 //!
 //! Unaware of how findings are shown.
 
+use std::path::PathBuf;
+
 use crate::finding::Finding;
 
 /// What to check.
@@ -34,4 +36,20 @@ impl VerifyReport {
     pub fn is_sound(&self) -> bool {
         !self.findings.iter().any(Finding::is_damage)
     }
+}
+
+/// What rebuilding an index found to build it from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RebuildReport {
+    /// Where the old index is now.
+    pub old_index: Option<PathBuf>,
+    /// Receipts in the new one.
+    pub receipts: u64,
+    /// Files in the new one.
+    pub files: u64,
+    /// Files that were not what their names say, and were set aside.
+    pub quarantined_files: u64,
+    /// Journal segments that were damaged; what could be read of them was taken over.
+    pub damaged_segments: u64,
 }

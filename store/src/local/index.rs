@@ -3,7 +3,7 @@
 //! Knows redb's modes and failures; unaware of what the rows mean. A panic in redb is an error here.
 
 use std::fs;
-use std::io;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -50,6 +50,10 @@ pub(crate) struct Index {
 pub(crate) fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
     let why = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => return Ok(value),
+        // A page that is not there is damage; everything else the file system says is not redb's to judge.
+        Ok(Err(redb::Error::Io(e))) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+            format!("it is damaged: {e}")
+        }
         Ok(Err(redb::Error::Io(source))) => return Err(StoreError::io(path, source)),
         Ok(Err(e)) => e.to_string(),
         Err(panic) => {
@@ -80,14 +84,16 @@ impl Index {
         self.handle.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens what there is; `false` when there is no index yet.
+    pub(crate) fn exists(&self) -> bool {
+        self.path().exists()
+    }
+
+    /// Opens what there is, and looks at the pages everything hangs on; `false` when there is no index yet.
     pub(crate) fn open(&self) -> Result<bool, OpenError> {
-        self.reader().map(|handle| handle.is_some()).map_err(|e| match e {
-            StoreError::Index { path, why } => OpenError::Index { path, why },
-            StoreError::Io { path, source } if source.kind() == io::ErrorKind::InvalidData => {
-                OpenError::Index { path, why: source.to_string() }
-            }
+        let looked = self.view().and_then(|view| view.map(|view| view.commits()).transpose());
+        looked.map(|commits| commits.is_some()).map_err(|e| match e {
             StoreError::Io { path, source } => OpenError::Io { path, source },
+            StoreError::Index { path, why } => OpenError::Index { path, why },
             other => OpenError::Index { path: self.path(), why: other.to_string() },
         })
     }
@@ -98,7 +104,7 @@ impl Index {
         }
         let path = self.path();
         match fs::metadata(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(StoreError::io(&path, e)),
             Ok(_) => {}
         }

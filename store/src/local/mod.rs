@@ -4,12 +4,15 @@
 
 mod backend;
 mod change;
+mod check;
 mod fault;
 mod files;
 mod index;
 mod journal;
 mod layout;
 mod locks;
+mod rebuild;
+mod sweep;
 mod tables;
 mod version;
 mod view;
@@ -38,6 +41,7 @@ use index::Index;
 use journal::Journal;
 use layout::Layout;
 use locks::{Holding, Scratch};
+pub(crate) use rebuild::rebuild;
 use view::{Scanned, View};
 use writer::Writer;
 
@@ -449,12 +453,12 @@ impl Backend for Local {
         Some(self.core.layout.runs())
     }
 
-    fn gc(&self, _options: &GcOptions) -> Result<GcStats, GcError> {
-        Ok(GcStats::default())
+    fn gc(&self, options: &GcOptions) -> Result<GcStats, GcError> {
+        sweep::collect(self, options)
     }
 
-    fn verify(&self, _options: &VerifyOptions) -> Result<VerifyReport, StoreError> {
-        Ok(VerifyReport::default())
+    fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport, StoreError> {
+        check::check(self, options)
     }
 }
 

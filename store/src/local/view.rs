@@ -97,13 +97,6 @@ impl View {
         })
     }
 
-    pub(crate) fn has_receipt_row(&self, id: ReceiptId) -> Result<bool, StoreError> {
-        self.guard(|| {
-            let Some(receipts) = opened!(self, receipts, RECEIPTS) else { return Ok(false) };
-            Ok(receipts.get(id.digest())?.is_some())
-        })
-    }
-
     pub(crate) fn of_task(&self, task: TaskId) -> Result<Vec<(ReceiptId, TaskRow)>, StoreError> {
         self.guard(|| {
             let mut found = Vec::new();
@@ -155,14 +148,6 @@ impl View {
                 found.extend(value.map(|value| (key.value().to_vec(), value)));
             }
             Ok(found)
-        })
-    }
-
-    /// The day a receipt was last used.
-    pub(crate) fn used(&self, id: ReceiptId) -> Result<Option<u32>, StoreError> {
-        self.guard(|| match table(&self.txn, USED)? {
-            Some(used) => Ok(used.get(id.digest())?.map(|day| day.value())),
-            None => Ok(None),
         })
     }
 
