@@ -1,20 +1,27 @@
 //! Blocks, trees and signed receipts in one content-addressed store.
 
+mod beneath;
 pub mod cid;
 mod counters;
 pub mod dag;
 mod error;
 mod finding;
 mod gc;
+mod hash_file;
 pub mod key_file;
 mod links;
 mod local;
 mod memory;
+mod parallel;
 pub mod receipt;
 mod rows;
 pub mod sign;
+pub mod stamp;
+mod stat_chunk;
 mod store;
 pub mod tree;
+pub mod tree_build;
+pub mod tree_diff;
 mod verify;
 
 pub use counters::Counters;

@@ -1,0 +1,136 @@
+//! BLAKE3 of open files: with one thread, or one large file on all cores.
+//!
+//! Reads and never maps. Mapped files were measured not to be faster where it matters (see [`BUFFER_BYTES`]), and a mapped
+//! file that somebody cuts short ends the process with SIGBUS. Unaware of paths.
+
+use std::os::fd::AsFd;
+
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use rustix::io::Errno;
+
+use crate::parallel;
+
+/// What is read at a time.
+pub(crate) const BUFFER_BYTES: usize = 256 << 10;
+
+/// Files from this size on are worth several threads.
+pub(crate) const LARGE_BYTES: u64 = 8 << 20;
+
+/// What one thread hashes at a time of a large file: a whole subtree of BLAKE3, so a power of two of its chunks.
+const SUBTREE_BYTES: u64 = 4 << 20;
+
+/// A place to read to, made once per thread.
+pub(crate) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    pub(crate) fn new() -> Self {
+        Self(vec![0; BUFFER_BYTES])
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// Hashes a file that is `size` bytes long; `None` when it turns out to be shorter or longer.
+pub(crate) fn hash(fd: impl AsFd, size: u64, buffer: &mut Buffer) -> Result<Option<[u8; 32]>, Errno> {
+    if size < buffer.0.len() as u64 {
+        // One byte of room more than there should be, so that a file that grew shows.
+        let mut filled = 0;
+        while filled <= size as usize {
+            match read(&fd, &mut buffer.0[filled..=size as usize], filled as u64)? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        return Ok((filled as u64 == size).then(|| *blake3::hash(&buffer.0[..filled]).as_bytes()));
+    }
+    let mut hasher = blake3::Hasher::new();
+    let full = update(&fd, &mut hasher, 0..size, buffer)?;
+    let ends = full && read(&fd, &mut buffer.0[..1], size)? == 0;
+    Ok(ends.then(|| *hasher.finalize().as_bytes()))
+}
+
+/// The same on up to `threads` threads.
+pub(crate) fn hash_large(fd: impl AsFd + Sync, size: u64, threads: usize) -> Result<Option<[u8; 32]>, Errno> {
+    if threads <= 1 || size <= SUBTREE_BYTES {
+        return hash(fd, size, &mut Buffer::new());
+    }
+    let starts: Vec<u64> = (0..size.div_ceil(SUBTREE_BYTES)).map(|n| n * SUBTREE_BYTES).collect();
+    let values = parallel::map(threads, 1, &starts, Buffer::new, |buffer, &start| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(start);
+        let end = size.min(start + SUBTREE_BYTES);
+        Ok(update(&fd, &mut hasher, start..end, buffer)?.then(|| hasher.finalize_non_root()))
+    });
+    let Some(values) = values.into_iter().collect::<Result<Option<Vec<_>>, Errno>>()? else { return Ok(None) };
+    if read(&fd, &mut [0], size)? != 0 {
+        return Ok(None);
+    }
+    let (left, right) = values.split_at(left_len(values.len()));
+    Ok(Some(*merge_subtrees_root(&merge(left), &merge(right), Mode::Hash).as_bytes()))
+}
+
+/// How many of several subtrees stand left of the topmost node: the largest power of two below all of them.
+fn left_len(subtrees: usize) -> usize {
+    subtrees.next_power_of_two() / 2
+}
+
+fn merge(values: &[ChainingValue]) -> ChainingValue {
+    if let [value] = values {
+        return *value;
+    }
+    let (left, right) = values.split_at(left_len(values.len()));
+    merge_subtrees_non_root(&merge(left), &merge(right), Mode::Hash)
+}
+
+/// Feeds a part of a file to a hasher; false when the file ends before the part does.
+fn update(fd: impl AsFd, hasher: &mut blake3::Hasher, part: std::ops::Range<u64>, buffer: &mut Buffer) -> Result<bool, Errno> {
+    let mut at = part.start;
+    while at < part.end {
+        let room = (part.end - at).min(buffer.0.len() as u64) as usize;
+        match read(&fd, &mut buffer.0[..room], at)? {
+            0 => return Ok(false),
+            n => {
+                hasher.update(&buffer.0[..n]);
+                at += n as u64;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Reads at an offset, again when a signal came.
+pub(crate) fn read(fd: impl AsFd, into: &mut [u8], at: u64) -> Result<usize, Errno> {
+    rustix::io::retry_on_intr(|| rustix::io::pread(&fd, &mut *into, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn equals_the_hash_of_the_bytes_at_every_boundary() {
+        let (buffer, tree) = (BUFFER_BYTES as u64, SUBTREE_BYTES);
+        let mut sizes = vec![0, 1, 1023, 1024, 1025];
+        for edge in [buffer, tree, 2 * tree, 3 * tree, 4 * tree, 5 * tree] {
+            sizes.extend([edge - 1, edge, edge + 1]);
+        }
+        let bytes: Vec<u8> = (0..5 * tree + 1).map(|n| (n ^ (n >> 9) ^ (n >> 17)) as u8).collect();
+        for size in sizes {
+            let mut file = tempfile::tempfile().expect("temporary file");
+            file.write_all(&bytes[..size as usize]).expect("written");
+            let expected = Some(*blake3::hash(&bytes[..size as usize]).as_bytes());
+            assert_eq!(hash(&file, size, &mut Buffer::new()), Ok(expected), "{size}");
+            assert_eq!(hash_large(&file, size, 3), Ok(expected), "{size}");
+            for wrong in [size + 1, size.saturating_sub(1), size + tree] {
+                if wrong != size {
+                    assert_eq!(hash(&file, wrong, &mut Buffer::new()), Ok(None), "{size} taken for {wrong}");
+                    assert_eq!(hash_large(&file, wrong, 3), Ok(None), "{size} taken for {wrong}");
+                }
+            }
+        }
+    }
+}
