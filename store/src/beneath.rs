@@ -50,6 +50,7 @@ pub(crate) fn open_dir(root: impl AsFd, rel: &str, flags: OFlags) -> Result<Owne
     }
 }
 
+/// Opens `rel`, of at most [`STEP_BYTES`], below `from`.
 fn open_step(from: BorrowedFd<'_>, rel: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     // EAGAIN: something was renamed meanwhile, and the kernel could not tell whether `..` escaped.
@@ -62,6 +63,15 @@ fn open_step(from: BorrowedFd<'_>, rel: &str, flags: OFlags) -> Result<OwnedFd, 
         }
     }
     open_by_component(from, rel, flags)
+}
+
+/// Opens the file at `rel` for reading; a link in its place is [`Errno::LOOP`].
+pub(crate) fn open_file(root: BorrowedFd<'_>, rel: &str) -> Result<OwnedFd, Errno> {
+    if rel.len() <= STEP_BYTES {
+        return open_step(root, rel, READ);
+    }
+    let (dir, name) = split(rel);
+    open_step(open_dir(root, dir, SEARCH)?.as_fd(), name, READ)
 }
 
 fn open_by_component(from: BorrowedFd<'_>, rel: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -106,7 +116,10 @@ pub(crate) fn lstat<P: rustix::path::Arg>(dir: impl AsFd, name: P) -> Result<Opt
 }
 
 /// Calls `each` with every name of a directory opened with [`LIST`], in no order; stops when it says so.
-pub(crate) fn for_each_name<E: From<Errno>>(dir: impl AsFd, mut each: impl FnMut(&CStr) -> Result<(), E>) -> Result<(), E> {
+pub(crate) fn for_each_name<E: From<Errno>>(
+    dir: impl AsFd,
+    mut each: impl FnMut(&CStr) -> Result<(), E>,
+) -> Result<(), E> {
     let mut buffer = [const { MaybeUninit::<u8>::uninit() }; 16 << 10];
     let mut names = RawDir::new(dir, &mut buffer);
     while let Some(entry) = names.next() {

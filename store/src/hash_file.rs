@@ -1,7 +1,9 @@
 //! BLAKE3 of open files: with one thread, or one large file on all cores.
 //!
-//! Reads and never maps. Mapped files were measured not to be faster where it matters (see [`BUFFER_BYTES`]), and a mapped
-//! file that somebody cuts short ends the process with SIGBUS. Unaware of paths.
+//! Reads and never maps: a mapped file that somebody cuts short ends the process with SIGBUS. Unaware of paths.
+//!
+//! What that costs, for 1 GiB in the page cache on one core: mapped 0.23 s, read by 64 KiB 0.30 s, by 256 KiB 0.27 s, by
+//! 1 MiB 0.27 s, by 4 MiB 0.30 s; on two cores, read by 256 KiB, 0.14 s.
 
 use std::os::fd::AsFd;
 
@@ -10,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::parallel;
 
-/// What is read at a time.
+/// What is read at a time: fits the second-level cache of a core, and is the fastest of the sizes measured.
 pub(crate) const BUFFER_BYTES: usize = 256 << 10;
 
 /// Files from this size on are worth several threads.
@@ -85,7 +87,12 @@ fn merge(values: &[ChainingValue]) -> ChainingValue {
 }
 
 /// Feeds a part of a file to a hasher; false when the file ends before the part does.
-fn update(fd: impl AsFd, hasher: &mut blake3::Hasher, part: std::ops::Range<u64>, buffer: &mut Buffer) -> Result<bool, Errno> {
+fn update(
+    fd: impl AsFd,
+    hasher: &mut blake3::Hasher,
+    part: std::ops::Range<u64>,
+    buffer: &mut Buffer,
+) -> Result<bool, Errno> {
     let mut at = part.start;
     while at < part.end {
         let room = (part.end - at).min(buffer.0.len() as u64) as usize;

@@ -1,6 +1,7 @@
 //! Blocks, trees and signed receipts in one content-addressed store.
 
 mod beneath;
+pub mod checkout;
 pub mod cid;
 mod counters;
 pub mod dag;
@@ -8,9 +9,12 @@ mod error;
 mod finding;
 mod gc;
 mod hash_file;
+pub mod ingest;
 pub mod key_file;
 mod links;
 mod local;
+mod look;
+mod materialise;
 mod memory;
 mod parallel;
 pub mod receipt;
@@ -18,7 +22,11 @@ mod rows;
 pub mod sign;
 pub mod stamp;
 mod stat_chunk;
+pub mod stat_index;
 mod store;
+mod swap;
+#[cfg(test)]
+mod test_dirs;
 pub mod tree;
 pub mod tree_build;
 pub mod tree_diff;

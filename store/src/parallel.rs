@@ -33,7 +33,9 @@ pub(crate) fn map<T: Sync, S, R: Send>(
         let mut done = Vec::new();
         loop {
             let start = next.fetch_add(grain, Ordering::Relaxed);
-            let Some(run) = items.get(start..items.len().min(start.saturating_add(grain))).filter(|run| !run.is_empty()) else {
+            let Some(run) =
+                items.get(start..items.len().min(start.saturating_add(grain))).filter(|run| !run.is_empty())
+            else {
                 return done;
             };
             done.push((start, run.iter().map(|item| work(&mut state, item)).collect::<Vec<_>>()));

@@ -100,7 +100,9 @@ impl Chunk {
                 Entry::Dir { .. } => unreachable!("directories are not recorded"),
             };
             let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-            out.push(flag(link, IS_LINK) | flag(exec, EXEC) | flag(known.placed, PLACED) | flag(known.trusted, TRUSTED));
+            out.push(
+                flag(link, IS_LINK) | flag(exec, EXEC) | flag(known.placed, PLACED) | flag(known.trusted, TRUSTED),
+            );
             out.extend(u16::try_from(name.len()).ok()?.to_le_bytes());
             out.extend(name.as_bytes());
             let stamp = &known.stamp;
@@ -221,14 +223,16 @@ mod tests {
         let file = any::<[u8; 32]>().prop_map(|d| Entry::File { blob: BlobId::from_digest(d), size: 0, exec: false });
         let link = "[a-z/.]{1,9}".prop_map(|t| Entry::Symlink { target: t.into() });
         let entry = prop_oneof![file, link];
-        (entry, any::<[u64; 3]>(), any::<[i64; 2]>(), any::<[bool; 3]>()).prop_map(|(mut entry, n, t, [placed, trusted, x])| {
-            let (mut kind, mut mode_exec) = (FileKind::Symlink, false);
-            if let Entry::File { size, exec, .. } = &mut entry {
-                (kind, mode_exec, *size, *exec) = (FileKind::File, x, n[2], x);
-            }
-            let stamp = Stamp { dev: n[0], ino: n[1], size: n[2], mtime_ns: t[0], ctime_ns: t[1], mode_exec, kind };
-            Known { stamp, entry, placed, trusted }
-        })
+        (entry, any::<[u64; 3]>(), any::<[i64; 2]>(), any::<[bool; 3]>()).prop_map(
+            |(mut entry, n, t, [placed, trusted, x])| {
+                let (mut kind, mut mode_exec) = (FileKind::Symlink, false);
+                if let Entry::File { size, exec, .. } = &mut entry {
+                    (kind, mode_exec, *size, *exec) = (FileKind::File, x, n[2], x);
+                }
+                let stamp = Stamp { dev: n[0], ino: n[1], size: n[2], mtime_ns: t[0], ctime_ns: t[1], mode_exec, kind };
+                Known { stamp, entry, placed, trusted }
+            },
+        )
     }
 
     fn chunk() -> impl Strategy<Value = Chunk> {

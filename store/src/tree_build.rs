@@ -3,8 +3,8 @@
 //! Pure but for handing the nodes to a store when there is one.
 
 use crate::cid::TreeId;
-use crate::{Store, StoreError};
 use crate::tree::{Entry, MAX_DEPTH, Name, NameError, Tree, TreeError};
+use crate::{Store, StoreError};
 
 /// Why paths do not make a tree.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,10 @@ pub type Built = (TreeId, Vec<(TreeId, Vec<u8>)>);
 /// Builds the directory that holds `files` at their relative paths, given in any order.
 ///
 /// With a store, the nodes are put there and none are returned; without, they are returned and nothing is stored.
-pub fn tree_of<'a>(store: Option<&Store>, files: impl Iterator<Item = (&'a str, &'a Entry)>) -> Result<Built, TreeOfError> {
+pub fn tree_of<'a>(
+    store: Option<&Store>,
+    files: impl Iterator<Item = (&'a str, &'a Entry)>,
+) -> Result<Built, TreeOfError> {
     let mut files: Vec<_> = files.collect();
     if !files.is_sorted_by(|a, b| a.0 < b.0) {
         files.sort_unstable_by(|a, b| a.0.cmp(b.0));
@@ -96,5 +99,43 @@ impl Build<'_> {
         let encoded = tree.encode()?;
         self.nodes.extend(encoded.nodes);
         Ok(encoded.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cid::BlobId;
+
+    fn build(paths: &[&str]) -> Result<Built, String> {
+        let entry = Entry::File { blob: BlobId::of(b""), size: 0, exec: false };
+        tree_of(None, paths.iter().map(|path| (*path, &entry))).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn order_does_not_matter_and_prefixes_are_kept_apart() {
+        let one = build(&["a", "b-c", "b/x", "b/y/z", "b0"]).expect("a tree");
+        let other = build(&["b/y/z", "b0", "b/x", "a", "b-c"]).expect("a tree");
+        assert_eq!(one, other);
+        assert_eq!(one.1.len(), 3, "`b/y`, `b` and the top");
+        assert_eq!(build(&[]).expect("empty").0, Tree::default().encode().expect("small").id);
+    }
+
+    #[test]
+    fn paths_that_make_no_tree_are_named() {
+        let deep = vec!["d"; MAX_DEPTH + 1].join("/");
+        for (paths, text) in [
+            (vec!["x/a", "x/a"], "`x/a` is there twice, or is both a file and a directory"),
+            (vec!["a", "a/b"], "`a` is there twice, or is both a file and a directory"),
+            (vec!["x/a", "x/a-", "x/a/b"], "`x/a` is there twice, or is both a file and a directory"),
+            (vec!["/a"], "`/a`: `` is not a valid file name: it is empty"),
+            (vec!["a/"], "`a/`: `` is not a valid file name: it is empty"),
+            (vec!["a/../b"], "`a/../b`: `..` is not a valid file name: it names a directory relative to itself"),
+            (vec![""], "``: `` is not a valid file name: it is empty"),
+            (vec![&deep], &*format!("`{deep}` is nested too deeply")),
+        ] {
+            assert_eq!(build(&paths).err().as_deref(), Some(text), "{paths:?}");
+        }
+        assert!(build(&[&deep[2..]]).is_ok());
     }
 }

@@ -199,7 +199,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Shape {
         File(u8),
-        Dir(BTreeMap<String, Shape>),
+        Dir(BTreeMap<String, Self>),
     }
 
     fn shape() -> impl Strategy<Value = Shape> {
@@ -269,7 +269,8 @@ mod tests {
             let id = top.encode().expect("small").id;
             trees.insert(id, top);
             let name = |n| Name::new(n).expect("valid");
-            top = Tree::new(vec![(name("a"), Entry::Dir { tree: id }), (name("b"), Entry::Dir { tree: id })]).expect("valid");
+            top = Tree::new(vec![(name("a"), Entry::Dir { tree: id }), (name("b"), Entry::Dir { tree: id })])
+                .expect("valid");
         }
         (trees, top)
     }
