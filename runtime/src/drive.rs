@@ -126,14 +126,18 @@ pub fn look(engine: &Engine, mut request: Request) -> Result<Run, DriveError> {
     Ok(drive.run)
 }
 
-/// Runs to the end on the calling thread; starts a runtime only when there is work. `stop` carries people's
-/// wish to end it.
-pub fn run_blocking(engine: &Engine, request: Request, stop: watch::Receiver<Stop>) -> Result<Report, DriveError> {
+/// Runs to the end on the calling thread; starts a runtime, and listens for people's wish to end it, only
+/// when there is work.
+pub fn run_blocking(
+    engine: &Engine,
+    request: Request,
+    listen: impl FnOnce() -> watch::Receiver<Stop>,
+) -> Result<Report, DriveError> {
     let mut drive = Drive::new(engine.clone(), request);
     drive.begin()?;
     if !drive.run.is_done() || drive.has_work() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let worked = runtime.block_on(drive.work(stop));
+        let worked = runtime.block_on(drive.work(listen()));
         // What a stuck executor left behind does not keep us here.
         runtime.shutdown_background();
         worked?;

@@ -34,9 +34,9 @@
 //! let subject = Arc::new(Subject::new(workflow)?);
 //!
 //! let request = || Request::new(Arc::clone(&subject), vec![again], Rules::default());
-//! let first = run_blocking(&engine, request(), never_stop())?;
+//! let first = run_blocking(&engine, request(), never_stop)?;
 //! assert_eq!(first.summary.counts.ran, 2);
-//! let second = run_blocking(&engine, request(), never_stop())?;
+//! let second = run_blocking(&engine, request(), never_stop)?;
 //! assert_eq!((second.summary.counts.ran, second.summary.counts.cached), (0, 1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -80,7 +80,7 @@ fn chain(what: &[&str]) -> Arc<Subject> {
 
 fn go(world: &World, subject: &Arc<Subject>, rules: Rules) -> Report {
     let goals = vec![TaskIdx::new(subject.workflow.len() - 1)];
-    run_blocking(&world.engine, Request::new(Arc::clone(subject), goals, rules), never_stop()).expect("the store works")
+    run_blocking(&world.engine, Request::new(Arc::clone(subject), goals, rules), never_stop).expect("the store works")
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_wish_to_stop_ends_what_runs_and_leaves_no_receipt() {
     });
     let goals = vec![TaskIdx::new(2)];
     let request = Request::new(Arc::clone(&subject), goals, Rules::default());
-    let report = run_blocking(&world.engine, request, stop).expect("the store works");
+    let report = run_blocking(&world.engine, request, || stop).expect("the store works");
     assert_eq!((report.summary.counts.ran, report.summary.counts.cancelled), (1, 2));
     assert_eq!(report.recorded.len(), 1);
     assert!(report.run.was_stopped());
@@ -181,7 +181,7 @@ fn t23_two_tasks_with_one_invocation_run_once_and_both_are_settled_next_time() {
     let (subject, ends) = build(0);
     let run = || {
         let request = Request::new(Arc::clone(&subject), ends.clone(), Rules { jobs: 4, ..Rules::default() });
-        run_blocking(&world.engine, request, never_stop()).expect("the store works").summary.counts
+        run_blocking(&world.engine, request, never_stop).expect("the store works").summary.counts
     };
     let first = run();
     assert_eq!((first.ran, first.cut_off), (3, 1));
@@ -211,7 +211,7 @@ fn t27_a_task_that_is_never_cached_runs_again_unless_a_crashed_run_goes_on() {
         request
     };
     for n in 1..=2 {
-        let report = run_blocking(&world.engine, request(t0), never_stop()).expect("the store works");
+        let report = run_blocking(&world.engine, request(t0), never_stop).expect("the store works");
         assert_eq!((report.summary.counts.ran, world.ran.load(Ordering::SeqCst)), (1, n));
     }
     // A run that ends in the middle, as by SIGKILL: the driver is dropped without its last words.
@@ -232,9 +232,9 @@ fn t27_a_task_that_is_never_cached_runs_again_unless_a_crashed_run_goes_on() {
     });
     drop(runtime);
     let ran = world.ran.load(Ordering::SeqCst);
-    let report = run_blocking(&world.engine, request(t0), never_stop()).expect("the store works");
+    let report = run_blocking(&world.engine, request(t0), never_stop).expect("the store works");
     assert_eq!((report.summary.counts.cached, world.ran.load(Ordering::SeqCst)), (1, ran));
     // That run came to its end: the next begins anew.
-    let report = run_blocking(&world.engine, request(t0), never_stop()).expect("the store works");
+    let report = run_blocking(&world.engine, request(t0), never_stop).expect("the store works");
     assert_eq!(report.summary.counts.ran, 1);
 }

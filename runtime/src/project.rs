@@ -1,0 +1,240 @@
+//! Projects: a workspace as it is on disk now, made into tasks with ids.
+//!
+//! Reads workfiles, names and stamps of files, and the content of those that changed; runs nothing and
+//! writes nothing. Unaware of receipts.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quipu_store::cid::{BlobId, TreeId};
+use quipu_store::stamp::Stamp;
+use quipu_store::stat_index::{ScanError, StatIndex};
+use quipu_store::tree::Entry;
+use quipu_store::tree_build::{TreeOfError, tree_of};
+use quipu_store::{Store, StoreError};
+
+use crate::graph::TaskIdx;
+use crate::process::OutputKind;
+use crate::run::{Subject, SubjectError};
+use crate::task::Policy;
+use crate::value::Text;
+use crate::workfile::{LoadError, Loaded, Recipe, SelectError, SourceList, Surroundings, WorkflowError};
+
+/// Where programs are looked for when a task does not say.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The source files of a task, with how each looked when it was read.
+pub type Seen = Arc<[(String, Stamp)]>;
+
+/// A workspace made into tasks.
+#[derive(Debug)]
+pub struct Project {
+    /// What its workfiles say.
+    pub loaded: Loaded,
+    /// Its tasks with edges and ids.
+    pub subject: Arc<Subject>,
+    /// The recipe of each task, by index.
+    recipes: Vec<usize>,
+    /// Source files of each recipe.
+    lists: Vec<SourceList>,
+    /// What was there when it was scanned: sources and declared outputs.
+    files: HashMap<Text, (Entry, Stamp)>,
+}
+
+/// Why a workspace cannot be made into tasks.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectError {
+    /// Its workfiles are wrong.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A source cannot be read.
+    #[error("input `{path}`: {source}")]
+    Scan {
+        /// The source.
+        path: String,
+        /// Why.
+        source: ScanError,
+    },
+    /// A source vanished between being listed and being read.
+    #[error("input `{0}` vanished while it was read")]
+    Vanished(String),
+    /// Its sources make no tree.
+    #[error("inputs of task `{task}`: {source}")]
+    Tree {
+        /// The task.
+        task: String,
+        /// Why.
+        source: TreeOfError,
+    },
+    /// A tool is not there.
+    #[error("task `{task}` names the tool `{tool}`, which is not in {path}")]
+    Tool {
+        /// The task.
+        task: String,
+        /// The tool.
+        tool: String,
+        /// Where it was looked for.
+        path: String,
+    },
+    /// Recipes make no workflow.
+    #[error(transparent)]
+    Workflow(#[from] WorkflowError),
+    /// Tasks make no graph, or have no ids.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Project {
+    /// Scans the workspace of `loaded` and makes tasks of its recipes. `env` is the caller's environment.
+    pub fn open(store: &Store, index: &mut StatIndex, loaded: Loaded, env: BTreeMap<String, String>) -> Result<Self, ProjectError> {
+        let lists = loaded.match_sources()?;
+        let files = scan(index, &loaded, &lists)?;
+        let trees = trees(&loaded, &lists, &files)?;
+        let tools = tools(store, &loaded)?;
+        let platform = (std::env::consts::OS.into(), std::env::consts::ARCH.into());
+        let workflow = loaded.workflow(&trees, &Surroundings { env, tools, platform })?;
+        let mut recipes = vec![0; workflow.len()];
+        for i in 0..loaded.recipes.len() {
+            if let Some(task) = loaded.node(i) {
+                recipes[task.index()] = i;
+            }
+        }
+        let subject = Arc::new(Subject::new(workflow)?);
+        Ok(Self { loaded, subject, recipes, lists, files })
+    }
+
+    /// The recipe a task was made of.
+    pub fn recipe(&self, task: TaskIdx) -> &Recipe {
+        &self.loaded.recipes[self.recipes[task.index()]]
+    }
+
+    /// How it is handled.
+    pub fn policy(&self, task: TaskIdx) -> &Policy {
+        &self.subject.workflow.node(task).policy
+    }
+
+    /// The tasks that selectors mean; without any, what the workspace says is made, or all.
+    pub fn goals(&self, selectors: &[String]) -> Result<Vec<TaskIdx>, SelectError> {
+        let recipes: Vec<usize> = if selectors.is_empty() {
+            self.loaded.default_goals.clone().unwrap_or_else(|| (0..self.loaded.recipes.len()).collect())
+        } else {
+            let mut all = vec![];
+            for selector in selectors {
+                all.extend(self.loaded.select(self.loaded.here, selector)?);
+            }
+            all
+        };
+        Ok(recipes.into_iter().filter_map(|r| self.loaded.node(r)).collect())
+    }
+
+    /// The source files of a task, as they were when ids were computed.
+    pub fn seen(&self, task: TaskIdx) -> Seen {
+        let list = &self.lists[self.recipes[task.index()]];
+        list.iter().filter_map(|path| self.files.get(path).map(|(_, stamp)| (path.to_string(), *stamp))).collect()
+    }
+
+    /// Puts the directory nodes of a task's sources into the store, for `explain` and for whoever runs the
+    /// invocation again.
+    pub fn keep_tree(&self, store: &Store, task: TaskIdx) -> Result<(), ProjectError> {
+        let list = &self.lists[self.recipes[task.index()]];
+        let files = list.iter().filter_map(|path| self.files.get(path).map(|(entry, _)| (&**path, entry)));
+        let name = || self.subject.workflow.node(task).name.to_string();
+        tree_of(Some(store), files).map(drop).map_err(|source| ProjectError::Tree { task: name(), source })
+    }
+
+    /// Whether a declared output file held exactly this when the workspace was scanned.
+    pub fn held(&self, path: &str, entry: &Entry) -> bool {
+        self.files.get(path).is_some_and(|(found, _)| found == entry)
+    }
+}
+
+/// One look at all sources and all outputs that are single files.
+fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<HashMap<Text, (Entry, Stamp)>, ProjectError> {
+    let mut seen_lists = BTreeSet::new();
+    let mut sources: Vec<&Text> = vec![];
+    for list in lists {
+        // Tasks with the same patterns share one list.
+        if seen_lists.insert(list.as_ptr()) {
+            sources.extend(list.iter());
+        }
+    }
+    let outputs = loaded.recipes.iter().flat_map(|r| &r.outputs).filter(|o| o.kind == OutputKind::File).map(|o| &o.path);
+    let mut paths: Vec<(&Text, bool)> = sources.into_iter().map(|p| (p, true)).chain(outputs.map(|p| (p, false))).collect();
+    paths.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
+    paths.dedup_by(|a, b| a.0 == b.0);
+    let asked: Vec<&str> = paths.iter().map(|(p, _)| &***p).collect();
+    let mut files = HashMap::with_capacity(paths.len());
+    for (scanned, (path, is_source)) in index.scan(&asked).into_iter().zip(&paths) {
+        match scanned.result {
+            Ok(Some(found)) => drop(files.insert(Text::clone(path), found)),
+            // An output that is not there, or is something else, will be placed.
+            _ if !is_source => {}
+            Ok(None) => return Err(ProjectError::Vanished(path.to_string())),
+            Err(source) => return Err(ProjectError::Scan { path: path.to_string(), source }),
+        }
+    }
+    Ok(files)
+}
+
+fn trees(loaded: &Loaded, lists: &[SourceList], files: &HashMap<Text, (Entry, Stamp)>) -> Result<Vec<Option<TreeId>>, ProjectError> {
+    let mut known: HashMap<*const Text, TreeId> = HashMap::new();
+    let mut trees = Vec::with_capacity(lists.len());
+    for (recipe, list) in loaded.recipes.iter().zip(lists) {
+        if list.is_empty() {
+            trees.push(None);
+            continue;
+        }
+        if let Some(tree) = known.get(&list.as_ptr()) {
+            trees.push(Some(*tree));
+            continue;
+        }
+        let entries = list.iter().map(|path| (&**path, &files.get(path).expect("all sources were scanned").0));
+        let (tree, _) = tree_of(None, entries).map_err(|source| ProjectError::Tree { task: recipe.name.to_string(), source })?;
+        known.insert(list.as_ptr(), tree);
+        trees.push(Some(tree));
+    }
+    Ok(trees)
+}
+
+/// The content of the tools that recipes name, found as the tasks would find them.
+fn tools(store: &Store, loaded: &Loaded) -> Result<BTreeMap<String, BlobId>, ProjectError> {
+    let mut tools = BTreeMap::new();
+    let mut machine: Option<StatIndex> = None;
+    for recipe in &loaded.recipes {
+        for tool in &recipe.tools {
+            if tools.contains_key(&**tool) {
+                continue;
+            }
+            let path = recipe.env.get("PATH").map_or(DEFAULT_PATH, |p| p);
+            let missing = || ProjectError::Tool { task: recipe.name.to_string(), tool: tool.to_string(), path: path.to_owned() };
+            let found = find_tool(&loaded.root, tool, path).ok_or_else(missing)?;
+            let index = machine.get_or_insert_with(|| StatIndex::open(store, Path::new("/")));
+            let relative = found.to_str().and_then(|f| f.strip_prefix('/')).ok_or_else(missing)?;
+            let scanned = index.scan(&[relative]).pop().ok_or_else(missing)?;
+            match scanned.result {
+                Ok(Some((Entry::File { blob, .. }, _))) => drop(tools.insert(tool.to_string(), blob)),
+                Ok(_) => return Err(missing()),
+                Err(source) => return Err(ProjectError::Scan { path: found.display().to_string(), source }),
+            }
+        }
+    }
+    if let Some(index) = &mut machine {
+        index.save()?;
+    }
+    Ok(tools)
+}
+
+/// The file behind a tool's name, with all links followed.
+fn find_tool(root: &Path, tool: &str, path: &str) -> Option<PathBuf> {
+    let candidates: Vec<PathBuf> = if tool.contains('/') {
+        vec![root.join(tool)]
+    } else {
+        path.split(':').filter(|d| d.starts_with('/')).map(|dir| Path::new(dir).join(tool)).collect()
+    };
+    candidates.into_iter().filter_map(|c| c.canonicalize().ok()).find(|c| c.is_file())
+}

@@ -1,0 +1,185 @@
+//! The command line: definitions only. The doc comments are the manual.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs tasks, and only those that no receipt settles.
+#[derive(Debug, Parser)]
+#[command(name = "quipu", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Work as if started in DIR
+    #[arg(short = 'C', long = "directory", global = true, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Keep blobs and receipts in DIR [default: $QUIPU_STORE, else the cache directory of the platform]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run tasks and what they need
+    Run(RunArgs),
+    /// Show what a run would do, and run nothing
+    Plan(PlanArgs),
+    /// Say why a task would run, or why not
+    Explain(ExplainArgs),
+    /// List tasks
+    List(ListArgs),
+    /// Print the graph of tasks
+    Graph(GraphArgs),
+    /// List runs, or print what a task printed when it ran
+    Log(LogArgs),
+    /// Print a receipt, task, directory or file of the store
+    Show(ShowArgs),
+    /// Check the store, and repair it when asked to
+    Verify(VerifyArgs),
+    /// Delete from the store what has not been used for long
+    Gc(GcArgs),
+    /// Write a workfile to begin with
+    Init,
+    /// Print the JSON Schema of workfiles
+    Schema,
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GoalArgs {
+    /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x` [default: all tasks, or what the workspace says]
+    #[arg(value_name = "TASK")]
+    pub(crate) goals: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
+    /// Run at most N tasks at once [default: number of processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) jobs: Option<u32>,
+    /// Go on with other tasks after a failure
+    #[arg(short, long)]
+    pub(crate) keep_going: bool,
+    /// Run this task whatever receipts there are (may be given again; without a name: all that were asked for)
+    #[arg(long, value_name = "TASK", num_args = 0..=1, default_missing_value = "", require_equals = true)]
+    pub(crate) force: Vec<String>,
+    /// Print one JSON event a line on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show what would run, and run nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// What to do when a task came out in two ways
+    #[arg(long, value_enum, default_value_t = OnDivergence::Warn, value_name = "WHAT")]
+    pub(crate) on_divergence: OnDivergence,
+    /// Print nothing but failures and the summary
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnDivergence {
+    /// Say so and go on
+    Warn,
+    /// Stop the run
+    Fail,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The task
+    pub(crate) task: String,
+    /// Print the explanation as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
+    /// Print tasks as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
+    /// In which language
+    #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
+    pub(crate) format: GraphFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// Graphviz
+    Dot,
+    /// Mermaid
+    Mermaid,
+    /// Nodes and edges
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Print the stored output of this task instead of listing runs
+    pub(crate) task: Option<String>,
+    /// Only this run (its id, or the first characters of it)
+    #[arg(long, value_name = "ID")]
+    pub(crate) run: Option<String>,
+    /// Print events as JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Its id, or the first characters of it
+    pub(crate) id: String,
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Set aside what is damaged, and rebuild the index if it must be
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Only look whether files are there; do not read them
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print findings as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Delete what was not used for so long: 12h, 30d, 8w
+    #[arg(long, value_name = "AGE")]
+    pub(crate) max_age: Option<String>,
+    /// Delete the least recently used until the rest fits: 500M, 20G
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<String>,
+    /// Only say what would be deleted
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}

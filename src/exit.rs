@@ -1,0 +1,26 @@
+//! Exit codes, each documented: scripts rely on them.
+
+/// What the process ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All that was asked for is so.
+    Ok = 0,
+    /// Some task failed.
+    Failed = 1,
+    /// The command line or the workfile is wrong; nothing ran.
+    Usage = 2,
+    /// The store, or the machine, did not do its part.
+    System = 3,
+    /// Nothing failed, but some goal needs a task of another workflow that nobody has a receipt for.
+    Blocked = 4,
+    /// `verify` found something, or two outcomes of one task stopped the run.
+    Findings = 5,
+    /// Ended on request (Ctrl-C or SIGTERM).
+    Interrupted = 130,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

@@ -1,0 +1,69 @@
+//! Settings: the command line, the environment and the platform's directories as plain values.
+//!
+//! The only reader of the environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use quipu_store::{Options, SignerSource, Store};
+
+use crate::diagnose::Diagnosis;
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The store's directory.
+    pub(crate) store: PathBuf,
+    /// The file of the signing key.
+    pub(crate) key: PathBuf,
+}
+
+impl Settings {
+    /// From `--store`, else `$QUIPU_STORE`, else the platform's cache directory.
+    pub(crate) fn read(store: Option<&Path>) -> Result<Self, Diagnosis> {
+        let home = || var_path("HOME").ok_or_else(|| {
+            Diagnosis::usage("neither HOME nor QUIPU_STORE is set").hint("set QUIPU_STORE to the directory of the store")
+        });
+        let store = match store.map(Path::to_owned).or_else(|| var_path("QUIPU_STORE")) {
+            Some(store) => store,
+            None => var_path("XDG_CACHE_HOME").map_or_else(|| home().map(|h| h.join(".cache")), Ok)?.join("quipu"),
+        };
+        let config = match var_path("QUIPU_CONFIG").or_else(|| var_path("XDG_CONFIG_HOME").map(|c| c.join("quipu"))) {
+            Some(config) => config,
+            None => var_path("HOME").map_or_else(|| store.join("config"), |h| h.join(".config/quipu")),
+        };
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        Ok(Self { store: absolute(store), key: absolute(config).join("key") })
+    }
+
+    /// Opens the store, or makes it.
+    pub(crate) fn open_store(&self) -> Result<Store, Diagnosis> {
+        Ok(Store::open(&self.store, Options::new(SignerSource::File(self.key.clone())))?)
+    }
+}
+
+fn var_path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// The environment, of which tasks see what they name.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+/// Whether errors may be coloured.
+pub(crate) fn stderr_has_colour() -> bool {
+    use std::io::IsTerminal;
+    std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stderr().is_terminal()
+}
+
+/// Whether progress may be drawn over.
+pub(crate) fn stderr_is_live() -> bool {
+    use std::io::IsTerminal;
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb") && std::env::var_os("CI").is_none()
+}
+
+/// How many tasks run at once when nobody says.
+pub(crate) fn default_jobs() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
