@@ -51,6 +51,7 @@ pub mod graph;
 pub mod identity;
 pub mod observe;
 pub mod process;
+pub mod project;
 pub mod run;
 pub mod task;
 pub mod value;

@@ -10,13 +10,14 @@ use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::{End, Placed, State};
 use quipu_store::Root;
+use quipu_store::checkout::CheckoutError;
 use quipu_store::cid::ReceiptId;
 use quipu_store::receipt::Output;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::cli::{OnDivergence, RunArgs};
-use crate::commands::{Context, plan};
+use crate::commands::Context;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
@@ -28,7 +29,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let goals = opened.goals(&args.goals.goals)?;
     let rules = rules(&opened, args, &goals)?;
     if args.dry_run {
-        return plan::show(&opened, &goals, rules, args.json);
+        return Ok(Exit::Ok);
     }
     let id = run_id()?;
     let mut engine = opened.engine();
@@ -87,8 +88,8 @@ fn placer(opened: &Opened, observers: quipu_runtime::observe::Observers) -> driv
                 continue;
             }
             match workspace.place(path, entry) {
-                Ok(kept) => render::kept(&observers, &kept),
-                Err(error) if error.is_missing() => return Ok(Placed::Hollow),
+                Ok(_) => render::kept(&observers, &workspace.take_kept()),
+                Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => return Ok(Placed::Hollow),
                 Err(error) => return Err(format!("`{path}` cannot be put in place: {error}")),
             }
         }
