@@ -48,6 +48,7 @@ impl Drive {
             name,
             id,
             invocation: Arc::clone(&invocation),
+            sources: Arc::default(),
             timeout: node.policy.timeout,
             store: self.engine.store.clone(),
             sink: self.sink(task),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use quipu_store::cid::{BlobId, Codec};
 use quipu_store::{Store, StoreError, Take};
 
+use super::workspace::remove_dir;
 use super::{Sink, Stream};
 
 /// A stream longer than this goes on in a file.
@@ -40,14 +41,19 @@ impl Streams {
         capture.kept.add(bytes, &capture.store)
     }
 
-    /// Hands on what is left of a last line without end, and keeps both streams in the store. `None` for an empty one.
-    pub(crate) fn finish(mut self) -> Result<(Option<BlobId>, Option<BlobId>), StoreError> {
+    /// Hands on what is left of a last line without end, and keeps both streams in the store. `None` for a silent standard
+    /// error, and for standard output when it was not to be `captured`.
+    pub(crate) fn finish(mut self, captured: bool) -> Result<(Option<BlobId>, Option<BlobId>), StoreError> {
         for capture in [&mut self.stdout, &mut self.stderr] {
             if !capture.line.is_empty() {
                 (self.sink)(capture.stream, &capture.line);
             }
         }
-        Ok((self.stdout.kept.finish(&self.stdout.store)?, self.stderr.kept.finish(&self.stderr.store)?))
+        let keep_stdout = captured || !self.stdout.kept.is_empty();
+        let stdout = keep_stdout.then(|| self.stdout.kept.finish(&self.stdout.store)).transpose()?;
+        let keep_stderr = !self.stderr.kept.is_empty();
+        let stderr = keep_stderr.then(|| self.stderr.kept.finish(&self.stderr.store)).transpose()?;
+        Ok((stdout, stderr))
     }
 }
 
@@ -109,19 +115,20 @@ impl Kept {
         Ok(())
     }
 
-    fn finish(self, store: &Store) -> Result<Option<BlobId>, StoreError> {
+    fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.spilled.is_none()
+    }
+
+    fn finish(self, store: &Store) -> Result<BlobId, StoreError> {
         if let Some(Spilled { file, path, dir }) = self.spilled {
             drop(file);
             let (id, _) = store.put_file(&path, Take::Move)?;
             drop(dir);
-            return Ok(Some(id));
-        }
-        if self.memory.is_empty() {
-            return Ok(None);
+            return Ok(id);
         }
         let id = BlobId::of(&self.memory);
         store.put(Codec::Raw, self.memory)?;
-        Ok(Some(id))
+        Ok(id)
     }
 }
 
@@ -142,20 +149,7 @@ impl ScratchDir {
 
 impl Drop for ScratchDir {
     fn drop(&mut self) {
-        // What a task made unreadable is made removable first; what stays all the same is swept with the store's scratch.
-        if std::fs::remove_dir_all(&self.0).is_err() {
-            make_removable(&self.0);
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
-fn make_removable(dir: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let mut open = vec![dir.to_owned()];
-    while let Some(dir) = open.pop() {
-        let _ = std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700));
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        open.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        // What stays all the same is swept with the store's scratch directories.
+        let _ = remove_dir(&self.0);
     }
 }

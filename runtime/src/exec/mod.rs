@@ -2,17 +2,20 @@
 //!
 //! Knows one unit of work at a time; unaware of graphs, of receipts and of what else runs.
 
-#[allow(dead_code, reason = "until the process executor is here")]
 mod capture;
+mod collect;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
+mod lookup;
 pub mod native;
-#[allow(dead_code, reason = "until the process executor is here")]
+pub mod process;
+#[cfg(test)]
+mod process_tests;
+pub mod sandbox;
 mod spawn;
-#[allow(dead_code, reason = "until the process executor is here")]
 mod stop;
-#[allow(dead_code, reason = "until the process executor is here")]
 mod sys;
+pub mod workspace;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,6 +26,7 @@ use std::time::Duration;
 use quipu_store::Store;
 use quipu_store::cid::InvocationId;
 use quipu_store::receipt::{Failure, FailureKind, Output};
+use quipu_store::stamp::Stamp;
 use tokio::sync::watch;
 
 pub use crate::task::Invocation;
@@ -62,6 +66,8 @@ pub struct Job {
     pub id: InvocationId,
     /// What is to be done.
     pub invocation: Arc<Invocation>,
+    /// The source files it reads, all of them, by path from the workspace's root, as they looked when they were hashed.
+    pub sources: Arc<[(String, Stamp)]>,
     /// Ended when it runs longer.
     pub timeout: Option<Duration>,
     /// Where blobs come from and go to.
@@ -164,6 +170,7 @@ pub(crate) mod tests {
             name: name.into(),
             id: InvocationId::of(name.as_bytes()),
             invocation: Arc::new(invocation),
+            sources: Arc::new([]),
             timeout: None,
             store: memory(),
             sink: Arc::new(|_, _| {}),

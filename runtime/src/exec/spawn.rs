@@ -332,7 +332,7 @@ mod tests {
         };
         let process = launch(&what).expect("there is a shell");
         let ended = process.supervise(&mut streams, limit.map(|l| Instant::now() + l), &stop).expect("attended");
-        let (stdout, stderr) = streams.finish().expect("kept");
+        let (stdout, stderr) = streams.finish(true).expect("kept");
         let seen = std::mem::take(&mut *seen.lock().expect("whole"));
         Ran { ended, stdout: text(&store, stdout), stderr: text(&store, stderr), seen }
     }

@@ -3,7 +3,9 @@
 //! Knows the kernel's calling conventions; unaware of what they are used for.
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -67,4 +69,298 @@ pub(crate) fn reap(pid: Pid) -> io::Result<(Status, Usage)> {
             return Err(error);
         }
     }
+}
+
+/// Signals kept from this thread until dropped: nothing of the program's may run in a child that shares its handlers.
+pub(crate) struct SignalsBlocked(libc::sigset_t);
+
+impl SignalsBlocked {
+    /// Blocks them all.
+    pub(crate) fn new() -> Self {
+        // SAFETY: both sets are live locals; `sigfillset` initialises the one, `pthread_sigmask` the other.
+        unsafe {
+            let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled in by `new`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// Makes a child in namespaces of its own, a copy of this process with one thread, which runs `child` and ends.
+///
+/// Signals are blocked in the child. Gives its number and a descriptor for it.
+///
+/// # Safety
+///
+/// Other threads may have held any lock at this moment: `child` must neither allocate nor take a lock, and calls
+/// nothing but async-signal-safe functions.
+pub(crate) unsafe fn fork_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
+    let blocked = SignalsBlocked::new();
+    let mut pidfd: i32 = -1;
+    let flags = namespaces | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with no stack given this is a fork; `pidfd` outlives the call.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_long, 0_usize, &raw mut pidfd, 0_usize, 0_usize) };
+    if pid == 0 {
+        // Unwinding out of here would go on with the parent's work in the child.
+        let _guard = ExitOnUnwind;
+        exit_now(child());
+    }
+    drop(blocked);
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let pid = i32::try_from(pid).ok().and_then(positive).expect("the kernel gives positive process numbers");
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+struct ExitOnUnwind;
+
+impl Drop for ExitOnUnwind {
+    fn drop(&mut self) {
+        exit_now(120);
+    }
+}
+
+/// Ends this process at once, without running anything of the program's.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Memory for [`vfork`]'s child to run on.
+pub(crate) struct Stack(Box<[u128]>);
+
+impl Stack {
+    /// 64 KiB.
+    pub(crate) fn new() -> Self {
+        Self(vec![0; 4096].into())
+    }
+}
+
+/// Makes a child that shares this process's memory while this thread waits until it has called `execve` or ended.
+///
+/// # Safety
+///
+/// `child` runs in this process's memory: it must not change what the caller relies on, must not panic, and calls
+/// nothing but async-signal-safe functions.
+pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, child: &F) -> Result<Pid, i32> {
+    extern "C" fn enter<F: Fn() -> i32>(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the pointer is to the closure that the suspended parent keeps alive.
+        let child = unsafe { &*child.cast::<F>() };
+        child()
+    }
+    let top = stack.0.as_mut_ptr_range().end.cast::<libc::c_void>();
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is ours and grows downwards from its aligned end; CLONE_VFORK keeps `child` alive meanwhile.
+    let pid = unsafe { libc::clone(enter::<F>, top, flags, std::ptr::from_ref(child).cast_mut().cast()) };
+    positive(pid).ok_or_else(errno)
+}
+
+/// A process's number, unless it is the sign of a failed call.
+fn positive(pid: i32) -> Option<Pid> {
+    if pid > 0 { Pid::from_raw(pid) } else { None }
+}
+
+/// What the last failed call of this thread said.
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+fn check(result: libc::c_long) -> Result<(), i32> {
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// A process's arguments or environment in the form `execve` takes.
+pub(crate) struct Pointers {
+    pointers: Vec<*const libc::c_char>,
+    _texts: Vec<CString>,
+}
+
+// SAFETY: the pointers are to the texts beside them, which never change.
+unsafe impl Send for Pointers {}
+// SAFETY: as above.
+unsafe impl Sync for Pointers {}
+
+impl Pointers {
+    /// Takes the texts in order.
+    pub(crate) fn new(texts: Vec<CString>) -> Self {
+        let pointers = texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { pointers, _texts: texts }
+    }
+}
+
+/// Becomes another program; returns only when that fails.
+pub(crate) fn execve(path: &CStr, argv: &Pointers, env: &Pointers) -> i32 {
+    // SAFETY: all are NUL-terminated and end with a null pointer.
+    unsafe { libc::execve(path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
+    errno()
+}
+
+/// Makes `to` a copy of the descriptor `from` that survives `execve`.
+pub(crate) fn dup_to(from: RawFd, to: RawFd) -> Result<(), i32> {
+    if from == to {
+        return Ok(());
+    }
+    // SAFETY: integers in, integer out.
+    check(unsafe { libc::dup2(from, to) }.into())
+}
+
+/// Closes every descriptor from `first` on.
+pub(crate) fn close_from(first: RawFd) -> Result<(), i32> {
+    // SAFETY: integers in, integer out; the caller is a child that uses none of them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, !0_u32, 0) })
+}
+
+/// Closes every descriptor from `first` on when this process becomes another program.
+pub(crate) fn close_from_on_exec(first: RawFd) -> Result<(), i32> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    // SAFETY: integers in, integer out.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, !0_u32, CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Goes back to the beginning of what `fd` reads, where it has one.
+pub(crate) fn rewind(fd: RawFd) {
+    // SAFETY: integers in, integer out.
+    unsafe { libc::lseek(fd, 0, libc::SEEK_SET) };
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Mounts that cannot be written to.
+pub(crate) const MOUNT_RDONLY: u64 = 1;
+/// Mounts on which setuid bits mean nothing.
+pub(crate) const MOUNT_NOSUID: u64 = 2;
+
+/// Changes attributes of the mount at `path`, and of all below it when `recursive`.
+pub(crate) fn mount_setattr(path: &CStr, recursive: bool, set: u64, clear: u64) -> Result<(), i32> {
+    const AT_RECURSIVE: u32 = 0x8000;
+    let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
+    let flags = if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is NUL-terminated, the size is that of the structure.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })
+}
+
+/// Takes every capability from this thread, now and for all it may become.
+pub(crate) fn drop_capabilities() -> Result<(), i32> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let none = [0_u32; 6];
+    // SAFETY: `prctl` takes integers; the structures of `capset` have the layout of version 3.
+    unsafe {
+        for capability in 0..64 {
+            if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                break;
+            }
+        }
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        check(libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()))
+    }
+}
+
+/// Lets the kernel judge every system call of this thread, and of all it starts, by `program`.
+pub(crate) fn install_filter(program: &[libc::sock_filter]) -> Result<(), i32> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| libc::EINVAL)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the program outlives the call, which copies it.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            &raw const program,
+        )
+    })
+}
+
+/// Lets signals through again and gives those back their meaning that this program ignores.
+pub(crate) fn reset_signals() {
+    // SAFETY: `signal` with SIG_DFL and an empty mask run nothing of ours.
+    unsafe {
+        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGCHLD] {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Makes ended children wait to be reaped, whatever this program did before.
+pub(crate) fn keep_zombies() {
+    // SAFETY: SIG_DFL runs nothing of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Waits for one of two signals that are blocked: whether it was the one that asks to end.
+pub(crate) fn asked_or_child() -> bool {
+    // SAFETY: the set is a live local; no information beyond the number is asked for.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) == libc::SIGTERM
+    }
+}
+
+/// Asks every other process of this pid namespace to end.
+pub(crate) fn ask_all() {
+    // SAFETY: integers in, integer out; only called by the first process of a namespace of ours.
+    unsafe { libc::kill(-1, libc::SIGTERM) };
+}
+
+/// Reaps one child that has ended, if there is one.
+pub(crate) fn reap_any() -> Option<(Pid, i32, Usage)> {
+    let mut status = 0;
+    // SAFETY: both pointers are to live locals of the right types.
+    let (pid, usage) = unsafe {
+        let mut usage = std::mem::zeroed();
+        (libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage), usage)
+    };
+    Some((positive(pid)?, status, Usage::from_rusage(&usage)))
+}
+
+/// The version of Landlock this kernel has.
+pub(crate) fn landlock_abi() -> Result<i64, i32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+    // SAFETY: asks for a number; no structure is read.
+    let abi = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    };
+    check(abi).map(|()| abi)
 }

@@ -1,0 +1,188 @@
+//! From what a task left on disk to its outputs: what is declared is taken, what cannot be kept is refused by name.
+//!
+//! Knows declarations and directories; unaware of who ran, and where.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use globset::{GlobBuilder, GlobMatcher};
+use quipu_store::ingest::{IngestError, IngestOptions, Ingested, ingest_at};
+use quipu_store::receipt::FailureKind;
+use quipu_store::tree::Entry;
+use quipu_store::{Store, Take};
+
+use crate::process::{OutputKind, OutputSpec};
+
+/// Artifacts by path.
+pub(crate) type Artifacts = BTreeMap<Box<str>, Entry>;
+
+/// What a pattern matches.
+pub(crate) struct Pattern {
+    matcher: GlobMatcher,
+    /// The directory that all matches are in.
+    pub(crate) prefix: String,
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    pub(crate) fn new(text: &str) -> Result<Self, FailureKind> {
+        let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
+        let glob = glob.map_err(|e| FailureKind::BadOutput { path: text.to_owned(), why: e.to_string() })?;
+        let end = text.find(['*', '?', '[', '{', '\\']).unwrap_or(text.len());
+        let prefix = text[..end].rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
+        Ok(Self { matcher: glob.compile_matcher(), prefix })
+    }
+
+    /// Whether `path` matches.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        self.matcher.is_match(path)
+    }
+}
+
+/// Declared outputs, ready to be compared with what is there.
+pub(crate) struct Declared<'a> {
+    outputs: Vec<(&'a OutputSpec, Option<Pattern>)>,
+}
+
+impl<'a> Declared<'a> {
+    /// Reads the patterns among them.
+    pub(crate) fn new(outputs: &'a [OutputSpec]) -> Result<Self, FailureKind> {
+        let outputs = outputs.iter().map(|output| {
+            let pattern = (output.kind == OutputKind::Glob).then(|| Pattern::new(&output.path)).transpose()?;
+            Ok((output, pattern))
+        });
+        Ok(Self { outputs: outputs.collect::<Result<_, FailureKind>>()? })
+    }
+
+    /// Directories that have to be there for the outputs to be written.
+    pub(crate) fn parents(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|(output, pattern)| match pattern {
+            Some(pattern) => &*pattern.prefix,
+            None => output.path.rsplit_once('/').map_or("", |(parent, _)| parent),
+        })
+    }
+
+    /// Takes the outputs that are below `root`, leaving out what `is_input`. Calls `taken` with each.
+    pub(crate) fn collect(
+        &self,
+        store: &Store,
+        root: &Path,
+        take: Take,
+        is_input: &dyn Fn(&str) -> bool,
+        taken: &mut dyn FnMut(&Ingested),
+    ) -> Result<Artifacts, FailureKind> {
+        let mut artifacts = Artifacts::new();
+        let options = IngestOptions { take, ..IngestOptions::default() };
+        let mut take_one = |path: &str| -> Result<Option<Entry>, FailureKind> {
+            let found = ingest_at(store, root, path, &options).map_err(|error| refused(path, error))?;
+            if let Some(found) = &found {
+                taken(found);
+            }
+            Ok(found.map(|found| found.entry))
+        };
+        for (output, pattern) in &self.outputs {
+            let path = &*output.path;
+            let missing = || FailureKind::MissingOutput { path: path.to_owned() };
+            if let Some(pattern) = pattern {
+                let mut matches = Vec::new();
+                walk(root, &pattern.prefix, &mut |path, is_dir| {
+                    if !is_dir && pattern.matches(path) && !is_input(path) {
+                        matches.push(path.to_owned());
+                    }
+                    is_dir
+                })?;
+                matches.sort_unstable();
+                if matches.is_empty() && !output.optional {
+                    return Err(missing());
+                }
+                for path in matches {
+                    if let Some(entry) = take_one(&path)? {
+                        artifacts.insert(path.into(), entry);
+                    }
+                }
+                continue;
+            }
+            match (take_one(path)?, output.kind) {
+                (None, _) if output.optional => {}
+                (None, _) => return Err(missing()),
+                (Some(Entry::Dir { .. }), OutputKind::File) => {
+                    return Err(bad(path, "it is a directory and declared as a file; write a `/` behind it"));
+                }
+                (Some(Entry::File { .. }), OutputKind::Dir) => {
+                    return Err(bad(path, "it is a file and declared as a directory"));
+                }
+                (Some(Entry::Symlink { .. }), OutputKind::Dir) => {
+                    return Err(bad(path, "it is a symbolic link and declared as a directory"));
+                }
+                (Some(entry), _) => drop(artifacts.insert(path.into(), entry)),
+            }
+        }
+        Ok(artifacts)
+    }
+
+    /// Fails when anything below `root` is neither declared nor `is_input`. Empty directories count as nothing.
+    pub(crate) fn check_nothing_else(&self, root: &Path, is_input: &dyn Fn(&str) -> bool) -> Result<(), FailureKind> {
+        let mut undeclared = Vec::new();
+        walk(root, "", &mut |path, is_dir| {
+            if is_input(path) {
+                return false;
+            }
+            let declared = self.outputs.iter().any(|(output, pattern)| match pattern {
+                Some(pattern) => !is_dir && pattern.matches(path),
+                None => *output.path == *path,
+            });
+            if !declared && !is_dir {
+                undeclared.push(path.to_owned());
+            }
+            is_dir && !declared
+        })?;
+        undeclared.sort_unstable();
+        match &undeclared[..] {
+            [] => Ok(()),
+            [path] => Err(FailureKind::UndeclaredOutput { path: path.clone() }),
+            [first, rest @ ..] => {
+                Err(FailureKind::UndeclaredOutput { path: format!("{first} (and {} more)", rest.len()) })
+            }
+        }
+    }
+}
+
+fn bad(path: &str, why: &str) -> FailureKind {
+    FailureKind::BadOutput { path: path.to_owned(), why: why.to_owned() }
+}
+
+fn refused(path: &str, error: IngestError) -> FailureKind {
+    match error {
+        IngestError::Store(_) | IngestError::Io { .. } => {
+            FailureKind::Executor { why: format!("output `{path}`: {error}") }
+        }
+        other => FailureKind::BadOutput { path: path.to_owned(), why: other.to_string() },
+    }
+}
+
+/// Calls `visit` with every path below `dir` of `root` and whether it is a directory; goes into those it says yes to. No
+/// link is followed.
+fn walk(root: &Path, dir: &str, visit: &mut dyn FnMut(&str, bool) -> bool) -> Result<(), FailureKind> {
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        let listing = match fs::read_dir(root.join(&dir)) {
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => continue,
+            other => other,
+        };
+        let failed = |e: std::io::Error| FailureKind::BadOutput { path: dir.clone(), why: e.to_string() };
+        for entry in listing.map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                return Err(bad(&format!("{dir}/{}", name.display()), "its name is not UTF-8"));
+            };
+            let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+            let is_dir = entry.file_type().map_err(failed)?.is_dir();
+            if visit(&path, is_dir) {
+                left.push(path);
+            }
+        }
+    }
+    Ok(())
+}

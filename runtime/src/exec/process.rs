@@ -1,0 +1,444 @@
+//! The executor of `/quipu/process`: inputs in, steps run, outputs out.
+//!
+//! Knows the arguments of a process and the tiers it may run in; unaware of graphs and receipts.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Seek, Write};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use quipu_store::checkout::CheckoutError;
+use quipu_store::cid::{BlobId, Link};
+use quipu_store::receipt::{Failure, FailureKind, Output};
+use quipu_store::stamp::FileKind;
+use quipu_store::tree::Entry;
+use quipu_store::{Blob, Store, Take};
+
+use super::capture::Streams;
+use super::collect::{Artifacts, Declared};
+use super::sandbox::{Enter, EnterError, Sandbox};
+use super::spawn::{Forced, Launch, launch};
+use super::stop::StopFlag;
+use super::sys::{Status, Usage};
+use super::workspace::Workspace;
+use super::{Done, Executor, Job, Stop, Unusable, lookup};
+use crate::process::{OutputKind, ProcessSpec, Tier};
+use crate::run::values::entry_of;
+use crate::value::Value;
+
+/// Longest text that an argument may take from another task's output, in bytes.
+const ARGUMENT_BYTES: u64 = 128 << 10;
+
+/// Runs processes, in the workspace itself or in sandboxes over it. Cheap to clone.
+#[derive(Clone)]
+pub struct ProcessExecutor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    workspace: Arc<Workspace>,
+    sandbox: Mutex<Option<Arc<Sandbox>>>,
+    /// How often the kernel had ended something for want of memory when last looked.
+    oom_kills: Mutex<Option<u64>>,
+}
+
+impl ProcessExecutor {
+    /// An executor over `workspace`. Nothing is made until the first task runs.
+    pub fn new(workspace: Arc<Workspace>) -> Self {
+        let oom_kills = Mutex::new(oom_kills());
+        Self { shared: Arc::new(Shared { workspace, sandbox: Mutex::default(), oom_kills }) }
+    }
+}
+
+impl Executor for ProcessExecutor {
+    fn execute(&self, job: Job) -> Pin<Box<dyn Future<Output = Done> + Send + '_>> {
+        Box::pin(async move {
+            let flag = match StopFlag::new() {
+                Ok(flag) => Arc::new(flag),
+                Err(e) => return Done::failed(FailureKind::Executor { why: e.to_string() }, "none"),
+            };
+            // Whoever stops waiting for the result does not want the work to go on.
+            let abandoned = RaiseOnDrop(flag.clone());
+            let mut stop = job.stop.clone();
+            flag.raise(*stop.borrow_and_update());
+            let (shared, heard) = (self.shared.clone(), flag.clone());
+            let mut work = tokio::task::spawn_blocking(move || shared.run(&job, &heard));
+            let mut listening = true;
+            let done = loop {
+                tokio::select! {
+                    done = &mut work => break done,
+                    changed = stop.changed(), if listening => match changed {
+                        Ok(()) => flag.raise(*stop.borrow_and_update()),
+                        Err(_) => listening = false,
+                    },
+                }
+            };
+            drop(abandoned);
+            done.unwrap_or_else(|e| {
+                Done::failed(FailureKind::Executor { why: format!("the executor failed: {e}") }, "none")
+            })
+        })
+    }
+}
+
+struct RaiseOnDrop(Arc<StopFlag>);
+
+impl Drop for RaiseOnDrop {
+    fn drop(&mut self) {
+        self.0.raise(Stop::Kill);
+    }
+}
+
+/// The arguments with every value made plain.
+struct Plain {
+    spec: ProcessSpec,
+    steps: Vec<Vec<String>>,
+    env: Vec<(String, String)>,
+    artifacts: Vec<(String, Entry)>,
+}
+
+/// Why nothing ran, or nothing more.
+enum Halt {
+    Failed(FailureKind),
+    /// Bytes of these inputs are not in the store.
+    Gone(Vec<String>),
+}
+
+impl From<FailureKind> for Halt {
+    fn from(kind: FailureKind) -> Self {
+        Self::Failed(kind)
+    }
+}
+
+impl From<EnterError> for Halt {
+    fn from(error: EnterError) -> Self {
+        match error {
+            EnterError::Input { path, source } => Self::input(path, source),
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+impl Halt {
+    fn input(path: String, error: CheckoutError) -> Self {
+        match error {
+            CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) => Self::Gone(vec![path]),
+            other => Self::Failed(FailureKind::Executor { why: format!("input `{path}`: {other}") }),
+        }
+    }
+}
+
+/// What ran, as far as it got.
+struct Ran {
+    usage: Usage,
+    forced: Option<Forced>,
+    result: Result<Artifacts, FailureKind>,
+}
+
+impl From<FailureKind> for Ran {
+    fn from(kind: FailureKind) -> Self {
+        Self { usage: Usage::default(), forced: None, result: Err(kind) }
+    }
+}
+
+fn executor_failed(what: &str) -> impl Fn(io::Error) -> FailureKind {
+    move |e| FailureKind::Executor { why: format!("{what}: {e}") }
+}
+
+impl Shared {
+    fn run(&self, job: &Job, stop: &StopFlag) -> Done {
+        let plain = match Plain::read(&job.store, &job.invocation.args) {
+            Ok(plain) => plain,
+            Err(Halt::Failed(kind)) => return Done::failed(kind, "none"),
+            Err(Halt::Gone(paths)) => return gone(paths, "none"),
+        };
+        let tier = plain.spec.tier;
+        let deadline = job.timeout.and_then(|t| Instant::now().checked_add(t));
+        let mut streams = Streams::new(&job.store, job.sink.clone());
+        let ran = if stop.level() == Stop::No {
+            let ran = match tier {
+                Tier::None => self.run_here(&plain, deadline, stop, &mut streams),
+                Tier::Ns => self.run_in_sandbox(job, &plain, deadline, stop, &mut streams),
+                Tier::Landlock => Err(FailureKind::Spawn { why: "sandbox `landlock` is not there yet".into() }.into()),
+            };
+            match ran {
+                Ok(ran) => ran,
+                Err(Halt::Failed(kind)) => kind.into(),
+                Err(Halt::Gone(paths)) => return gone(paths, tier.name()),
+            }
+        } else {
+            Ran { forced: Some(Forced::Cancelled), ..FailureKind::Executor { why: "it was stopped".into() }.into() }
+        };
+        self.finish(job, &plain.spec, ran, streams)
+    }
+
+    fn finish(&self, job: &Job, spec: &ProcessSpec, ran: Ran, streams: Streams) -> Done {
+        let limit_ms = job.timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+        let result = match ran.forced {
+            Some(Forced::Timeout) => Err(FailureKind::Timeout { limit_ms }),
+            Some(Forced::Cancelled) => Err(FailureKind::Executor { why: "it was stopped".into() }),
+            None => ran.result,
+        };
+        let result = match (result, streams.finish(spec.stdout.is_none())) {
+            (Ok(artifacts), Ok((stdout, stderr))) => Ok(Output { artifacts, stdout, stderr }),
+            (Err(kind), Ok((stdout, stderr))) => Err(Failure { kind, stdout, stderr }),
+            (_, Err(e)) => Err(FailureKind::Executor { why: format!("what it printed could not be kept: {e}") }.into()),
+        };
+        let changed = self.workspace.sources_changed(&job.sources);
+        let unusable = if ran.forced == Some(Forced::Cancelled) {
+            Some(Unusable::Cancelled)
+        } else {
+            (!changed.is_empty()).then_some(Unusable::InputsChanged(changed))
+        };
+        Done { result, cpu: ran.usage.cpu, rss_bytes: ran.usage.rss_bytes, tier: spec.tier.name(), unusable }
+    }
+
+    /// The tier `none`: in the workspace itself.
+    fn run_here(
+        &self,
+        plain: &Plain,
+        deadline: Option<Instant>,
+        stop: &StopFlag,
+        streams: &mut Streams,
+    ) -> Result<Ran, Halt> {
+        let (spec, workspace) = (&plain.spec, &*self.workspace);
+        let declared = Declared::new(&spec.outputs)?;
+        for (path, entry) in &plain.artifacts {
+            workspace.place(path, entry).map_err(|e| Halt::input(path.clone(), e))?;
+        }
+        for output in spec.outputs.iter().filter(|o| o.kind != OutputKind::Glob) {
+            workspace.clear_output(&output.path)?;
+        }
+        workspace.make_parents(&declared)?;
+        let dir = workspace.root().join(&*spec.dir);
+        if !dir.is_dir() {
+            return Err(FailureKind::Spawn { why: format!("working directory `{}` is not there", spec.dir) }.into());
+        }
+        let stdin = self.stdin(spec)?;
+        let stdout = match &spec.stdout {
+            Some(path) => {
+                Some(File::create(workspace.root().join(&**path)).map_err(executor_failed("standard output"))?)
+            }
+            None => None,
+        };
+        let path = plain.path();
+        let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
+        for argv in &plain.steps {
+            let program = lookup::find(&argv[0], path, &dir).map_err(|why| FailureKind::Spawn { why })?;
+            if let Some(mut file) = stdin.as_ref() {
+                let _ = file.rewind();
+            }
+            let what = Launch {
+                program: &program,
+                argv,
+                env: &plain.env,
+                dir: &dir,
+                stdin: stdin.as_ref(),
+                stdout: stdout.as_ref(),
+            };
+            let process =
+                launch(&what).map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })?;
+            let ended = process.supervise(streams, deadline, stop).map_err(executor_failed("waiting for it"))?;
+            ran.usage = ran.usage.and(ended.usage);
+            ran.forced = ended.forced;
+            if let Err(kind) = self.judge(ended.status) {
+                ran.result = Err(kind);
+            }
+            if ran.forced.is_some() || ran.result.is_err() {
+                return Ok(ran);
+            }
+        }
+        ran.result = workspace.collect(&spec.outputs);
+        Ok(ran)
+    }
+
+    /// The tier `ns`: in namespaces of its own.
+    fn run_in_sandbox(
+        &self,
+        job: &Job,
+        plain: &Plain,
+        deadline: Option<Instant>,
+        stop: &StopFlag,
+        streams: &mut Streams,
+    ) -> Result<Ran, Halt> {
+        let spec = &plain.spec;
+        let declared = Declared::new(&spec.outputs)?;
+        let sandbox = self.sandbox()?;
+        let stdin = self.stdin(spec)?;
+        let task = Enter {
+            workspace: self.workspace.root(),
+            sources: job.sources.iter().map(|(path, stamp)| (&**path, stamp.kind == FileKind::Symlink)).collect(),
+            artifacts: plain.artifacts.iter().map(|(path, entry)| (&**path, entry)).collect(),
+            outputs: &spec.outputs,
+            steps: &plain.steps,
+            env: &plain.env,
+            dir: &spec.dir,
+            network: spec.network,
+            stdin: stdin.as_ref(),
+            stdout: spec.stdout.as_deref(),
+        };
+        let (entered, room) = sandbox.enter(&task)?;
+        let ended = entered.process.supervise(streams, deadline, stop).map_err(executor_failed("waiting for it"))?;
+        let (status, usage) = entered.outcome.read(ended.status)?;
+        let mut ran = Ran { usage: usage.unwrap_or_default(), forced: ended.forced, result: Ok(Artifacts::new()) };
+        if ran.forced.is_none() {
+            ran.result = self.judge(status).and_then(|()| {
+                let is_input = |path: &str| room.is_input(path);
+                declared.check_nothing_else(&room.ws(), &is_input)?;
+                declared.collect(&job.store, &room.ws(), Take::Move, &is_input, &mut |_| {})
+            });
+        }
+        Ok(ran)
+    }
+
+    fn sandbox(&self) -> Result<Arc<Sandbox>, FailureKind> {
+        let mut sandbox = self.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sandbox) = &*sandbox {
+            return Ok(sandbox.clone());
+        }
+        let made = Arc::new(Sandbox::new(self.workspace.store()).map_err(executor_failed("sandbox"))?);
+        *sandbox = Some(made.clone());
+        Ok(made)
+    }
+
+    /// What the task reads from its standard input, as a file.
+    fn stdin(&self, spec: &ProcessSpec) -> Result<Option<File>, Halt> {
+        let failed = executor_failed("standard input");
+        let blob = match &spec.stdin {
+            None => return Ok(None),
+            Some(Value::Text(path)) => {
+                return Ok(Some(File::open(self.workspace.root().join(&**path)).map_err(failed)?));
+            }
+            Some(Value::Link(link)) => BlobId::try_from(*link).ok(),
+            Some(other) => match entry_of(other) {
+                Some(Entry::File { blob, .. }) => Some(blob),
+                _ => None,
+            },
+        };
+        let blob = blob.ok_or_else(|| FailureKind::Executor { why: "standard input is not a file".into() })?;
+        match self.workspace.store().blob(blob) {
+            Ok(Some(Blob::File { path, .. })) => Ok(Some(File::open(path).map_err(failed)?)),
+            Ok(Some(Blob::Inline(bytes))) => {
+                let memory = rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC);
+                let mut file = File::from(memory.map_err(io::Error::from).map_err(&failed)?);
+                file.write_all(&bytes).and_then(|()| file.rewind()).map_err(&failed)?;
+                Ok(Some(file))
+            }
+            Ok(None) => Err(Halt::Gone(vec!["standard input".into()])),
+            Err(e) => Err(FailureKind::Executor { why: format!("standard input: {e}") }.into()),
+        }
+    }
+
+    fn judge(&self, status: Status) -> Result<(), FailureKind> {
+        match status {
+            Status::Exit(0) => Ok(()),
+            Status::Exit(code) => Err(FailureKind::Exit { code }),
+            Status::Signal(libc::SIGKILL) if self.memory_ran_out() => Err(FailureKind::OutOfMemory),
+            Status::Signal(signal) => Err(FailureKind::Signal { signal }),
+        }
+    }
+
+    /// Whether the kernel ended something for want of memory since this was last asked. The only sign there is
+    /// without a control group: another process on the machine may have been meant.
+    fn memory_ran_out(&self) -> bool {
+        let now = oom_kills();
+        let mut before = self.oom_kills.lock().unwrap_or_else(PoisonError::into_inner);
+        now > std::mem::replace(&mut *before, now)
+    }
+}
+
+/// Nothing ran: inputs have to be made, or fetched, again.
+fn gone(paths: Vec<String>, tier: &'static str) -> Done {
+    let why = format!("bytes of `{}` are not in the store any more", paths.join("`, `"));
+    let unusable = Some(Unusable::InputsGone(paths));
+    Done { unusable, ..Done::failed(FailureKind::Executor { why }, tier) }
+}
+
+fn oom_kills() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
+impl Plain {
+    fn read(store: &Store, args: &Value) -> Result<Self, Halt> {
+        let failed = |why: String| Halt::Failed(FailureKind::Executor { why });
+        let spec = ProcessSpec::from_args(args).map_err(|e| failed(e.to_string()))?;
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        if (&*spec.platform.0, &*spec.platform.1) != (os, arch) {
+            let (for_os, for_arch) = &spec.platform;
+            let why = format!("it is for {for_os}/{for_arch}, this machine is {os}/{arch}");
+            return Err(FailureKind::Spawn { why }.into());
+        }
+        let mut steps = Vec::with_capacity(spec.steps.len());
+        for (i, argv) in spec.steps.iter().enumerate() {
+            let texts = argv.iter().enumerate();
+            let texts = texts.map(|(j, v)| text(store, v, &|| format!("argument {j} of step {}", i + 1)));
+            steps.push(texts.collect::<Result<Vec<_>, _>>()?);
+        }
+        let mut env = Vec::with_capacity(spec.env.len());
+        for (name, value) in &spec.env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(failed(format!("`{name}` cannot be the name of an environment variable")));
+            }
+            env.push((name.to_string(), text(store, value, &|| format!("environment variable `{name}`"))?));
+        }
+        let mut artifacts = Vec::new();
+        for (path, value) in &spec.inputs {
+            let no_artifact = |path: &str| failed(format!("input `{path}` is not an artifact"));
+            if let Some(task) = path.strip_prefix('@') {
+                let Value::Map(outputs) = value else { return Err(no_artifact(task)) };
+                for (path, value) in outputs.iter() {
+                    artifacts.push((path.to_string(), entry_of(value).ok_or_else(|| no_artifact(path))?));
+                }
+            } else {
+                artifacts.push((path.to_string(), input(store, value).ok_or_else(|| no_artifact(path))?));
+            }
+        }
+        // The same thing by two ways is one thing; two things at one path are a mistake found before.
+        artifacts.sort_by(|a, b| a.0.cmp(&b.0));
+        artifacts.dedup();
+        Ok(Self { spec, steps, env, artifacts })
+    }
+
+    fn path(&self) -> &str {
+        self.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value)
+    }
+}
+
+/// An input: an artifact, or a link to a stream another task printed.
+fn input(store: &Store, value: &Value) -> Option<Entry> {
+    if let Value::Link(link) = value {
+        let blob = BlobId::try_from(*link).ok()?;
+        let size = match store.blob(blob).ok()?? {
+            Blob::Inline(bytes) => bytes.len() as u64,
+            Blob::File { size, .. } => size,
+        };
+        return Some(Entry::File { blob, size, exec: false });
+    }
+    entry_of(value)
+}
+
+/// A value as text: what another task printed stands without its last line end. `what` names it where that fails.
+fn text(store: &Store, value: &Value, what: &dyn Fn() -> String) -> Result<String, Halt> {
+    let failed = |why: &str| Halt::Failed(FailureKind::Executor { why: format!("{}: {why}", what()) });
+    let blob = |link: Link| match store.get(link, ARGUMENT_BYTES) {
+        Ok(Some(bytes)) => {
+            let text = String::from_utf8(bytes).map_err(|_| failed("it is not text"))?;
+            Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+        }
+        Ok(None) => Err(Halt::Gone(vec![what()])),
+        Err(e) => Err(failed(&e.to_string())),
+    };
+    let text = match value {
+        Value::Text(text) => text.to_string(),
+        Value::Int(number) => number.to_string(),
+        Value::Link(link) => blob(*link)?,
+        other => match entry_of(other) {
+            Some(Entry::File { blob: id, .. }) => blob(id.link())?,
+            _ => return Err(failed("it is neither text nor a file")),
+        },
+    };
+    if text.contains('\0') { Err(failed("it has a NUL byte in it")) } else { Ok(text) }
+}

@@ -1,0 +1,408 @@
+//! Tests of the process executor with real processes, in each tier that this machine has.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quipu_store::cid::{BlobId, Codec, InvocationId};
+use quipu_store::receipt::{Failure, FailureKind, Output};
+use quipu_store::stamp::Stamp;
+use quipu_store::tree::{Entry, Name, Tree};
+use quipu_store::{Options, SignerSource, Store};
+use tokio::sync::watch;
+
+use super::process::ProcessExecutor;
+use super::tests::runtime;
+use super::workspace::Workspace;
+use super::{Done, Executor, Invocation, Job, Stop, Unusable};
+use crate::process::{OutputKind, OutputSpec, ProcessSpec, Tier};
+use crate::run::values::artifact;
+use crate::value::{Text, Value};
+
+/// A workspace with a store beside it, and something to run tasks in it.
+struct Place {
+    dir: tempfile::TempDir,
+    store: Store,
+    workspace: Arc<Workspace>,
+    executor: ProcessExecutor,
+}
+
+fn signer() -> SignerSource {
+    SignerSource::Fixed(quipu_store::sign::Signer::from_secret(&[7; 32]))
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("space left");
+        let root = dir.path().join("work");
+        fs::create_dir(&root).expect("made");
+        let store = Store::open(&dir.path().join("store"), Options::new(signer())).expect("opened");
+        let workspace = Arc::new(Workspace::open(&store, &root));
+        Self { executor: ProcessExecutor::new(workspace.clone()), dir, store, workspace }
+    }
+
+    fn path(&self, rel: &str) -> PathBuf {
+        self.workspace.root().join(rel)
+    }
+
+    fn write(&self, rel: &str, text: &str) {
+        fs::create_dir_all(self.path(rel).parent().expect("below the root")).expect("made");
+        fs::write(self.path(rel), text).expect("written");
+    }
+
+    fn read(&self, entry: &Entry) -> String {
+        let Entry::File { blob, .. } = entry else { panic!("{entry:?} is no file") };
+        self.text(Some(*blob))
+    }
+
+    fn text(&self, blob: Option<BlobId>) -> String {
+        let blob = blob.expect("there");
+        let bytes = self.store.get(blob.link(), u64::MAX).expect("readable").expect("kept");
+        String::from_utf8(bytes).expect("text")
+    }
+
+    fn file(&self, text: &str, exec: bool) -> Entry {
+        self.store.put(Codec::Raw, text.into()).expect("kept");
+        Entry::File { blob: BlobId::of(text.as_bytes()), size: text.len() as u64, exec }
+    }
+
+    fn stamps(&self, sources: &[&str]) -> Arc<[(String, Stamp)]> {
+        let mut index = self.workspace.index();
+        let scanned = index.scan(sources).into_iter().map(|s| {
+            let (_, stamp) = s.result.expect("readable").expect("there");
+            (s.path.to_owned(), stamp)
+        });
+        scanned.collect()
+    }
+
+    fn job(&self, task: &Task) -> (Job, watch::Sender<Stop>) {
+        let args = task.spec.to_args().expect("canonical");
+        let invocation = Invocation { sub: "did:web:test".into(), cmd: "/quipu/process".into(), args, nonce: vec![] };
+        let (sender, stop) = watch::channel(Stop::No);
+        let job = Job {
+            name: "task".into(),
+            id: InvocationId::of(b"task"),
+            invocation: Arc::new(invocation),
+            sources: self.stamps(&task.sources),
+            timeout: task.timeout,
+            store: self.store.clone(),
+            sink: Arc::new(|_, _| {}),
+            stop,
+        };
+        (job, sender)
+    }
+
+    fn run(&self, task: &Task) -> Done {
+        let (job, _stop) = self.job(task);
+        runtime().block_on(self.executor.execute(job))
+    }
+
+    fn ok(&self, task: &Task) -> Output {
+        let done = self.run(task);
+        assert_eq!(done.unusable, None);
+        done.result.unwrap_or_else(|f| panic!("{}: {}", f.kind, f.stderr.map_or(String::new(), |e| self.text(Some(e)))))
+    }
+
+    fn failed(&self, task: &Task) -> FailureKind {
+        match self.run(task).result {
+            Err(Failure { kind, .. }) => kind,
+            Ok(output) => panic!("it succeeded: {output:?}"),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Task {
+    spec: ProcessSpec,
+    sources: Vec<&'static str>,
+    timeout: Option<Duration>,
+}
+
+fn text(text: &str) -> Text {
+    text.into()
+}
+
+impl Task {
+    fn new(tier: Tier, script: &str) -> Self {
+        let env = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/home")];
+        let spec = ProcessSpec {
+            steps: vec![["sh", "-euc", script].map(Value::from).to_vec()],
+            env: env.into_iter().map(|(k, v)| (text(k), v.into())).collect(),
+            dir: "".into(),
+            stdin: None,
+            stdout: None,
+            sources: None,
+            inputs: BTreeMap::new(),
+            outputs: Vec::new(),
+            platform: (std::env::consts::OS.into(), std::env::consts::ARCH.into()),
+            tools: BTreeMap::new(),
+            tier,
+            network: false,
+        };
+        Self { spec, sources: Vec::new(), timeout: None }
+    }
+
+    fn step(mut self, argv: &[&str]) -> Self {
+        self.spec.steps.push(argv.iter().map(|a| (*a).into()).collect());
+        self
+    }
+
+    fn output(mut self, kind: OutputKind, path: &str) -> Self {
+        self.spec.outputs.push(OutputSpec { path: path.into(), kind, optional: false });
+        self
+    }
+
+    fn file(self, path: &str) -> Self {
+        self.output(OutputKind::File, path)
+    }
+
+    fn input(mut self, path: &str, entry: &Entry) -> Self {
+        self.spec.inputs.insert(text(path), artifact(entry));
+        self
+    }
+
+    fn sources(mut self, sources: &[&'static str]) -> Self {
+        self.sources.extend(sources);
+        self
+    }
+}
+
+/// Runs the check in every tier there is here.
+fn in_each_tier(check: impl Fn(Tier)) {
+    check(Tier::None);
+    if has_ns() {
+        check(Tier::Ns);
+    }
+}
+
+/// Whether sandboxes work here. Where they do not the test says so and checks nothing.
+fn has_ns() -> bool {
+    static HAS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *HAS.get_or_init(probe_ns)
+}
+
+fn probe_ns() -> bool {
+    let ns = super::sandbox::probe().into_iter().find(|c| c.name.contains("ns")).expect("it is probed");
+    if let Err(why) = &ns.state {
+        assert!(std::env::var_os("QUIPU_TEST_NEEDS_NS").is_none(), "{why}");
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            format!("skipped: no `ns` tier here: {why}\n").as_bytes(),
+        );
+    }
+    ns.state.is_ok()
+}
+
+#[test]
+fn outputs_of_each_kind_are_taken_with_what_was_printed() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        place.write("in.txt", "hello\n");
+        let task = Task::new(
+            tier,
+            "tr a-z A-Z < in.txt > out/up; cp out/up out/tool; chmod +x out/tool; mkdir dist; echo 1 > dist/a; \
+             ln -s a dist/link; mkdir -p gen/x; echo x > gen/x/1.h; echo y > gen/2.h; echo done; echo careful >&2",
+        );
+        let task = task.sources(&["in.txt"]).file("out/up").file("out/tool");
+        let task = task.output(OutputKind::Dir, "dist").output(OutputKind::Glob, "gen/**/*.h");
+        for _ in 0..2 {
+            let output = place.ok(&task);
+            assert_eq!(
+                output.artifacts.keys().map(|k| &**k).collect::<Vec<_>>(),
+                ["dist", "gen/2.h", "gen/x/1.h", "out/tool", "out/up"]
+            );
+            assert_eq!(place.read(&output.artifacts["out/up"]), "HELLO\n");
+            assert!(matches!(output.artifacts["out/tool"], Entry::File { exec: true, .. }));
+            let Entry::Dir { tree } = output.artifacts["dist"] else { panic!("a directory") };
+            let tree = place.store.tree(tree).expect("readable").expect("kept");
+            assert_eq!(tree.get("link"), Some(&Entry::Symlink { target: "a".into() }));
+            assert_eq!(place.text(output.stdout), "done\n");
+            assert_eq!(place.text(output.stderr), "careful\n");
+            // The next round finds what this one left.
+            fs::remove_dir_all(place.path("gen")).ok();
+        }
+        assert_eq!(place.workspace.take_kept(), []);
+    });
+}
+
+#[test]
+fn inputs_from_other_tasks_stand_at_their_paths() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        let big = "x".repeat(40_000);
+        let tree = Tree::new(vec![(Name::new("f").expect("valid"), place.file("in tree\n", false))]).expect("valid");
+        let tree = Entry::Dir { tree: place.store.put_tree(&tree).expect("kept") };
+        let task =
+            Task::new(tier, "./gen/tool; ./gen/big-tool | wc -c; wc -c < big; cat lib/f; cat link; cat; echo $V")
+                .input("gen/tool", &place.file("#!/bin/sh\necho tool $0\n", true))
+                .input("gen/big-tool", &place.file(&format!("#!/bin/sh\necho {big}\n"), true))
+                .input("big", &place.file(&big, false))
+                .input("lib", &tree)
+                .input("link", &Entry::Symlink { target: "lib/f".into() });
+        let mut task = task;
+        task.spec.stdin = Some(Value::Link(BlobId::of(b"read\n").link()));
+        place.file("read\n", false);
+        task.spec.env.insert(text("V"), artifact(&place.file("value\n", false)));
+        task.spec
+            .inputs
+            .insert(text("@other"), Value::map([("more", artifact(&place.file("m", false)))]).expect("distinct"));
+        for _ in 0..2 {
+            let output = place.ok(&task);
+            assert_eq!(place.text(output.stdout), "tool ./gen/tool\n40001\n40000\nin tree\nin tree\nread\nvalue\n");
+        }
+    });
+}
+
+#[test]
+fn steps_run_in_order_until_one_fails_in_the_directory_given() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        place.write("sub/here", "");
+        let mut task = Task::new(tier, "echo 1; test -e here; touch /tmp/shared").sources(&["sub/here"]);
+        task = task.step(&["sh", "-c", "echo 2; exit 3"]).step(&["echo", "never"]);
+        task.spec.dir = "sub".into();
+        let done = place.run(&task);
+        let failure = done.result.expect_err("the second step fails");
+        assert_eq!(failure.kind, FailureKind::Exit { code: 3 });
+        assert_eq!(place.text(failure.stdout), "1\n2\n");
+        let _ = fs::remove_file("/tmp/shared");
+    });
+}
+
+#[test]
+fn standard_output_can_go_to_an_output() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        let mut task = Task::new(tier, "echo one").step(&["echo", "two"]).file("log/out");
+        task.spec.stdout = Some("log/out".into());
+        let output = place.ok(&task);
+        assert_eq!(place.read(&output.artifacts["log/out"]), "one\ntwo\n");
+        assert_eq!(output.stdout, None);
+    });
+}
+
+#[test]
+fn programs_that_cannot_be_started_are_named() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        place.write("script", "#!/no/such/interpreter\n");
+        place.write("data", "no program\n");
+        for (argv, said) in [
+            (vec!["no-such-program"], "program `no-such-program` not found in PATH `/usr/local/bin:/usr/bin:/bin`"),
+            (vec!["./nothing"], "program `./nothing` is not there"),
+            (vec!["./data"], if tier == Tier::None { "is not an executable file" } else { "may not be executed" }),
+        ] {
+            let mut task = Task::new(tier, "").sources(&["data"]);
+            task.spec.steps = vec![argv.into_iter().map(Value::from).collect()];
+            let kind = place.failed(&task);
+            assert!(matches!(&kind, FailureKind::Spawn { why } if why.contains(said)), "{kind:?}");
+        }
+    });
+}
+
+#[test]
+fn what_is_missing_bad_or_of_another_kind_is_told_apart() {
+    in_each_tier(|tier| {
+        let bad = |path: &str, script: &str, kind| match Place::new()
+            .failed(&Task::new(tier, script).output(kind, path))
+        {
+            FailureKind::BadOutput { path: found, why } if found == path || found.starts_with(&format!("{path}/")) => {
+                why
+            }
+            other => panic!("{script}: {other:?}"),
+        };
+        for kind in [OutputKind::File, OutputKind::Dir, OutputKind::Glob] {
+            let missing = Place::new().failed(&Task::new(tier, ":").output(kind, "a/out"));
+            assert_eq!(missing, FailureKind::MissingOutput { path: "a/out".into() });
+        }
+        assert!(bad("o", "mkdir o", OutputKind::File).contains("is a directory"));
+        assert!(bad("o", "echo > o", OutputKind::Dir).contains("is a file"));
+        assert!(bad("o", "mkfifo o", OutputKind::File).contains("named pipe"));
+        assert!(bad("o", "mkdir o; mkfifo o/p", OutputKind::Dir).contains("named pipe"));
+        assert!(bad("o", "ln -s /etc/passwd o", OutputKind::File).contains("/etc/passwd"));
+        assert!(bad("o", "mkdir o; ln -s ../../x o/l", OutputKind::Dir).contains("../../x"));
+        let socket = "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"o\")'";
+        assert!(bad("o", socket, OutputKind::File).contains("socket"));
+        let mut optional = Task::new(tier, ":").file("a/out");
+        optional.spec.outputs[0].optional = true;
+        assert!(Place::new().ok(&optional).artifacts.is_empty());
+    });
+}
+
+#[test]
+fn time_limits_and_wishes_to_stop_end_everything() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        let mut task = Task::new(tier, "sleep 300 & sleep 300");
+        task.timeout = Some(Duration::from_millis(80));
+        assert_eq!(place.failed(&task), FailureKind::Timeout { limit_ms: 80 });
+
+        for wish in [Stop::Cancel, Stop::Kill] {
+            let (mut job, stop) = place.job(&Task::new(tier, "echo ready; sleep 300"));
+            job.sink = Arc::new(move |_, _| stop.send_modify(|s| *s = wish));
+            assert_eq!(runtime().block_on(place.executor.execute(job)).unusable, Some(Unusable::Cancelled));
+        }
+        // One that was wished to stop before it started does not start.
+        let (job, stop) = place.job(&Task::new(tier, "echo ran"));
+        stop.send(Stop::Cancel).expect("listened to");
+        let done = runtime().block_on(place.executor.execute(job));
+        assert_eq!(
+            (done.unusable, done.result.expect_err("stopped").stdout),
+            (Some(Unusable::Cancelled), Some(BlobId::of(b"")))
+        );
+    });
+}
+
+#[test]
+fn a_source_that_changes_meanwhile_makes_the_result_unusable() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        place.write("a", "1");
+        place.write("b", "1");
+        let (mut job, _stop) = place.job(&Task::new(tier, "echo ready; sleep 0.1").sources(&["a", "b"]));
+        let path = place.path("b");
+        job.sink = Arc::new(move |_, _| fs::write(&path, "22").expect("written"));
+        let done = runtime().block_on(place.executor.execute(job));
+        assert_eq!(done.unusable, Some(Unusable::InputsChanged(vec!["b".into()])));
+    });
+}
+
+#[test]
+fn bytes_that_are_gone_are_told_before_anything_runs() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        let nowhere = Entry::File { blob: BlobId::of(b"never kept"), size: 10, exec: false };
+        let done = place.run(&Task::new(tier, "touch ran").input("dir/in", &nowhere));
+        assert_eq!(done.unusable, Some(Unusable::InputsGone(vec!["dir/in".into()])));
+        assert!(!place.path("ran").exists());
+    });
+}
+
+#[test]
+fn a_file_of_the_persons_where_an_output_goes_is_kept_in_the_store() {
+    let place = Place::new();
+    place.write("out", "precious");
+    let output = place.ok(&Task::new(Tier::None, "test ! -e out; echo new > out").file("out"));
+    assert_eq!(place.read(&output.artifacts["out"]), "new\n");
+    let kept = place.workspace.take_kept();
+    assert_eq!(kept.iter().map(|k| &*k.0).collect::<Vec<_>>(), ["out"]);
+    assert_eq!(place.read(&kept[0].1), "precious");
+    // What the task made itself goes without a word, and what leads out of the workspace stays.
+    place.ok(&Task::new(Tier::None, "test ! -e out; echo new > out").file("out"));
+    assert_eq!(place.workspace.take_kept(), []);
+    fs::create_dir(place.dir.path().join("outside")).expect("made");
+    fs::write(place.dir.path().join("outside/f"), "").expect("written");
+    std::os::unix::fs::symlink("../outside", place.path("way")).expect("linked");
+    assert!(place.workspace.clear_output("way/f").is_err());
+    assert!(place.workspace.clear_output("../outside/f").is_err());
+    assert!(place.dir.path().join("outside/f").exists());
+}
+
+#[test]
+fn a_process_for_another_machine_is_not_started() {
+    let mut task = Task::new(Tier::None, ":");
+    task.spec.platform = ("plan9".into(), "mips".into());
+    assert!(matches!(Place::new().failed(&task), FailureKind::Spawn { why } if why.contains("plan9/mips")));
+}

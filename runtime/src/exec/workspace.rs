@@ -1,0 +1,195 @@
+//! A person's working directory, as executors and the driver use it: things are put there and taken from there, and
+//! nothing of the person's is lost.
+//!
+//! Knows files and what quipu put where; unaware of tasks' order and of receipts.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use quipu_store::checkout::{CheckoutError, CheckoutOptions, InTheWay, Limits, Ours, Placed, checkout_with, is_placed};
+use quipu_store::ingest::{IngestOptions, Links, ingest_at};
+use quipu_store::receipt::FailureKind;
+use quipu_store::stamp::Stamp;
+use quipu_store::stat_index::StatIndex;
+use quipu_store::tree::{Entry, Name};
+use quipu_store::{Store, Take};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+
+use super::collect::{Artifacts, Declared};
+use crate::process::OutputSpec;
+
+/// A working directory with what is known of its files. Shared by the driver and the executors of a run.
+pub struct Workspace {
+    root: PathBuf,
+    store: Store,
+    index: Mutex<StatIndex>,
+    kept: Mutex<Vec<(String, Entry)>>,
+}
+
+impl Workspace {
+    /// The working directory at `root`.
+    pub fn open(store: &Store, root: &Path) -> Self {
+        let index = StatIndex::open(store, root);
+        Self { root: index.root().to_owned(), store: store.clone(), index: Mutex::new(index), kept: Mutex::default() }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The store that its files go to and come from.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is known of its files. Held only while something is looked up or noted.
+    pub fn index(&self) -> MutexGuard<'_, StatIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that `rel` holds `entry`. What stood there and was not quipu's is kept in the store first.
+    pub fn place(&self, rel: &str, entry: &Entry) -> Result<Placed, CheckoutError> {
+        let ours = {
+            let mut index = self.index();
+            if is_placed(&mut index, entry, rel) {
+                return Ok(Placed { settled: true, ..Placed::default() });
+            }
+            index.ours(rel)
+        };
+        let old: Vec<String> = ours.keys().cloned().collect();
+        let options = CheckoutOptions { limits: Limits::default(), in_the_way: InTheWay::Keep(ours) };
+        let placed = checkout_with(&self.store, entry, &self.root, rel, &options)?;
+        let mut index = self.index();
+        old.iter().for_each(|path| index.forget(path));
+        index.note_placed(&placed);
+        drop(index);
+        self.note_kept(placed.kept.iter().cloned());
+        Ok(placed)
+    }
+
+    /// Removes what is at `rel`, a declared output that is about to be made anew. What is not quipu's is kept in the
+    /// store first.
+    pub fn clear_output(&self, rel: &str) -> Result<(), FailureKind> {
+        let failed = |e: io::Error| FailureKind::Spawn { why: format!("output `{rel}` could not be removed: {e}") };
+        let Some((parent, name)) = self.parent_of(rel).map_err(failed)? else { return Ok(()) };
+        // The parent's descriptor stands for its path: no link can lead elsewhere any more.
+        let path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
+        let found = match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+        let ours = self.index().ours(rel);
+        if !all_ours(&path, rel, &ours) {
+            self.keep(rel)?;
+        }
+        if found.is_dir() { remove_dir(&path) } else { fs::remove_file(&path) }.map_err(failed)?;
+        let mut index = self.index();
+        ours.keys().for_each(|path| index.forget(path));
+        Ok(())
+    }
+
+    fn keep(&self, rel: &str) -> Result<(), FailureKind> {
+        let in_the_way = |e: &dyn std::fmt::Display| FailureKind::BadOutput {
+            path: rel.to_owned(),
+            why: format!("what is there is not quipu's and cannot be kept: {e}"),
+        };
+        let options = IngestOptions { take: Take::Copy, links: Links::Any, ..IngestOptions::default() };
+        if let Some(found) = ingest_at(&self.store, &self.root, rel, &options).map_err(|e| in_the_way(&e))? {
+            self.store.flush().map_err(|e| in_the_way(&e))?;
+            self.note_kept([(rel.to_owned(), found.entry)]);
+        }
+        Ok(())
+    }
+
+    fn note_kept(&self, kept: impl IntoIterator<Item = (String, Entry)>) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
+    }
+
+    /// What was in the way since this was last asked, by the path it had: now in the store, and to be told to its owner.
+    pub fn take_kept(&self) -> Vec<(String, Entry)> {
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The directory that `rel` is in, reached without following a link; `None` when it is not there.
+    fn parent_of<'p>(&self, rel: &'p str) -> io::Result<Option<(OwnedFd, &'p str)>> {
+        if !rel.split('/').all(|part| Name::new(part).is_ok()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no path inside of the workspace"));
+        }
+        let (parent, name) = rel.rsplit_once('/').unwrap_or((".", rel));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.root, flags, Mode::empty())?;
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(&root, parent, flags, Mode::empty(), inside) {
+            Ok(parent) => Ok(Some((parent, name))),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the directories that outputs are to be written in.
+    pub(crate) fn make_parents(&self, declared: &Declared<'_>) -> Result<(), FailureKind> {
+        for parent in declared.parents() {
+            let made = fs::create_dir_all(self.root.join(parent));
+            made.map_err(|e| FailureKind::Spawn { why: format!("directory `{parent}` for outputs: {e}") })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a task's outputs, which it wrote right here, into the store; they stay where they are.
+    pub fn collect(&self, outputs: &[OutputSpec]) -> Result<Artifacts, FailureKind> {
+        let mut all = Vec::new();
+        let declared = Declared::new(outputs)?;
+        let artifacts =
+            declared.collect(&self.store, &self.root, Take::Copy, &|_| false, &mut |found| all.push(found.clone()))?;
+        let mut index = self.index();
+        for found in &all {
+            index.note_ingested(found, true);
+        }
+        Ok(artifacts)
+    }
+
+    /// Which of the files `seen` do not look any more as they did then.
+    pub fn sources_changed(&self, seen: &[(String, Stamp)]) -> Vec<String> {
+        self.index().unchanged(seen)
+    }
+}
+
+/// Whether everything at `path` is as quipu put it there.
+fn all_ours(path: &Path, rel: &str, ours: &Ours) -> bool {
+    let Ok(stat) = rustix::fs::statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
+        return ours.get(rel).is_some_and(|known| known.stamp == Stamp::of(&stat));
+    }
+    let Ok(listing) = fs::read_dir(path) else { return false };
+    listing.into_iter().all(|entry| {
+        let Ok(entry) = entry else { return false };
+        let name = entry.file_name();
+        name.to_str().is_some_and(|name| all_ours(&entry.path(), &format!("{rel}/{name}"), ours))
+    })
+}
+
+/// Deletes a directory with all in it, what its owner may not write to included.
+pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            unlock(dir);
+            fs::remove_dir_all(dir)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn unlock(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        let _ = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+        open.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+}
