@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cid::{BlobId, InvocationId, Link, OutputId, ReceiptId, TaskId};
 use crate::dag::{self, DagError};
-use crate::tree::Entry;
+use crate::tree::{self, Entry};
 
 /// Largest encoded receipt, in bytes: a task that awaits 20,000 others fits.
 pub const MAX_RECEIPT_BYTES: usize = 4 << 20;
@@ -294,7 +294,7 @@ enum Kind {
     Symlink,
 }
 
-#[derive(Serialize, Deserialize, Default)]
+#[derive(Serialize, Deserialize, Default, Clone, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct WireError {
     kind: String,
@@ -378,6 +378,11 @@ impl WirePayload {
         if quipu.v != VERSION {
             return Err(ReceiptError::Version(quipu.v));
         }
+        for n in [Some(self.iat), self.exp, Some(quipu.ms), Some(quipu.cpu_ms), Some(quipu.rss)] {
+            if n.is_some_and(|n| !is_safe(n)) {
+                return Err(odd("an integer is beyond 2^53-1"));
+            }
+        }
         let out = match (self.args.out.ok, self.args.out.error) {
             (Some(ok), None) => Ok(ok.into_output()?),
             (None, Some(error)) => Err(error.into_failure()?),
@@ -431,17 +436,24 @@ impl WireOk {
             }
             let odd = || ReceiptError::Unexpected(format!("output `{path}` is not one of file, dir, symlink"));
             let entry = match (wire.kind, wire.cid, wire.size, wire.exec, wire.target) {
-                (Kind::File, Some(cid), Some(size), exec @ (None | Some(true)), None) => {
+                (Kind::File, Some(cid), Some(size), exec @ (None | Some(true)), None) if is_safe(size) => {
                     Entry::File { blob: cid.try_into().map_err(|_| odd())?, size, exec: exec.is_some() }
                 }
                 (Kind::Dir, Some(cid), None, None, None) => Entry::Dir { tree: cid.try_into().map_err(|_| odd())? },
-                (Kind::Symlink, None, None, None, Some(target)) if !target.is_empty() => Entry::Symlink { target },
+                (Kind::Symlink, None, None, None, Some(target)) if tree::is_target(&target) => {
+                    Entry::Symlink { target }
+                }
                 _ => return Err(odd()),
             };
             artifacts.insert(path, entry);
         }
         Ok(Output { artifacts, stdout: self.stdout, stderr: self.stderr })
     }
+}
+
+/// Whether other implementations can hold `n`: blocks have no integer beyond 2^53-1.
+fn is_safe(n: u64) -> bool {
+    n <= dag::MAX_INT as u64
 }
 
 /// Whether `path` is relative, in normal form, and stays below the directory it is joined to.
@@ -471,7 +483,8 @@ impl WireError {
     }
 
     fn into_failure(self) -> Result<Failure, ReceiptError> {
-        let odd = || ReceiptError::Unexpected("`out.error` lacks what its kind needs".to_owned());
+        let given = self.clone();
+        let odd = || ReceiptError::Unexpected("`out.error` has not the fields of its kind".to_owned());
         let small = |n: Option<i64>| n.and_then(|n| i32::try_from(n).ok()).ok_or_else(odd);
         let kind = match self.kind.as_str() {
             "exit" => FailureKind::Exit { code: small(self.code)? },
@@ -486,6 +499,8 @@ impl WireError {
             "spawn" => FailureKind::Spawn { why: self.why.ok_or_else(odd)? },
             _ => return Err(ReceiptError::Unexpected("`out.error` is of a kind no receipt records".to_owned())),
         };
-        Ok(Failure { kind, stdout: self.stdout, stderr: self.stderr })
+        let failure = Failure { kind, stdout: self.stdout, stderr: self.stderr };
+        // A field that its kind has no use for would be signed and lost.
+        if Self::from_failure(&failure) == given { Ok(failure) } else { Err(odd()) }
     }
 }

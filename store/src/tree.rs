@@ -194,7 +194,7 @@ impl Tree {
         }
         for (name, entry) in &entries {
             if let Entry::Symlink { target } = entry
-                && (target.is_empty() || target.len() > MAX_TARGET_BYTES || target.contains('\0'))
+                && !is_target(target)
             {
                 return Err(TreeError::Target(name.to_string()));
             }
@@ -245,6 +245,11 @@ impl Tree {
         }
         Self::sorted(parts.into_iter().flat_map(|p| p.entries).collect())
     }
+}
+
+/// Whether a symbolic link may hold `target`: not empty, no NUL, at most 4095 bytes.
+pub(crate) fn is_target(target: &str) -> bool {
+    (1..=MAX_TARGET_BYTES).contains(&target.len()) && !target.contains('\0')
 }
 
 fn encode_node(entries: &[(Name, Entry)]) -> Vec<u8> {
