@@ -1,0 +1,4 @@
+//! Tests of the whole: the command, the repository it comes from, and the formats others read.
+
+mod independent;
+mod tidy;
