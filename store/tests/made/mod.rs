@@ -50,9 +50,12 @@ pub(crate) fn ids() -> Value {
         item["counting"] = length.into();
         accept.push(item);
     }
-    for (name, bytes) in [("empty map", &b"\xa0"[..]), ("empty directory", b"\xa1\x61e\x80")] {
+    for (name, bytes, block) in
+        [("empty map", &b"\xa0"[..], json!({})), ("empty directory", b"\xa1\x61e\x80", json!({"e": []}))]
+    {
         let mut item = described(name, Link::of(Codec::DagCbor, bytes));
         item["codec"] = "dag-cbor".into();
+        item["block"] = block;
         item["bytes"] = hex(bytes).into();
         accept.push(item);
     }
