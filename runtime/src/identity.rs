@@ -228,6 +228,7 @@ pub fn decode_task(bytes: &[u8]) -> Result<Task, DagError> {
         return Err(shape("not exactly sub, cmd, args and nonce"));
     }
     let args = value.get("args").ok_or_else(|| shape("args"))?.clone();
+    args.check().map_err(|e| shape(&e.to_string()))?;
     Ok(Task { sub: text("sub")?, cmd: text("cmd")?, args, nonce: nonce.to_vec() })
 }
 

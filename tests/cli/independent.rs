@@ -78,7 +78,7 @@ fn an_implementation_that_shares_no_code_agrees_with_every_vector() {
     let vectors = Path::new(ROOT).join("tests/vectors");
     let agreed = verify(&dir, &vectors);
     assert!(agreed.status.success(), "{}", shown(&agreed));
-    for file in ["ids.json", "trees.json", "receipts.json"] {
+    for file in ["ids.json", "trees.json", "receipts.json", "tasks.json"] {
         assert!(shown(&agreed).contains(&format!("{file}: ")), "{file} was not read: {}", shown(&agreed));
     }
 

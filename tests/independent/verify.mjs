@@ -5,7 +5,7 @@
 //
 // Prints one line a file, and every disagreement; exits with 1 when there is any.
 
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import * as dagCbor from '@ipld/dag-cbor'
 import { ed25519 } from '@noble/curves/ed25519.js'
@@ -372,32 +372,82 @@ function receipts(file) {
     const signed = { h: unhex(HEADER), [PAYLOAD]: fromDagJson(item.payload) }
     const signature = ed25519.sign(dagCbor.encode(signed), secret)
     check(`bytes of ${item.name}`, same(dagCbor.encode([signature, signed]), bytes))
-    const { ok } = signed[PAYLOAD].args.out
-    if (ok) {
-      const { stderr, ...claim } = ok
-      check(`output id of ${item.name}`, idOf(DAG_CBOR, dagCbor.encode({ ok: claim })).toString(base32) === item.output_id)
-    }
+    // What others can await: the claim without what was printed beside it.
+    const { ok, error } = signed[PAYLOAD].args.out
+    const { stderr, ...output } = ok ?? error
+    if (error) delete output.stdout
+    const claim = dagCbor.encode(ok ? { ok: output } : { error: output })
+    check(`output id of ${item.name}`, idOf(DAG_CBOR, claim).toString(base32) === item.output_id)
   }
   for (const item of file.reject) refused(item.name, () => readReceipt(vectorBytes(item)))
 }
 
-// Tasks and invocations: blocks with their meaning as DAG-JSON. ---------------------------------------------------
+// Tasks and invocations ---------------------------------------------------------------------------------------
+
+const MAX_TASK_BYTES = 4 << 20
+const BRANCHES = ['await/ok', 'await/error', 'await/*']
+
+function promise(value) {
+  must(isMap(value) && Object.keys(value).length === 1, 'a promise is expected')
+  const [branch] = Object.keys(value)
+  must(BRANCHES.includes(branch), 'a promise on no branch')
+  link(value[branch], DAG_CBOR)
+}
+
+/// Checks a value and counts the promises in it.
+function readValue(value, depth) {
+  must(depth <= 64, 'nested too deeply')
+  if (value === null || ['boolean', 'string'].includes(typeof value) || value instanceof Uint8Array) return 0
+  if (typeof value === 'number' || typeof value === 'bigint') {
+    must(Number.isSafeInteger(value), 'an integer within 2^53-1 is expected')
+    return 0
+  }
+  if (CID.asCID(value) !== null) {
+    link(value)
+    return 0
+  }
+  if (Array.isArray(value)) return value.reduce((n, item) => n + readValue(item, depth + 1), 0)
+  must(isMap(value), 'a value of another kind')
+  const keys = Object.keys(value)
+  if (keys.length === 1 && keys[0].startsWith('await/')) {
+    promise(value)
+    return 1
+  }
+  if (keys.length === 1 && keys[0] === 'quipu/at') {
+    const [of, ...path] = Array.isArray(value[keys[0]]) ? value[keys[0]] : []
+    promise(of)
+    must(path.length > 0, 'a part has a path')
+    path.forEach(isText)
+    return 1
+  }
+  return keys.reduce((n, key) => n + readValue(value[key], depth + 1), 0)
+}
+
+function readTask(bytes) {
+  const task = decode(bytes, MAX_TASK_BYTES)
+  fields(task, ['sub', 'cmd', 'args', 'nonce'])
+  isText(task.sub)
+  isText(task.cmd)
+  must(task.nonce instanceof Uint8Array, 'a nonce is bytes')
+  return readValue(task.args, 0)
+}
 
 function tasks(file) {
   for (const item of file.accept) {
     const bytes = unhex(item.bytes)
     check(`encoding of ${item.name}`, same(dagCbor.encode(fromDagJson(item.block)), bytes))
     check(`id of ${item.name}`, idOf(DAG_CBOR, bytes).toString(base32) === item.id)
+    const promises = accepted(item.name, () => readTask(bytes))
+    if (item.kind === 'invocation') check(`${item.name} holds no promise`, promises === 0)
   }
+  for (const item of file.reject) refused(item.name, () => readTask(vectorBytes(item)))
 }
 
 const directory = process.argv[2]
-const readers = { 'ids.json': [ids, true], 'trees.json': [trees, true], 'receipts.json': [receipts, true], 'tasks.json': [tasks, false] }
-for (const [file, [read, needed]] of Object.entries(readers)) {
-  const path = join(directory, file)
-  if (!needed && !existsSync(path)) continue
+const readers = { 'ids.json': ids, 'trees.json': trees, 'receipts.json': receipts, 'tasks.json': tasks }
+for (const [file, read] of Object.entries(readers)) {
   const before = [checks, disagreements]
-  read(JSON.parse(readFileSync(path, 'utf8')))
+  read(JSON.parse(readFileSync(join(directory, file), 'utf8')))
   console.log(`${file}: ${checks - before[0]} checks, ${disagreements - before[1]} disagreements`)
 }
 process.exitCode = disagreements === 0 ? 0 : 1

@@ -418,7 +418,8 @@ pub(crate) fn receipts() -> Value {
             "name": name, "id": signed.id.to_string(), "bytes": hex(&signed.bytes),
             "payload": payload(&receipt, &signer.public().to_string()),
         });
-        with(&mut item, "output_id", receipt.out.ok().map(|output| output.id().to_string().into()));
+        let id = receipt.out.as_ref().map_or_else(Failure::id, Output::id);
+        item["output_id"] = id.to_string().into();
         item
     });
     let accept: Vec<Value> = accept.collect();
