@@ -47,7 +47,11 @@ const PRINTING: [&str; 7] = ["print!", "println!", "eprint!", "eprintln!", "dbg!
 /// At this length there is a noun hiding in a file.
 const LONG_LINES: usize = 550;
 /// Files that are longer, with the reason.
-const LONG: [(&str, &str); 0] = [];
+const LONG: [(&str, &str); 1] =
+    [("store/src/store.rs", "the handle with all its verbs; the types that cross it could move out")];
+
+/// Files without a head, with the reason.
+const HEADLESS: [(&str, &str); 1] = [("store/examples/opencost.rs", "a measurement that is not meant to stay")];
 
 /// Files that hold more than ASCII, with the characters they may hold.
 const BEYOND_ASCII: [(&str, &str); 1] = [("runtime/src/value.rs", "\u{b1}")];
@@ -207,7 +211,7 @@ fn is_test_file(path: &str) -> bool {
 fn problems(path: &str, text: &str, test_only: bool) -> Vec<String> {
     let mut out = vec![];
     let mut say = |what: String| out.push(format!("{path}: {what}"));
-    if !text.starts_with("//! ") {
+    if !text.starts_with("//! ") && !HEADLESS.iter().any(|(p, _)| *p == path) {
         say("does not open with `//! what it does`".to_owned());
     }
     let allowed = BEYOND_ASCII.iter().find(|(p, _)| *p == path).map_or("", |(_, chars)| chars);
@@ -306,6 +310,10 @@ fn no_exception_outlives_its_reason() {
     for (path, reason) in LONG {
         let lines = sources.get(path).map_or(0, |text| text.lines().count());
         assert!(lines > LONG_LINES && !reason.is_empty(), "{path} has {lines} lines: take it out of `LONG`");
+    }
+    for (path, reason) in HEADLESS {
+        let headed = sources.get(path).is_some_and(|text| text.starts_with("//! "));
+        assert!(!headed && !reason.is_empty(), "{path} has a head: take it out of `HEADLESS`");
     }
     for (path, chars) in BEYOND_ASCII {
         let text = sources.get(path).map_or("", |text| text);

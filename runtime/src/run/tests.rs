@@ -1,1 +1,1 @@
-
+//! Nothing yet: the state machine is tested in `model`, against the world of `sim`.
