@@ -47,14 +47,26 @@ const PRINTING: [&str; 7] = ["print!", "println!", "eprint!", "eprintln!", "dbg!
 /// At this length there is a noun hiding in a file.
 const LONG_LINES: usize = 550;
 /// Files that are longer, with the reason.
-const LONG: [(&str, &str); 1] =
-    [("store/src/store.rs", "the handle with all its verbs; the types that cross it could move out")];
+const LONG: [(&str, &str); 4] = [
+    ("store/src/checkout.rs", "more than half of it is tests"),
+    ("store/src/ingest.rs", "a quarter of it is tests"),
+    ("store/src/stat_index.rs", "nearly half of it is tests"),
+    ("store/src/store.rs", "the handle with all its verbs; the types that cross it could move out"),
+];
 
 /// Files without a head, with the reason.
-const HEADLESS: [(&str, &str); 1] = [("store/examples/opencost.rs", "a measurement that is not meant to stay")];
+const HEADLESS: [(&str, &str); 2] = [
+    ("runtime/src/drive/tests.rs", "being written"),
+    ("store/examples/opencost.rs", "a measurement that is not meant to stay"),
+];
 
 /// Files that hold more than ASCII, with the characters they may hold.
-const BEYOND_ASCII: [(&str, &str); 1] = [("runtime/src/value.rs", "\u{b1}")];
+const BEYOND_ASCII: [(&str, &str); 4] = [
+    ("runtime/src/value.rs", "\u{b1}"),
+    ("store/src/beneath.rs", "\u{e9}"),
+    ("store/src/stat_chunk.rs", "\u{e9}"),
+    ("store/src/test_dirs.rs", "\u{e9}"),
+];
 
 /// The text with comments, texts and characters blanked out; lines stay where they are.
 fn code(text: &str) -> String {

@@ -1,5 +1,3 @@
-//! Tests of the driver: a workflow run on a memory store with executors that count.
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
