@@ -1,4 +1,4 @@
-# What is run by hand is what is run by CI.
+# The parts of `.ci/run`, and what takes longer.
 
 set positional-arguments
 
