@@ -93,11 +93,10 @@ fn inventory(rows: &Rows) -> Result<Inventory, StoreError> {
 }
 
 /// What a signed record adds, in the order it must be applied.
-pub(crate) fn ops_of(kept: Kept, blocks: Vec<(Link, Vec<u8>)>) -> Vec<Op> {
+pub(crate) fn ops_of(kept: Kept) -> Vec<Op> {
     let signed = kept.signed.clone();
     let output = signed.receipt.out.as_ref().ok().map(crate::receipt::Output::id);
-    let mut ops: Vec<Op> = blocks.into_iter().map(|(link, bytes)| Op::Block(link, bytes.into())).collect();
-    ops.push(Op::Receipt(kept));
+    let mut ops = vec![Op::Receipt(kept)];
     for (task, via) in &signed.receipt.meta.settles {
         ops.push(Op::Task(*task, signed.id, TaskRow { own: true, via: via.clone() }));
         ops.extend(output.map(|output| Op::Accept(*task, signed.id, output)));
@@ -171,10 +170,15 @@ impl Backend for Memory {
     }
 
     fn record(&self, record: Record) -> Result<(), StoreError> {
-        let result = self.sign(&record).map(|kept| {
+        let signed = self.sign(&record);
+        {
+            let mut rows = self.rows();
+            record.blocks.into_iter().for_each(|(link, bytes)| rows.apply(&Op::Block(link, bytes.into())));
+        }
+        let result = signed.map(|kept| {
             let id = kept.signed.id;
             let mut rows = self.rows();
-            ops_of(kept, record.blocks).iter().for_each(|op| rows.apply(op));
+            ops_of(kept).iter().for_each(|op| rows.apply(op));
             id
         });
         (record.done)(result);

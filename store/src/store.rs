@@ -555,7 +555,7 @@ impl Store {
         self.inner.backend.push(vec![Op::Task(task, receipt, row), Op::Accept(task, receipt, output.id())])
     }
 
-    /// Returns when all that is queued is durable, or says why it is not.
+    /// Returns when all that is queued is durable and every [`Record::done`] of it was called, or says why not.
     pub fn flush(&self) -> Result<(), CommitError> {
         self.inner.backend.flush()
     }

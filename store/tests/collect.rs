@@ -35,7 +35,7 @@ fn sound(store: &Store) {
 
 #[test]
 fn what_roots_reach_stays_with_its_trees_and_the_rest_goes() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let store = open(dir.path());
     let (large, small) = (put(&store, 1, 5000), put(&store, 2, 50));
     let file = |(blob, size)| Entry::File { blob, size, exec: false };
@@ -80,7 +80,7 @@ fn what_roots_reach_stays_with_its_trees_and_the_rest_goes() {
 
 #[test]
 fn a_writing_process_is_waited_for_and_named() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let (one, other) = (open(dir.path()), open(dir.path()));
     put(&one, 1, 5000);
     one.flush().expect("commits");
@@ -98,7 +98,7 @@ fn a_writing_process_is_waited_for_and_named() {
 
 #[test]
 fn leftovers_of_the_dead_go_and_those_of_the_living_stay() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let (store, living) = (open(dir.path()), open(dir.path()));
     put(&store, 1, 5000);
     store.flush().expect("commits");
@@ -126,7 +126,7 @@ fn leftovers_of_the_dead_go_and_those_of_the_living_stay() {
 
 #[test]
 fn the_journal_shrinks_with_what_it_speaks_of() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let store = Store::open(dir.path(), quipu_store::Options { inline_max_bytes: 1 << 20, ..kit::options() }).expect("opens");
     for n in 0..10 {
         put(&store, n, 900_000);

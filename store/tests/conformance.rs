@@ -20,14 +20,14 @@ macro_rules! suite {
         mod local { $(
             #[test]
             fn $name() {
-                let dir = tempfile::tempdir().expect("temp");
+                let dir = super::kit::temp();
                 super::$name(&super::kit::open(&dir.path().join("store")));
             }
         )* }
         mod files_only { $(
             #[test]
             fn $name() {
-                let dir = tempfile::tempdir().expect("temp");
+                let dir = super::kit::temp();
                 let options = quipu_store::Options { inline_max_bytes: 0, ..super::kit::options() };
                 super::$name(&quipu_store::Store::open(dir.path(), options).expect("opens"));
             }
@@ -83,7 +83,7 @@ fn a_block_has_a_limit_where_it_is_read(store: &Store) {
 }
 
 fn files_are_taken_by_copy_and_by_move(store: &Store) {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let path = dir.path().join("file");
     for size in [0_usize, 100, 256, 257, 300_000] {
         for (take, twice) in [(Take::Copy, false), (Take::Copy, true), (Take::Move, true), (Take::Move, false)] {

@@ -56,7 +56,7 @@ fn all_there(store: &Store, made: &[(ReceiptId, BlobId, BlobId)]) {
 
 #[test]
 fn a_sound_store_has_no_findings_and_checking_writes_nothing() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let made = store(dir.path());
     let store = open(dir.path());
     all_there(&store, &made);
@@ -76,7 +76,7 @@ fn a_damaged_file_is_absent_when_read_set_aside_and_can_be_put_again() {
         ("zeros", |b| b.fill(0)),
     ];
     for (what, damage) in damages {
-        let dir = tempfile::tempdir().expect("temp");
+        let dir = kit::temp();
         let made = store(dir.path());
         let (_, _, large) = made[3];
         overwrite(&path_of(dir.path(), large), damage);
@@ -97,7 +97,7 @@ fn a_damaged_file_is_absent_when_read_set_aside_and_can_be_put_again() {
 
 #[test]
 fn a_missing_file_is_absent_and_can_be_put_again() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let made = store(dir.path());
     let (id, _, large) = made[3];
     fs::remove_file(path_of(dir.path(), large)).expect("is there");
@@ -118,7 +118,7 @@ fn a_missing_file_is_absent_and_can_be_put_again() {
 
 #[test]
 fn verify_finds_damaged_files_and_repair_sets_them_aside() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let made = store(dir.path());
     overwrite(&path_of(dir.path(), made[1].2), |b| b[0] ^= 0x80);
     overwrite(&path_of(dir.path(), made[2].2), |b| b.truncate(7));
@@ -136,7 +136,7 @@ fn verify_finds_damaged_files_and_repair_sets_them_aside() {
 
 #[test]
 fn strays_are_found() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let made = store(dir.path());
     let stray = path_of(dir.path(), made[0].2).with_file_name("stray");
     fs::write(&stray, "x").expect("writes");
@@ -155,7 +155,7 @@ fn a_lost_or_unreadable_index_is_rebuilt_and_nothing_is_lost() {
         ("text", |p| fs::write(p, "something else").expect("writes"), true),
     ];
     for (what, damage, refused) in damages {
-        let dir = tempfile::tempdir().expect("temp");
+        let dir = kit::temp();
         let made = store(dir.path());
         damage(&dir.path().join("index.redb"));
         let opened = Store::open(dir.path(), options());
@@ -175,7 +175,7 @@ fn a_lost_or_unreadable_index_is_rebuilt_and_nothing_is_lost() {
 
 #[test]
 fn rebuilding_checks_what_it_takes_over() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let made = store(dir.path());
     overwrite(&path_of(dir.path(), made[4].2), |b| b[9] ^= 1);
     fs::write(dir.path().join("blobs/stray"), "x").expect("writes");
@@ -196,7 +196,7 @@ fn a_damaged_journal_is_found_while_the_index_can_still_mend_it() {
         ("length", |b| b[20] ^= 0x40),
     ];
     for (what, damage) in damages {
-        let dir = tempfile::tempdir().expect("temp");
+        let dir = kit::temp();
         let made = store(dir.path());
         let segment = fs::read_dir(dir.path().join("receipts")).expect("is there").next().expect("one").expect("reads");
         overwrite(&segment.path(), damage);
@@ -213,13 +213,13 @@ fn a_damaged_journal_is_found_while_the_index_can_still_mend_it() {
 
 #[test]
 fn directories_that_are_no_store_or_of_the_future_are_refused_and_left_alone() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     fs::write(dir.path().join("thesis.txt"), "x").expect("writes");
     assert!(matches!(Store::open(dir.path(), options()), Err(OpenError::Foreign(_))));
     assert_eq!(fs::read_dir(dir.path()).expect("is there").count(), 1);
 
     for (text, newer) in [("quipu store 2\n", true), ("quipu store x\n", false), ("", false), ("quipu store 1", false)] {
-        let dir = tempfile::tempdir().expect("temp");
+        let dir = kit::temp();
         store(dir.path());
         fs::write(dir.path().join("version"), text).expect("writes");
         match Store::open(dir.path(), options()) {
@@ -232,7 +232,7 @@ fn directories_that_are_no_store_or_of_the_future_are_refused_and_left_alone() {
 
 #[test]
 fn reading_a_store_that_is_not_there_makes_nothing() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let path = dir.path().join("deep/store");
     let store = open(&path);
     assert!(store.find_tasks(&[task(1)]).expect("reads")[0].receipts.is_empty());
@@ -248,7 +248,7 @@ fn reading_a_store_that_is_not_there_makes_nothing() {
 /// and no receipt or block is another than it was.
 #[test]
 fn no_flipped_byte_in_the_index_panics_or_gives_wrong_content() {
-    let dir = tempfile::tempdir().expect("temp");
+    let dir = kit::temp();
     let made = store(dir.path());
     let index = dir.path().join("index.redb");
     let good = fs::read(&index).expect("reads");

@@ -137,12 +137,29 @@ impl Index {
     fn open_writer(&self) -> Result<Database, StoreError> {
         let path = self.path();
         self.counting.writer_opens.fetch_add(1, Relaxed);
-        let failed = |e| StoreError::io(&path, e);
-        let _creating = locks::exclude(&self.layout.create_lock()).map_err(failed)?;
-        self.faults.check("open index").map_err(failed)?;
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(failed)?;
-        guarded(&path, || {
+        let _creating = locks::exclude(&self.layout.create_lock()).map_err(|e| StoreError::io(&path, e))?;
+        if !path.exists() {
+            // Made beside and moved here whole: one that is half made is in nobody's way.
+            let temp = self.layout.new_index();
+            let _ = fs::remove_file(&temp);
+            let made = self.open_file(&temp, &path).and_then(|database| {
+                guarded(&temp, || Ok(database.close()?))?;
+                let moved = self.faults.check("rename").and_then(|()| fs::rename(&temp, &path));
+                let synced = moved.and_then(|()| fs::File::open(self.layout.dir())?.sync_all());
+                synced.map_err(|e| StoreError::io(&path, e))
+            });
+            let _ = fs::remove_file(&temp);
+            made?;
+        }
+        self.open_file(&path, &path)
+    }
+
+    fn open_file(&self, path: &Path, shown: &Path) -> Result<Database, StoreError> {
+        let file = self.faults.check("open index").and_then(|()| {
+            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+        });
+        let file = file.map_err(|e| StoreError::io(shown, e))?;
+        guarded(shown, || {
             let backend = Faulty::new(FileBackend::new(file)?, self.faults.clone());
             Ok(self.builder().create_with_backend(backend)?)
         })

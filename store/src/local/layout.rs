@@ -30,6 +30,11 @@ impl Layout {
         self.dir.join("index.redb")
     }
 
+    /// Where an index is made. Only who holds the lock for that is there.
+    pub(crate) fn new_index(&self) -> PathBuf {
+        self.tmp().join("index.redb")
+    }
+
     /// 256 directories of files, each named by its id.
     pub(crate) fn blobs(&self) -> PathBuf {
         self.dir.join("blobs")

@@ -6,6 +6,8 @@ mod backend;
 mod change;
 mod check;
 mod fault;
+#[cfg(test)]
+mod fault_tests;
 mod files;
 mod index;
 mod journal;

@@ -3,7 +3,7 @@
 //! Unaware of what the versions differ in.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::fault::Faults;
@@ -60,7 +60,10 @@ pub(crate) fn create(layout: &Layout, faults: &Faults) -> io::Result<()> {
     faults.check("create")?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.dir())?;
     let temp = layout.dir().join(format!("version.{}", std::process::id()));
-    fs::write(&temp, format!("{PREFIX}{VERSION}\n"))?;
+    let mut file = fs::File::create(&temp)?;
+    file.write_all(format!("{PREFIX}{VERSION}\n").as_bytes())?;
+    // The name becomes durable with the index, which is made after it in the same directory.
+    file.sync_all()?;
     faults.check("rename")?;
     fs::rename(&temp, layout.version())
 }

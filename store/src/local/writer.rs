@@ -151,13 +151,17 @@ impl Writer {
         Ok(())
     }
 
-    pub(crate) fn record(&self, record: Record) -> Result<(), StoreError> {
+    /// The blocks can be read at once, the receipt as soon as it is signed.
+    pub(crate) fn record(&self, mut record: Record) -> Result<(), StoreError> {
         self.core.ensure_writable()?;
         self.start()?;
         let mut state = self.state();
         state.pushed += 1;
         state.since.get_or_insert_with(Instant::now);
         state.awaited.push((record.receipt.ran, record.receipt.meta.settles.keys().copied().collect()));
+        for (link, bytes) in std::mem::take(&mut record.blocks) {
+            state.queue.push(Op::Block(link, bytes.into()));
+        }
         let number = state.pushed;
         state.unsigned.push_back((number, record));
         self.shared.work.notify_one();
@@ -262,7 +266,7 @@ fn sign<'a>(
     };
     core.counting.signatures.fetch_add(1, Relaxed);
     let id = signed.id;
-    let ops = ops_of(Kept { signed: Arc::new(signed), own: true }, record.blocks);
+    let ops = ops_of(Kept { signed: Arc::new(signed), own: true });
     let mut state = shared.state();
     state.since.get_or_insert_with(Instant::now);
     ops.into_iter().for_each(|op| state.queue.push(op));
@@ -300,10 +304,6 @@ fn commit<'a>(core: &Core, shared: &'a Shared, mut state: MutexGuard<'a, State>)
 
     let mut state = shared.state();
     state.committing = None;
-    state.settled = state.settled.max(up_to);
-    if state.wanted <= state.settled {
-        state.wanted = 0;
-    }
     state.failing = result.is_err();
     if let Err(error) = &result {
         state.failed = Some(error.clone());
@@ -317,13 +317,19 @@ fn commit<'a>(core: &Core, shared: &'a Shared, mut state: MutexGuard<'a, State>)
         state.queue.has_files |= layer.has_files;
         state.used.extend(used);
     }
-    shared.news.notify_all();
     drop(state);
     drop(layer);
     for (id, done) in done {
         tell(done, result.clone().map(|()| id));
     }
-    shared.state()
+    // Who flushes goes on only when everybody was told.
+    let mut state = shared.state();
+    state.settled = state.settled.max(up_to);
+    if state.wanted <= state.settled {
+        state.wanted = 0;
+    }
+    shared.news.notify_all();
+    state
 }
 
 fn write(core: &Core, layer: &Layer, used: &FxHashSet<ReceiptId>) -> Result<(), CommitError> {

@@ -11,6 +11,13 @@ use quipu_store::sign::Signer;
 use quipu_store::tree::Entry;
 use quipu_store::{CommitError, Options, Record, SignerSource, Store};
 
+/// A directory in memory where there is such a place: for tests that are not about syncing.
+pub(crate) fn temp() -> tempfile::TempDir {
+    let shared = Path::new("/dev/shm");
+    let made = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() };
+    made.expect("a temporary directory")
+}
+
 pub(crate) fn signer() -> Signer {
     Signer::from_secret(&[7; 32])
 }
