@@ -205,7 +205,8 @@ mod tests {
     fn inventory(rooted: &[u8]) -> Inventory {
         let mut inventory = Inventory::default();
         for n in 1..=3_u8 {
-            let candidate = Candidate { last_used_day: 90 + u32::from(n), size_bytes: 10, links: vec![blob(n), blob(0)] };
+            let candidate =
+                Candidate { last_used_day: 90 + u32::from(n), size_bytes: 10, links: vec![blob(n), blob(0)] };
             inventory.receipts.insert(receipt(n), candidate);
             inventory.blocks.insert(blob(n), 100);
         }

@@ -1,5 +1,43 @@
 //! Blocks, trees and signed receipts in one content-addressed store.
+//!
+//! From the bottom: [`cid`] names bytes, [`dag`] is the one encoding of what has structure, [`tree`] and
+//! [`receipt`] are what is encoded, [`sign`] says who says so, and [`Store`] keeps it all: in a directory that any
+//! number of processes share, or in memory. The crate knows nothing of tasks being run and nothing of the terminal.
+//! What a store promises, and against what, is in `docs/design/store.md`.
+//!
+//! ```
+//! use quipu_store::cid::{BlobId, Codec, InvocationId, TaskId};
+//! use quipu_store::receipt::{Meta, Output, Receipt, Via};
+//! use quipu_store::sign::Signer;
+//! use quipu_store::tree::Entry;
+//! use quipu_store::{Options, Record, SignerSource, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path();
+//! let store = Store::open(dir, Options::new(SignerSource::Fixed(Signer::from_secret(&[1; 32]))))?;
+//! let blob = BlobId::try_from(store.put(Codec::Raw, b"hello".to_vec())?)?;
+//!
+//! let task = TaskId::of(b"what a task's block is, another crate knows");
+//! let out = Output { artifacts: [("greeting".into(), Entry::File { blob, size: 5, exec: false })].into(), ..Output::default() };
+//! let receipt = Receipt {
+//!     ran: InvocationId::of(b"and so for invocations"),
+//!     out: Ok(out),
+//!     issued_at: 1_700_000_000,
+//!     expires_at: None,
+//!     meta: Meta { settles: [(task, Via::new())].into(), tier: "none".to_owned(), ..Meta::default() },
+//! };
+//! store.record(Record { receipt, blocks: vec![], done: Box::new(|durable| assert!(durable.is_ok())) })?;
+//!
+//! // Found at once; durable when `flush` returns.
+//! let found = store.find_tasks(&[task])?.remove(0);
+//! assert_eq!(found.receipts[0].signed.receipt.ran, InvocationId::of(b"and so for invocations"));
+//! store.flush()?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod backend;
 mod beneath;
 pub mod checkout;
 pub mod cid;
@@ -25,6 +63,7 @@ mod stat_chunk;
 pub mod stat_index;
 mod store;
 mod swap;
+mod terms;
 #[cfg(test)]
 mod test_dirs;
 pub mod tree;
@@ -36,7 +75,8 @@ pub use counters::Counters;
 pub use error::{CommitError, GcError, OpenError, StoreError};
 pub use finding::Finding;
 pub use gc::{GcOptions, GcStats};
-pub use store::{
-    Blob, Done, Found, FoundTask, Hold, Kind, Lease, MAX_RESOLVED, Options, Record, Root, SignerSource, Store, Take,
+pub use store::{MAX_RESOLVED, Store};
+pub use terms::{
+    Blob, Done, Found, FoundTask, Hold, Kind, Lease, Options, Record, Root, SignerSource, Take,
 };
 pub use verify::{RebuildReport, VerifyOptions, VerifyReport};

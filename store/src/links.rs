@@ -94,7 +94,9 @@ mod tests {
 
     #[test]
     fn hostile_bytes_end_the_walk() {
-        for bytes in [&b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\xd8\x2a", b"\xff", b"\x9f", b"\xd8\x2a\x58\x25\x00"] {
+        for bytes in
+            [&b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\xd8\x2a", b"\xff", b"\x9f", b"\xd8\x2a\x58\x25\x00"]
+        {
             assert!(links(bytes).is_empty());
         }
         let deep = vec![0x81; 1 << 20];

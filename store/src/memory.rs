@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashSet;
 
+use crate::backend::{Backend, Pair};
 use crate::cid::{BlobId, InvocationId, Link, ReceiptId, TaskId};
 use crate::counters::Counting;
 use crate::error::{CommitError, GcError, StoreError};
 use crate::gc::{self, Candidate, GcOptions, GcStats, Inventory};
 use crate::rows::{Kept, Op, Rows, Stored, Table, TaskRow, link_of};
 use crate::sign::Signer;
-use crate::store::{Backend, Found, FoundTask, Held, Hold, Kind, Lease, Options, Pair, Record, Root, SignerSource, Take};
+use crate::terms::{Found, FoundTask, Held, Hold, Kind, Lease, Options, Record, Root, SignerSource, Take};
 use crate::verify::{VerifyOptions, VerifyReport};
 
 /// Files larger than this are not taken into memory.

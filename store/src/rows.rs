@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::cid::{InvocationId, Link, OutputId, ReceiptId, TaskId};
 use crate::receipt::Via;
 use crate::sign::SignedReceipt;
-use crate::store::Kind;
+use crate::terms::Kind;
 
 /// Where a block is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Rows {
                 .entry(id.link())
                 .and_modify(|k| {
                     if *k == Kind::Block {
-                        *k = Kind::Invocation
+                        *k = Kind::Invocation;
                     }
                 })
                 .or_insert(Kind::Invocation);

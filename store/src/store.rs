@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustc_hash::FxHashSet;
-use serde::{Deserialize, Serialize};
 
-use crate::cid::{BlobId, Codec, IdPrefix, InvocationId, Link, OutputId, ReceiptId, TaskId, TreeId};
+use crate::backend::Backend;
+use crate::cid::{BlobId, Codec, IdPrefix, InvocationId, Link, ReceiptId, TaskId, TreeId};
 use crate::counters::{Counters, Counting};
 use crate::dag;
 use crate::error::{CommitError, GcError, OpenError, StoreError};
@@ -19,9 +19,10 @@ use crate::finding::Finding;
 use crate::gc::{GcOptions, GcStats};
 use crate::local::Local;
 use crate::memory::Memory;
-use crate::receipt::{Receipt, Via};
+use crate::receipt::Via;
 use crate::rows::{Kept, Op, Stored, Table, TaskRow};
-use crate::sign::{SignedReceipt, Signer};
+use crate::sign::SignedReceipt;
+use crate::terms::{Blob, Found, FoundTask, Hold, Kind, Lease, Options, Record, Root, Take};
 use crate::tree::{self, Entry, Node, Tree};
 use crate::verify::{RebuildReport, VerifyOptions, VerifyReport};
 
@@ -33,207 +34,6 @@ const MAX_FINDINGS: usize = 100;
 
 /// Largest encoded [`Root`], in bytes.
 const MAX_ROOT_BYTES: usize = 64 << 20;
-
-/// How a store behaves. Says nothing of where it is.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Blocks up to this size live in the index, larger ones in files of their own.
-    pub inline_max_bytes: u64,
-    /// How long a queued write may wait for others to join its commit.
-    pub batch_ms: u64,
-    /// How many receipts at most wait for one commit.
-    pub batch_receipts: usize,
-    /// How much of the index is kept in memory.
-    pub cache_bytes: usize,
-    /// Who signs.
-    pub signer: SignerSource,
-}
-
-impl Options {
-    /// The defaults, with this signer.
-    pub fn new(signer: SignerSource) -> Self {
-        Self { inline_max_bytes: 16 << 10, batch_ms: 200, batch_receipts: 64, cache_bytes: 64 << 20, signer }
-    }
-}
-
-/// Where the signing key comes from.
-#[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one per store; a box would only burden callers")]
-pub enum SignerSource {
-    /// This very key.
-    Fixed(Signer),
-    /// A file, made at first use and read when the first receipt is signed.
-    File(PathBuf),
-}
-
-impl SignerSource {
-    pub(crate) fn signer(&self) -> Result<Signer, CommitError> {
-        match self {
-            Self::Fixed(signer) => Ok(signer.clone()),
-            Self::File(path) => crate::key_file::read_or_create(path).map_err(|e| CommitError::Key(Arc::new(e))),
-        }
-    }
-}
-
-/// What may be done with a file given to the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Take {
-    /// It stays as it is.
-    Copy,
-    /// It may be moved into the store: gone from its place afterwards.
-    Move,
-}
-
-/// A file's content, in the form the store has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Blob {
-    /// Here it is; checked against its id.
-    Inline(Vec<u8>),
-    /// A file of the store: size checked, content to be checked by whoever copies it. Never to be written.
-    File {
-        /// Where it is.
-        path: PathBuf,
-        /// How long it is.
-        size: u64,
-    },
-}
-
-/// A receipt that was found.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The receipt.
-    pub signed: Arc<SignedReceipt>,
-    /// The awaited outputs it was made from, for the task asked for. Empty when asked for by invocation or
-    /// receipt id: `signed.receipt.meta.settles` has them by task.
-    pub via: Via,
-    /// Made here, or accepted for that task under this store's table.
-    pub own: bool,
-}
-
-/// What is known of a task.
-#[derive(Debug, Clone, Default)]
-pub struct FoundTask {
-    /// Receipts that settle it or record its failures, oldest first, then by id.
-    pub receipts: Vec<Found>,
-    /// The one accepted, with the id of its output.
-    pub accepted: Option<(ReceiptId, OutputId)>,
-}
-
-/// Told what became of a [`Record`].
-pub type Done = Box<dyn FnOnce(Result<ReceiptId, CommitError>) + Send>;
-
-/// A finished invocation to be signed and kept.
-pub struct Record {
-    /// What it says.
-    pub receipt: Receipt,
-    /// The task's and the invocation's blocks. Checked against their ids.
-    pub blocks: Vec<(Link, Vec<u8>)>,
-    /// Called once, from the store's writer thread, when it is durable or never will be. Must not call back
-    /// into this store's `flush`.
-    pub done: Done,
-}
-
-impl std::fmt::Debug for Record {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Record").field("receipt", &self.receipt).finish_non_exhaustive()
-    }
-}
-
-/// What must not be collected: the latest results of a workspace, or what a person pinned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Root {
-    /// The workspace it belongs to.
-    pub path: String,
-    /// Receipts to keep, with all they reach.
-    pub receipts: Vec<ReceiptId>,
-    /// Blocks to keep, with all they reach.
-    pub links: Vec<Link>,
-    /// When it was set, in seconds since 1970.
-    pub at: u64,
-}
-
-/// What an id identifies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// A signed receipt.
-    Receipt,
-    /// A task that a receipt settles.
-    Task,
-    /// An invocation that a receipt is of.
-    Invocation,
-    /// A directory node.
-    Tree,
-    /// A file's content.
-    Blob,
-    /// Another block.
-    Block,
-}
-
-impl Kind {
-    /// The kind's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Receipt => "receipt",
-            Self::Task => "task",
-            Self::Invocation => "invocation",
-            Self::Tree => "tree",
-            Self::Blob => "blob",
-            Self::Block => "block",
-        }
-    }
-}
-
-/// The right to run an invocation, held until dropped or until the process ends.
-#[derive(Debug)]
-#[must_use = "it is given up when dropped"]
-pub struct Lease(#[allow(dead_code, reason = "held for its drop")] pub(crate) Box<dyn Held>);
-
-/// Keeps a collection away while it lives.
-#[derive(Debug)]
-#[must_use = "it is given up when dropped"]
-pub struct Hold(#[allow(dead_code, reason = "held for its drop")] pub(crate) Box<dyn Held>);
-
-pub(crate) trait Held: Send + Sync + std::fmt::Debug {}
-
-/// A key with its value.
-pub(crate) type Pair = (Vec<u8>, Vec<u8>);
-
-/// What keeps the rows and the bytes. Private: there are two, and the conformance suite holds them alike.
-pub(crate) trait Backend: Send + Sync {
-    fn block(&self, link: Link) -> Result<Option<Stored>, StoreError>;
-    /// Path of a large block's file.
-    fn file(&self, link: Link) -> PathBuf;
-    /// Reads a large block's file, at most `limit_bytes` of it; `None` when it is gone.
-    fn read_file(&self, link: Link, limit_bytes: u64) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Size of a large block's file; `None` when it is gone.
-    fn file_size(&self, link: Link) -> Result<Option<u64>, StoreError>;
-    fn receipts(&self, ids: &[ReceiptId]) -> Result<Vec<Option<Kept>>, StoreError>;
-    fn tasks(&self, ids: &[TaskId]) -> Result<Vec<FoundTask>, StoreError>;
-    fn invocations(&self, ids: &[InvocationId]) -> Result<Vec<Vec<Kept>>, StoreError>;
-    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
-    fn values(&self, table: Table) -> Result<Vec<Pair>, StoreError>;
-    fn scan(&self, low: [u8; 32], high: [u8; 32], limit: usize) -> Result<Vec<(Link, Kind)>, StoreError>;
-
-    fn push(&self, ops: Vec<Op>) -> Result<(), StoreError>;
-    fn record(&self, record: Record) -> Result<(), StoreError>;
-    fn flush(&self) -> Result<(), CommitError>;
-    /// Stores bytes too large for the index.
-    fn put_large(&self, link: Link, bytes: &[u8]) -> Result<(), StoreError>;
-    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError>;
-    /// Takes a block out of use whose bytes are not what they should be; says where they went.
-    fn set_aside(&self, link: Link) -> Result<Option<PathBuf>, StoreError>;
-    /// Receipts that were looked at today.
-    fn used(&self, ids: &mut dyn Iterator<Item = ReceiptId>);
-
-    fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError>;
-    fn hold(&self) -> Result<Hold, StoreError>;
-    fn scratch_dir(&self) -> io::Result<PathBuf>;
-    fn runs_dir(&self) -> Option<PathBuf>;
-
-    fn gc(&self, options: &GcOptions) -> Result<GcStats, GcError>;
-    fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport, StoreError>;
-}
 
 /// A store of blocks and receipts. Cheap to clone; all clones are one store.
 ///

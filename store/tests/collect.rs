@@ -42,7 +42,8 @@ fn what_roots_reach_stays_with_its_trees_and_the_rest_goes() {
     let name = |n: &str| Name::new(n).expect("valid");
     let inner = Tree::new(vec![(name("a"), file(large)), (name("b"), file(small))]).expect("valid");
     let inner = store.put_tree(&inner).expect("is put");
-    let outer = store.put_tree(&Tree::new(vec![(name("d"), Entry::Dir { tree: inner })]).expect("valid")).expect("is put");
+    let outer =
+        store.put_tree(&Tree::new(vec![(name("d"), Entry::Dir { tree: inner })]).expect("valid")).expect("is put");
     let mut said = receipt(1, &[1], &[]);
     let output = said.out.as_mut().expect("ok");
     output.artifacts.insert("out".into(), Entry::Dir { tree: outer });
@@ -125,9 +126,10 @@ fn leftovers_of_the_dead_go_and_those_of_the_living_stay() {
 }
 
 #[test]
-fn the_journal_shrinks_with_what_it_speaks_of() {
+fn the_journal_and_the_index_shrink_with_what_it_speaks_of() {
     let dir = kit::temp();
-    let store = Store::open(dir.path(), quipu_store::Options { inline_max_bytes: 1 << 20, ..kit::options() }).expect("opens");
+    let store =
+        Store::open(dir.path(), quipu_store::Options { inline_max_bytes: 1 << 20, ..kit::options() }).expect("opens");
     for n in 0..10 {
         put(&store, n, 900_000);
     }
@@ -135,10 +137,17 @@ fn the_journal_shrinks_with_what_it_speaks_of() {
     let root = Root { path: "/w".to_owned(), receipts: vec![kept], links: vec![], at: 1 };
     store.set_root("w", &root).expect("is set");
     store.flush().expect("commits");
-    let size = || fs::read_dir(dir.path().join("receipts")).expect("is there").map(|e| e.expect("reads").metadata().expect("reads").len()).sum::<u64>();
-    assert!(size() > 9_000_000);
+    let size = || {
+        fs::read_dir(dir.path().join("receipts"))
+            .expect("is there")
+            .map(|e| e.expect("reads").metadata().expect("reads").len())
+            .sum::<u64>()
+    };
+    let index = || fs::metadata(dir.path().join("index.redb")).expect("is there").len();
+    assert!(size() > 9_000_000 && index() > 9_000_000);
     store.gc(&everything()).expect("collects");
     assert!(size() < 10_000, "{}", size());
+    assert!(index() < 3_000_000, "{}", index());
     sound(&store);
     drop(store);
     let (store, report) = Store::rebuild(dir.path(), kit::options(), Duration::ZERO).expect("rebuilds");

@@ -83,7 +83,9 @@ fn a_damaged_file_is_absent_when_read_set_aside_and_can_be_put_again() {
         let store = open(dir.path());
         assert_eq!(store.get(large.link(), 9999).expect("reads"), None, "{what}");
         let findings = store.take_findings();
-        let [Finding::CorruptBlock { link, moved_to: Some(path) }] = &findings[..] else { panic!("{what}: {findings:?}") };
+        let [Finding::CorruptBlock { link, moved_to: Some(path) }] = &findings[..] else {
+            panic!("{what}: {findings:?}")
+        };
         assert!(*link == large.link() && path.starts_with(dir.path().join("quarantine")) && path.exists());
         assert!(!store.has(large.link()).expect("reads"));
         let report = store.verify(&CHECK).expect("reads");
@@ -190,8 +192,14 @@ fn rebuilding_checks_what_it_takes_over() {
 fn a_damaged_journal_is_found_while_the_index_can_still_mend_it() {
     type Damage = fn(&mut Vec<u8>);
     let damages: [(&str, Damage); 4] = [
-        ("flip in the middle", |b| { let n = b.len() / 2; b[n] ^= 1; }),
-        ("cut", |b| { let n = b.len() - 100; b.truncate(n); }),
+        ("flip in the middle", |b| {
+            let n = b.len() / 2;
+            b[n] ^= 1;
+        }),
+        ("cut", |b| {
+            let n = b.len() - 100;
+            b.truncate(n);
+        }),
         ("magic", |b| b[0] ^= 1),
         ("length", |b| b[20] ^= 0x40),
     ];
@@ -202,7 +210,10 @@ fn a_damaged_journal_is_found_while_the_index_can_still_mend_it() {
         overwrite(&segment.path(), damage);
         let store = open(dir.path());
         let found = store.verify(&CHECK).expect("reads").findings;
-        assert!(found.iter().any(|f| matches!(f, Finding::NotInJournal { .. } | Finding::BadSegment { .. })), "{what}: {found:?}");
+        assert!(
+            found.iter().any(|f| matches!(f, Finding::NotInJournal { .. } | Finding::BadSegment { .. })),
+            "{what}: {found:?}"
+        );
         store.verify(&REPAIR).expect("repairs");
         all_there(&store, &made);
         drop(store);
@@ -218,12 +229,15 @@ fn directories_that_are_no_store_or_of_the_future_are_refused_and_left_alone() {
     assert!(matches!(Store::open(dir.path(), options()), Err(OpenError::Foreign(_))));
     assert_eq!(fs::read_dir(dir.path()).expect("is there").count(), 1);
 
-    for (text, newer) in [("quipu store 2\n", true), ("quipu store x\n", false), ("", false), ("quipu store 1", false)] {
+    for (text, newer) in [("quipu store 2\n", true), ("quipu store x\n", false), ("", false), ("quipu store 1", false)]
+    {
         let dir = kit::temp();
         store(dir.path());
         fs::write(dir.path().join("version"), text).expect("writes");
         match Store::open(dir.path(), options()) {
-            Err(e @ OpenError::Newer { found: 2, known: 1, .. }) if newer => assert!(e.to_string().contains("format 2")),
+            Err(e @ OpenError::Newer { found: 2, known: 1, .. }) if newer => {
+                assert!(e.to_string().contains("format 2"));
+            }
             Err(OpenError::Version(_)) if !newer => {}
             other => panic!("{text:?}: {other:?}"),
         }

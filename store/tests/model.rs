@@ -128,7 +128,8 @@ impl Model {
             let note = store.note(&n.to_string()).expect("reads");
             assert_eq!(note, self.notes.get(&n).map(|value| vec![*value]));
         }
-        let roots: Vec<_> = store.roots().expect("reads").into_iter().map(|(name, root)| (name, root.receipts)).collect();
+        let roots: Vec<_> =
+            store.roots().expect("reads").into_iter().map(|(name, root)| (name, root.receipts)).collect();
         assert_eq!(roots, self.roots.iter().map(|(n, id)| (n.to_string(), vec![*id])).collect::<Vec<_>>());
     }
 
@@ -158,7 +159,7 @@ fn apply(op: &Op, model: &mut Model, store: &Store, dir: &std::path::Path) {
             let blocks = blocks_of(*n, tasks);
             model.blocks.extend(blocks.iter().map(|(link, _)| *link));
             model.record(signer().sign(&said).expect("encodes").id, &said, true);
-            let done = Box::new(|result: Result<_, _>| drop(result.expect("is durable")));
+            let done = Box::new(|result: Result<_, _>| assert!(result.is_ok(), "{result:?}"));
             store.record(Record { receipt: said, blocks, done }).expect("is queued");
         }
         Op::Import { n, tasks } => {
@@ -202,7 +203,8 @@ fn apply(op: &Op, model: &mut Model, store: &Store, dir: &std::path::Path) {
         Op::Flush => store.flush().expect("commits"),
         Op::Gc { all } => {
             let max_age = all.then_some(Duration::ZERO);
-            let options = GcOptions { max_age, grace: Duration::ZERO, wait: Duration::ZERO, ..GcOptions::new(4_000_000_000) };
+            let options =
+                GcOptions { max_age, grace: Duration::ZERO, wait: Duration::ZERO, ..GcOptions::new(4_000_000_000) };
             store.gc(&options).expect("collects");
             model.collect(*all);
         }

@@ -2,6 +2,7 @@
 //!
 //! Reads one snapshot; what it finds are values, and repair is a list of small changes made at the end.
 
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use super::sweep;
 use super::tables::*;
 use super::view::View;
 use super::{Local, locks::Holding};
+use crate::backend::Backend;
 use crate::cid::{Codec, InvocationId, Link, OutputId, ReceiptId, TaskId};
 use crate::error::{CommitError, StoreError};
 use crate::finding::Finding;
@@ -22,7 +24,6 @@ use crate::links::links;
 use crate::receipt::{Output, Via};
 use crate::rows::{Op, Stored, Table, TaskRow};
 use crate::sign::SignedReceipt;
-use crate::store::Backend;
 use crate::verify::{VerifyOptions, VerifyReport};
 
 /// What is known of a receipt whose row is good.
@@ -313,14 +314,14 @@ impl Check<'_> {
                 continue;
             };
             if link.codec == Codec::DagCbor {
-                if !children.contains_key(&link) {
-                    let bytes = match stored {
+                let below = match children.entry(link) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(slot) => slot.insert(links(&match stored {
                         Stored::Inline(bytes) => bytes.to_vec(),
                         Stored::Large(size) => self.local.read_file(link, *size)?.unwrap_or_default(),
-                    };
-                    children.insert(link, links(&bytes));
-                }
-                todo.extend(&children[&link]);
+                    })),
+                };
+                todo.extend(below.iter());
             }
         }
         Ok(())
@@ -371,7 +372,7 @@ impl Check<'_> {
     fn repair(mut self, hold: Option<Holding>) -> Result<VerifyReport, StoreError> {
         let core = &self.local.core;
         if !self.rows.is_empty() || !self.ops.is_empty() || !self.files.is_empty() || self.journal_is_bad {
-            core.ensure_writable()?;
+            drop(core.ensure_writable()?);
         }
         // Forgotten first, set aside afterwards.
         if !self.rows.is_empty() || !self.ops.is_empty() {
@@ -438,7 +439,7 @@ impl std::fmt::Display for Said {
 /// Writes the journal anew unless another process is at work.
 fn rewrite_alone(local: &Local) -> Result<bool, StoreError> {
     let core = &local.core;
-    let mut writing = core.writing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut writing = core.writing.write().unwrap_or_else(std::sync::PoisonError::into_inner);
     *writing = None;
     let path = core.layout.gc_lock();
     let alone = locks::exclude_within(&path, std::time::Duration::ZERO).map_err(|e| StoreError::io(&path, e))?;

@@ -13,7 +13,8 @@ use crate::error::CommitError;
 use crate::gc::GcOptions;
 use crate::receipt::{Meta, Output, Receipt, Via};
 use crate::sign::Signer;
-use crate::store::{Options, Record, Root, SignerSource, Store, Take};
+use crate::store::Store;
+use crate::terms::{Options, Record, Root, SignerSource, Take};
 use crate::tree::Entry;
 use crate::verify::VerifyOptions;
 

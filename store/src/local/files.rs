@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::fault::Faults;
 use super::layout::Layout;
 use crate::cid::{BlobId, Link};
-use crate::store::Take;
+use crate::terms::Take;
 
 const CHUNK_BYTES: usize = 128 << 10;
 

@@ -155,9 +155,10 @@ impl Index {
     }
 
     fn open_file(&self, path: &Path, shown: &Path) -> Result<Database, StoreError> {
-        let file = self.faults.check("open index").and_then(|()| {
-            fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
-        });
+        let file = self
+            .faults
+            .check("open index")
+            .and_then(|()| fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path));
         let file = file.map_err(|e| StoreError::io(shown, e))?;
         guarded(shown, || {
             let backend = Faulty::new(FileBackend::new(file)?, self.faults.clone());
@@ -223,6 +224,18 @@ impl Index {
             self.counting.commits.fetch_add(1, Relaxed);
         }
         done
+    }
+
+    /// Gives back the space that forgotten rows left. Where somebody reads meanwhile it is left for another time.
+    pub(crate) fn compact(&self) -> Result<(), StoreError> {
+        self.close();
+        let mut handle = Handle(Some(Open::Writer(self.open_writer()?)));
+        guarded(&self.path(), || {
+            let Some(Open::Writer(database)) = &mut handle.0 else { unreachable!("opened for writing above") };
+            // A collection that found nobody at work may still meet a reader.
+            let _ = database.compact();
+            Ok(())
+        })
     }
 
     /// Checks redb's own structure, page by page.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::layout::Layout;
-use crate::store::Held;
+use crate::terms::Held;
 
 /// A lock file made for one purpose and deleted when it is given up.
 #[derive(Debug)]

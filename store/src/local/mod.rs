@@ -5,6 +5,7 @@
 mod backend;
 mod change;
 mod check;
+mod core;
 mod fault;
 #[cfg(test)]
 mod fault_tests;
@@ -25,72 +26,29 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::backend::{Backend, Pair};
 use crate::cid::{BlobId, InvocationId, Link, ReceiptId, TaskId};
 use crate::counters::Counting;
 use crate::error::{CommitError, GcError, OpenError, StoreError};
 use crate::gc::{GcOptions, GcStats};
 use crate::rows::{Kept, Op, Stored, Table};
-use crate::store::{Backend, Found, FoundTask, Hold, Kind, Lease, Options, Pair, Record, Take};
+use crate::terms::{Found, FoundTask, Hold, Kind, Lease, Options, Record, Take};
 use crate::verify::{VerifyOptions, VerifyReport};
 
+use self::core::Core;
 use fault::Faults;
 use files::Files;
 use index::Index;
 use journal::Journal;
 use layout::Layout;
-use locks::{Holding, Scratch};
+use locks::Scratch;
 pub(crate) use rebuild::rebuild;
 use view::{Scanned, View};
 use writer::Writer;
-
-/// What the handle and its writer thread share.
-pub(crate) struct Core {
-    layout: Layout,
-    options: Options,
-    faults: Faults,
-    counting: Arc<Counting>,
-    index: Index,
-    journal: Mutex<Journal>,
-    /// Set by the first write: the directory is a store, and collections wait for us.
-    writing: Mutex<Option<Holding>>,
-}
-
-impl Core {
-    fn ensure_made(&self) -> Result<(), StoreError> {
-        if !version::check(&self.layout).map_err(|e| CommitError::Open(Arc::new(e)))? {
-            version::create(&self.layout, &self.faults).map_err(|e| StoreError::io(self.layout.dir(), e))?;
-        }
-        for dir in self.layout.directories() {
-            match fs::create_dir(&dir) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(StoreError::io(&dir, e)),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn ensure_writable(&self) -> Result<(), StoreError> {
-        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if writing.is_none() {
-            self.ensure_made()?;
-            *writing = Some(self.hold()?);
-        }
-        Ok(())
-    }
-
-    fn hold(&self) -> Result<Holding, StoreError> {
-        Holding::take(&self.layout).map_err(|e| StoreError::io(&self.layout.gc_lock(), e))
-    }
-
-    /// The queue is full and nothing gets through.
-    fn full(&self) -> CommitError {
-        CommitError::io(self.layout.dir(), io::Error::other("earlier results could not be written"))
-    }
-}
 
 pub(crate) struct Local {
     // Dropped first: it commits what is queued.
@@ -112,7 +70,8 @@ impl Local {
         let core = Core {
             index: Index::new(layout.clone(), options.cache_bytes, faults.clone(), counting.clone()),
             journal: Mutex::new(Journal::new(layout.clone(), faults.clone())),
-            writing: Mutex::default(),
+            root: OnceLock::new(),
+            writing: RwLock::default(),
             options,
             faults: faults.clone(),
             counting,
@@ -212,14 +171,15 @@ impl Backend for Local {
         let mut merged: Vec<Merged> = Vec::with_capacity(ids.len());
         let mut rows_only: FxHashMap<usize, Vec<_>> = FxHashMap::default();
         {
-            let state = self.writer.state_with(|_, tasks| tasks.iter().any(|task| ids.contains(task)));
+            let asked: FxHashSet<TaskId> = ids.iter().copied().collect();
+            let state = self.writer.state_with(|_, tasks| tasks.iter().any(|task| asked.contains(task)));
             for (n, id) in ids.iter().enumerate() {
                 let mut of_task = Merged::default();
                 for rows in state.layers() {
                     for (receipt, row) in rows.of_task(*id) {
                         match state.layers().find_map(|rows| rows.receipts.get(&receipt)) {
                             Some(kept) => {
-                                of_task.add(Found { signed: kept.signed.clone(), via: row.via.clone(), own: row.own })
+                                of_task.add(Found { signed: kept.signed.clone(), via: row.via.clone(), own: row.own });
                             }
                             None => rows_only.entry(n).or_default().push((receipt, row.clone())),
                         }
@@ -250,7 +210,8 @@ impl Backend for Local {
 
     fn invocations(&self, ids: &[InvocationId]) -> Result<Vec<Vec<Kept>>, StoreError> {
         let mut merged: Vec<BTreeMap<ReceiptId, Kept>> = {
-            let state = self.writer.state_with(|ran, _| ids.contains(&ran));
+            let asked: FxHashSet<InvocationId> = ids.iter().copied().collect();
+            let state = self.writer.state_with(|ran, _| asked.contains(&ran));
             let of = |id: &InvocationId| {
                 let receipts = state
                     .layers()
@@ -366,7 +327,7 @@ impl Backend for Local {
     }
 
     fn put_large(&self, link: Link, bytes: &[u8]) -> Result<(), StoreError> {
-        self.core.ensure_writable()?;
+        drop(self.core.ensure_writable()?);
         self.io(&self.file(link), self.files.write(link, bytes))?;
         self.add_file(link, bytes.len() as u64)
     }
@@ -404,7 +365,7 @@ impl Backend for Local {
             }
             source = self.io(path, File::open(path))?;
         }
-        self.core.ensure_writable()?;
+        drop(self.core.ensure_writable()?);
         let staged = self.io(path, self.files.stage(path, &source, take))?;
         // What it has become, should it have changed since it was looked at.
         let (id, size) = (staged.id, staged.size);
@@ -417,7 +378,7 @@ impl Backend for Local {
     }
 
     fn set_aside(&self, link: Link) -> Result<Option<PathBuf>, StoreError> {
-        self.core.ensure_writable()?;
+        drop(self.core.ensure_writable()?);
         let mut moved_to = None;
         if let Some(Stored::Large(_)) = self.block(link)? {
             moved_to = self.io(&self.file(link), self.files.quarantine(&self.file(link)))?;
@@ -431,7 +392,7 @@ impl Backend for Local {
     }
 
     fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError> {
-        self.core.ensure_writable()?;
+        drop(self.core.ensure_writable()?);
         let path = self.core.layout.lease(id);
         Ok(self.io(&path, locks::try_own(&path))?.map(|owned| Lease(Box::new(owned))))
     }

@@ -21,7 +21,7 @@ use crate::cid::ReceiptId;
 use crate::counters::Counting;
 use crate::error::{CommitError, GcError, StoreError};
 use crate::rows::Op;
-use crate::store::Options;
+use crate::terms::Options;
 use crate::verify::RebuildReport;
 
 pub(crate) fn rebuild(

@@ -10,17 +10,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::index::Index;
 use super::journal::{self, Rewrite};
-use super::tables::{ACCEPTED, BLOCKS, BY_TASK, RECEIPTS, USED, halves, link_of_key, read_accepted, read_block, read_receipt, read_task};
+use super::tables::{
+    ACCEPTED, BLOCKS, BY_TASK, RECEIPTS, USED, halves, link_of_key, read_accepted, read_block, read_receipt, read_task,
+};
 use super::view::View;
 use super::{Core, Local, locks};
+use crate::backend::Backend;
 use crate::cid::{Link, ReceiptId, TaskId};
 use crate::error::{CommitError, GcError, StoreError};
 use crate::gc::{Candidate, GcOptions, GcStats, Inventory, Plan, links_of, plan};
 use crate::rows::{Op, Stored, Table};
-use crate::store::{Backend, Root};
+use crate::terms::Root;
 
 /// The journal is written anew when it is this much larger than what it is to say.
 const JOURNAL_FACTOR: u64 = 2;
+/// The index keeps free pages for its next changes; this much larger than its rows is too much.
+const INDEX_FACTOR: u64 = 6;
 const JOURNAL_SLACK_BYTES: u64 = 4 << 20;
 /// What was set aside is kept so long.
 const QUARANTINE: Duration = Duration::from_secs(30 * 86_400);
@@ -40,7 +45,7 @@ pub(super) fn collect(local: &Local, options: &GcOptions) -> Result<GcStats, GcE
     drop(view);
 
     // From here on nothing is written through this handle either: `ensure_writable` waits for this guard.
-    let mut writing = core.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut writing = core.writing.write().unwrap_or_else(PoisonError::into_inner);
     let was_writing = writing.take().is_some();
     let alone = locks::exclude_within(&core.layout.gc_lock(), options.wait);
     let alone = alone.map_err(|e| StoreError::io(&core.layout.gc_lock(), e))?;
@@ -208,7 +213,7 @@ fn is_old(meta: &fs::Metadata, age: Duration) -> bool {
     now.saturating_sub(latest) >= age.as_secs()
 }
 
-/// Writes the journal anew when most of it speaks of what is gone.
+/// Writes the journal anew, and the index smaller, when most of it speaks of what is gone.
 fn compact(core: &Core, index: &Index) -> io::Result<()> {
     let segments = journal::segments(&core.layout)?;
     let has_bytes = segments.iter().map(|p| fs::metadata(p).map_or(0, |m| m.len())).sum::<u64>();
@@ -222,6 +227,11 @@ fn compact(core: &Core, index: &Index) -> io::Result<()> {
         view.each(BLOCKS, |_, value| add(value.len())).map_err(io::Error::other)?;
         view.each(RECEIPTS, |_, value| add(value.len())).map_err(io::Error::other)?;
         view.each(BY_TASK, |_, value| add(value.len())).map_err(io::Error::other)?;
+    }
+    drop(view);
+    let index_bytes = fs::metadata(core.layout.index()).map_or(0, |m| m.len());
+    if index_bytes > INDEX_FACTOR * live_bytes + JOURNAL_SLACK_BYTES {
+        index.compact().map_err(io::Error::other)?;
     }
     if has_bytes > JOURNAL_FACTOR * live_bytes + JOURNAL_SLACK_BYTES { rewrite(core, index) } else { Ok(()) }
 }
@@ -253,7 +263,9 @@ pub(super) fn rewrite(core: &Core, index: &Index) -> io::Result<()> {
                     Stored::Large(size) => Op::Large(link, size),
                 }))
             })?;
-            view.each(RECEIPTS, |id, value| add(read_receipt(ReceiptId::from_digest(*id), value).ok().map(Op::Receipt)))?;
+            view.each(RECEIPTS, |id, value| {
+                add(read_receipt(ReceiptId::from_digest(*id), value).ok().map(Op::Receipt))
+            })?;
             view.each(BY_TASK, |key, value| {
                 let (task, receipt) = halves(key);
                 let (task, receipt) = (TaskId::from_digest(task), ReceiptId::from_digest(receipt));

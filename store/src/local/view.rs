@@ -138,7 +138,7 @@ impl View {
         })
     }
 
-    pub(crate) fn values(&self, of: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub(crate) fn values(&self, of: Table) -> Result<Vec<crate::backend::Pair>, StoreError> {
         self.guard(|| {
             let mut found = Vec::new();
             let Some(values) = table(&self.txn, opaque(of))? else { return Ok(found) };

@@ -4,7 +4,6 @@
 //! transaction; only then is anybody told. Unaware of who reads, except that what is queued can be read.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,13 +12,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashSet;
 
-use super::Core;
+use super::core::Core;
 use crate::cid::{InvocationId, ReceiptId, TaskId};
 use crate::error::{CommitError, StoreError};
 use crate::memory::ops_of;
 use crate::rows::{Kept, Op, Rows};
 use crate::sign::Signer;
-use crate::store::{Done, Record};
+use crate::terms::{Done, Record};
 
 /// Beyond this, who puts waits for a commit.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
@@ -129,7 +128,7 @@ impl Writer {
     }
 
     pub(crate) fn push(&self, ops: Vec<Op>) -> Result<(), StoreError> {
-        self.core.ensure_writable()?;
+        let _writable = self.core.ensure_writable()?;
         self.start()?;
         let mut state = self.state();
         while state.queue.bytes > MAX_QUEUED_BYTES {
@@ -153,7 +152,7 @@ impl Writer {
 
     /// The blocks can be read at once, the receipt as soon as it is signed.
     pub(crate) fn record(&self, mut record: Record) -> Result<(), StoreError> {
-        self.core.ensure_writable()?;
+        let _writable = self.core.ensure_writable()?;
         self.start()?;
         let mut state = self.state();
         state.pushed += 1;
@@ -345,8 +344,8 @@ fn write(core: &Core, layer: &Layer, used: &FxHashSet<ReceiptId>) -> Result<(), 
     }
     if layer.has_files {
         core.faults.check("syncfs").map_err(|e| CommitError::io(root, e))?;
-        let synced = File::open(root).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
-        synced.map_err(|e| CommitError::io(root, e))?;
+        let dir = core.root.get().expect("opened by the first write, and this is one");
+        rustix::fs::syncfs(dir).map_err(|e| CommitError::io(root, e.into()))?;
         core.counting.syncs.fetch_add(1, Relaxed);
     }
     let new = ops.iter().filter_map(|op| if let Op::Receipt(kept) = op { Some(kept.signed.id) } else { None });

@@ -1,0 +1,52 @@
+//! The seam between the handle and what keeps its rows and bytes.
+//!
+//! Private: there are two backends, and the conformance suite holds them alike.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::cid::{BlobId, InvocationId, Link, ReceiptId, TaskId};
+use crate::error::{CommitError, GcError, StoreError};
+use crate::gc::{GcOptions, GcStats};
+use crate::rows::{Kept, Op, Stored, Table};
+use crate::terms::{FoundTask, Hold, Kind, Lease, Record, Take};
+use crate::verify::{VerifyOptions, VerifyReport};
+
+/// A key with its value.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
+/// What keeps the rows and the bytes.
+pub(crate) trait Backend: Send + Sync {
+    fn block(&self, link: Link) -> Result<Option<Stored>, StoreError>;
+    /// Path of a large block's file.
+    fn file(&self, link: Link) -> PathBuf;
+    /// Reads a large block's file, at most `limit_bytes` of it; `None` when it is gone.
+    fn read_file(&self, link: Link, limit_bytes: u64) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Size of a large block's file; `None` when it is gone.
+    fn file_size(&self, link: Link) -> Result<Option<u64>, StoreError>;
+    fn receipts(&self, ids: &[ReceiptId]) -> Result<Vec<Option<Kept>>, StoreError>;
+    fn tasks(&self, ids: &[TaskId]) -> Result<Vec<FoundTask>, StoreError>;
+    fn invocations(&self, ids: &[InvocationId]) -> Result<Vec<Vec<Kept>>, StoreError>;
+    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn values(&self, table: Table) -> Result<Vec<Pair>, StoreError>;
+    fn scan(&self, low: [u8; 32], high: [u8; 32], limit: usize) -> Result<Vec<(Link, Kind)>, StoreError>;
+
+    fn push(&self, ops: Vec<Op>) -> Result<(), StoreError>;
+    fn record(&self, record: Record) -> Result<(), StoreError>;
+    fn flush(&self) -> Result<(), CommitError>;
+    /// Stores bytes too large for the index.
+    fn put_large(&self, link: Link, bytes: &[u8]) -> Result<(), StoreError>;
+    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError>;
+    /// Takes a block out of use whose bytes are not what they should be; says where they went.
+    fn set_aside(&self, link: Link) -> Result<Option<PathBuf>, StoreError>;
+    /// Receipts that were looked at today.
+    fn used(&self, ids: &mut dyn Iterator<Item = ReceiptId>);
+
+    fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError>;
+    fn hold(&self) -> Result<Hold, StoreError>;
+    fn scratch_dir(&self) -> io::Result<PathBuf>;
+    fn runs_dir(&self) -> Option<PathBuf>;
+
+    fn gc(&self, options: &GcOptions) -> Result<GcStats, GcError>;
+    fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport, StoreError>;
+}
