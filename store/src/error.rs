@@ -43,9 +43,6 @@ pub enum OpenError {
         /// What is wrong with it.
         why: String,
     },
-    /// Another program has the index in a mode that excludes ours.
-    #[error("index `{}` is held by another program that shares it with nobody", .0.display())]
-    Held(PathBuf),
     /// The file system said no.
     #[error("`{}`: {source}", .path.display())]
     Io {

@@ -19,7 +19,8 @@
 //! let blob = BlobId::try_from(store.put(Codec::Raw, b"hello".to_vec())?)?;
 //!
 //! let task = TaskId::of(b"what a task's block is, another crate knows");
-//! let out = Output { artifacts: [("greeting".into(), Entry::File { blob, size: 5, exec: false })].into(), ..Output::default() };
+//! let file = Entry::File { blob, size: 5, exec: false };
+//! let out = Output { artifacts: [("greeting".into(), file)].into(), ..Output::default() };
 //! let receipt = Receipt {
 //!     ran: InvocationId::of(b"and so for invocations"),
 //!     out: Ok(out),

@@ -51,6 +51,7 @@ suite! {
     prefixes_find_every_kind
     scratch_directories_are_fresh
     counters_tell_writes_from_reads
+    threads_see_their_own_work_at_once
 }
 
 fn what_is_put_is_there_at_once_and_after_a_commit(store: &Store) {
@@ -303,4 +304,27 @@ fn counters_tell_writes_from_reads(store: &Store) {
     assert_eq!(after.lookups - before.lookups, 2);
     assert_eq!((after.puts, after.commits, after.files_written), (before.puts, before.commits, before.files_written));
     assert_eq!(after.signatures, 1);
+}
+
+fn threads_see_their_own_work_at_once(store: &Store) {
+    let work = |thread: u64| {
+        for n in thread * 1000..thread * 1000 + 100 {
+            let bytes = n.to_le_bytes().repeat(if n % 2 == 0 { 4 } else { 100 });
+            let blob = BlobId::try_from(store.put(Codec::Raw, bytes.clone()).expect("is put")).expect("raw");
+            let said = receipt(n, &[n, thread], &[(blob, bytes.len() as u64)]);
+            let answer = record_later(store, said, blocks_of(n, &[n, thread]));
+            let found = store.find_tasks(&[task(n)]).expect("reads").remove(0);
+            assert!(found.receipts.len() == 1 && found.accepted.is_some(), "{n}");
+            assert_eq!(store.get(blob.link(), 9999).expect("reads"), Some(bytes));
+            if n % 10 == 0 {
+                store.flush().expect("commits");
+                answer.try_recv().expect("was told before flush returned").expect("is durable");
+            }
+            assert_eq!(store.find_invocations(&[invocation(n)]).expect("reads")[0].len(), 1);
+        }
+        assert_eq!(store.find_tasks(&[task(thread)]).expect("reads")[0].receipts.len(), 100);
+    };
+    std::thread::scope(|scope| (1..5).for_each(|thread| drop(scope.spawn(move || work(thread)))));
+    let report = store.verify(&quipu_store::VerifyOptions { repair: false, rehash: true }).expect("reads");
+    assert_eq!(report.findings, []);
 }

@@ -58,7 +58,8 @@ fn write(store: &Store, base: u64) {
             say(&format!("acknowledged {n}"));
         });
         store.record(Record { receipt: receipt(n, &[n], &[(blob, size)]), blocks, done }).expect("is queued");
-        // Never more than a few ahead, as a run is.
+        // As slow as work is, and never more than a few ahead.
+        std::thread::sleep(Duration::from_millis(2));
         if n % 16 == 0 {
             store.flush().expect("commits");
         }
