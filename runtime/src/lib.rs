@@ -55,4 +55,5 @@ pub mod project;
 pub mod run;
 pub mod task;
 pub mod value;
+pub mod workfile;
 pub mod workflow;

@@ -1,0 +1,602 @@
+//! Globs: what a pattern means, whether it matches a path, and whether two patterns can match the same path.
+//!
+//! Knows texts only; unaware of disks (see [`super::sources`]) and of outputs (see [`super::outputs`]).
+//! Of our own making because the meaning enters ids: it must not change with a library. Normative text:
+//! `docs/formats/workfile.md`.
+
+use crate::value::Text;
+
+/// Most patterns one text may expand to by its braces.
+pub const MAX_ALTERNATIVES: usize = 1000;
+/// Most components of a path.
+pub const MAX_COMPONENTS: usize = 64;
+
+/// Why a text is no glob.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GlobError {
+    /// `[` without its `]`.
+    #[error("`[` is never closed")]
+    Class,
+    /// A range from a greater to a smaller character.
+    #[error("the range `{0}-{1}` is empty")]
+    Range(char, char),
+    /// `{` without its `}`, or the other way round.
+    #[error("`{{` and `}}` do not match")]
+    Brace,
+    /// A backslash at the end.
+    #[error("it ends in a backslash that escapes nothing")]
+    Escape,
+    /// `**` with something beside it.
+    #[error("`**` must stand alone between slashes")]
+    Deep,
+    /// Braces that multiply too much.
+    #[error("its braces make more than {MAX_ALTERNATIVES} patterns")]
+    Alternatives,
+    /// More components than a path has.
+    #[error("it has more than {MAX_COMPONENTS} components")]
+    Long,
+}
+
+/// A glob without braces, as normalised components.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: Text,
+    comps: Vec<Comp>,
+}
+
+/// One component of a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Comp {
+    /// That name.
+    Literal(Text),
+    /// Any name of that form.
+    Wild(Wild),
+    /// Any number of components, none included.
+    Deep,
+}
+
+/// A component with wildcards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wild {
+    /// As written.
+    text: Text,
+    pieces: Box<[Piece]>,
+    /// What every match starts and ends with.
+    prefix: Box<str>,
+    suffix: Box<str>,
+    /// Whether it is nothing but prefix, `*` and suffix.
+    plain: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Char(char),
+    One,
+    Many,
+    Class { negated: bool, ranges: Box<[(char, char)]> },
+}
+
+/// Positions in a pattern after some components of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct States(u128);
+
+impl States {
+    /// Whether nothing can match any more.
+    pub(crate) fn dead(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Whether a text has a character in it that globs give a meaning.
+pub(crate) fn is_special(text: &str) -> bool {
+    text.bytes().any(|b| matches!(b, b'*' | b'?' | b'[' | b'{' | b'}' | b'\\'))
+}
+
+/// A text's alternatives by its braces, which may be nested: `a{b,c}` is `ab` and `ac`. Escapes stay.
+pub(crate) fn alternatives(text: &str) -> Result<Vec<String>, GlobError> {
+    let Some((open, parts, close)) = first_brace(text)? else { return Ok(vec![text.to_owned()]) };
+    let mut out = vec![];
+    let tails = alternatives(&text[close + 1..])?;
+    for part in parts {
+        for middle in alternatives(&text[part.0..part.1])? {
+            for tail in &tails {
+                if out.len() == MAX_ALTERNATIVES {
+                    return Err(GlobError::Alternatives);
+                }
+                out.push(format!("{}{middle}{tail}", &text[..open]));
+            }
+        }
+    }
+    Ok(out)
+}
+
+type Brace = (usize, Vec<(usize, usize)>, usize);
+
+/// Where the first outermost brace opens, its parts, and where it closes.
+fn first_brace(text: &str) -> Result<Option<Brace>, GlobError> {
+    let (mut open, mut depth, mut part, mut parts) = (0, 0_usize, 0, vec![]);
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '[' if closes_class(&text[at + 1..]) => {
+                let end = at + 1 + class_end(&text[at + 1..]).ok_or(GlobError::Class)?;
+                while chars.as_str().len() > text.len() - end - 1 {
+                    chars.next();
+                }
+            }
+            '{' => {
+                if depth == 0 {
+                    (open, part) = (at, at + 1);
+                }
+                depth += 1;
+                if depth > 16 {
+                    return Err(GlobError::Alternatives);
+                }
+            }
+            ',' if depth == 1 => {
+                parts.push((part, at));
+                part = at + 1;
+            }
+            '}' => {
+                depth = depth.checked_sub(1).ok_or(GlobError::Brace)?;
+                if depth == 0 {
+                    parts.push((part, at));
+                    return Ok(Some((open, parts, at)));
+                }
+            }
+            _ => {}
+        }
+    }
+    if depth > 0 { Err(GlobError::Brace) } else { Ok(None) }
+}
+
+fn closes_class(rest: &str) -> bool {
+    class_end(rest).is_some()
+}
+
+/// Where the `]` of a class stands in what follows its `[`. A `]` right at the start is a member.
+fn class_end(rest: &str) -> Option<usize> {
+    let skip = rest.starts_with(['!', '^']) as usize;
+    let mut chars = rest.char_indices().skip(skip);
+    let mut first = true;
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            ']' if !first => return Some(at),
+            '/' => return None,
+            _ => {}
+        }
+        first = false;
+    }
+    None
+}
+
+/// A literal text without its escapes, `None` when it has wildcards.
+pub(crate) fn literal(text: &str) -> Result<Option<String>, GlobError> {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => out.push(chars.next().ok_or(GlobError::Escape)?),
+            '*' | '?' | '[' => return Ok(None),
+            _ => out.push(c),
+        }
+    }
+    Ok(Some(out))
+}
+
+/// A name written so that a pattern takes it as it is.
+fn escaped(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        if is_special(c.encode_utf8(&mut [0; 4])) || c == ']' {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+impl Comp {
+    /// Reads one component of a pattern.
+    pub(crate) fn read(text: &str) -> Result<Self, GlobError> {
+        if text == "**" {
+            return Ok(Self::Deep);
+        }
+        if text.contains("**") && !text.contains('\\') && !text.contains('[') {
+            return Err(GlobError::Deep);
+        }
+        Ok(match literal(text)? {
+            Some(name) => Self::Literal(name.into()),
+            None => Self::Wild(Wild::new(text)?),
+        })
+    }
+
+    /// Whether a name matches.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        match self {
+            Self::Literal(text) => **text == *name,
+            Self::Wild(wild) => wild.matches(name),
+            Self::Deep => true,
+        }
+    }
+}
+
+impl Pattern {
+    /// A pattern of these components.
+    pub(crate) fn new(comps: Vec<Comp>) -> Result<Self, GlobError> {
+        if comps.len() > MAX_COMPONENTS {
+            return Err(GlobError::Long);
+        }
+        let texts = comps.iter().map(|c| match c {
+            Comp::Literal(name) => escaped(name),
+            Comp::Wild(wild) => wild.text.to_string(),
+            Comp::Deep => "**".to_owned(),
+        });
+        Ok(Self { text: texts.collect::<Vec<_>>().join("/").into(), comps })
+    }
+
+    /// Reads a normalised pattern without braces, as it stands in an output of kind glob.
+    pub fn read(text: &str) -> Result<Self, GlobError> {
+        Self::new(text.split('/').map(Comp::read).collect::<Result<_, _>>()?)
+    }
+
+    /// As it is written in ids.
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    pub(crate) fn comps(&self) -> &[Comp] {
+        &self.comps
+    }
+
+    /// The folder every match lies in: the components before the first wildcard.
+    pub fn prefix(&self) -> String {
+        let literal = self.comps[..self.comps.len().saturating_sub(1)].iter();
+        let names = literal.map_while(|c| if let Comp::Literal(name) = c { Some(&**name) } else { None });
+        names.collect::<Vec<_>>().join("/")
+    }
+
+    /// Whether a path relative to the workspace root matches.
+    pub fn matches(&self, path: &str) -> bool {
+        let mut states = self.start();
+        for name in path.split('/') {
+            states = self.step(states, name);
+        }
+        self.accepts(states)
+    }
+
+    /// Whether a path matches or lies below a folder that does.
+    pub fn covers(&self, path: &str) -> bool {
+        let mut states = self.start();
+        path.split('/').any(|name| {
+            states = self.step(states, name);
+            self.accepts(states)
+        })
+    }
+
+    /// Where matching starts.
+    pub(crate) fn start(&self) -> States {
+        States(self.closure(0))
+    }
+
+    /// After one more component.
+    pub(crate) fn step(&self, states: States, name: &str) -> States {
+        let (mut left, mut next) = (states.0, 0);
+        while left != 0 {
+            let i = left.trailing_zeros() as usize;
+            left &= left - 1;
+            match self.comps.get(i) {
+                Some(Comp::Deep) => next |= self.closure(i),
+                Some(comp) if comp.takes(name) => next |= self.closure(i + 1),
+                _ => {}
+            }
+        }
+        States(next)
+    }
+
+    /// Whether what was seen so far is a match.
+    pub(crate) fn accepts(&self, states: States) -> bool {
+        states.0 >> self.comps.len() & 1 == 1
+    }
+
+    /// Position `i` and those after the `**` that stand there.
+    fn closure(&self, mut i: usize) -> u128 {
+        let mut out = 1 << i;
+        while matches!(self.comps.get(i), Some(Comp::Deep)) {
+            i += 1;
+            out |= 1 << i;
+        }
+        out
+    }
+}
+
+impl Wild {
+    fn new(text: &str) -> Result<Self, GlobError> {
+        let mut pieces = vec![];
+        let mut rest = text;
+        while let Some(c) = rest.chars().next() {
+            rest = &rest[c.len_utf8()..];
+            match c {
+                '*' if pieces.last() == Some(&Piece::Many) => {}
+                '*' => pieces.push(Piece::Many),
+                '?' => pieces.push(Piece::One),
+                '[' => {
+                    let end = class_end(rest).ok_or(GlobError::Class)?;
+                    pieces.push(class(&rest[..end])?);
+                    rest = &rest[end + 1..];
+                }
+                '\\' => {
+                    let c = rest.chars().next().ok_or(GlobError::Escape)?;
+                    rest = &rest[c.len_utf8()..];
+                    pieces.push(Piece::Char(c));
+                }
+                _ => pieces.push(Piece::Char(c)),
+            }
+        }
+        Ok(Self::of(text, pieces))
+    }
+
+    /// A text in which only `*` and `?` mean something, as in selectors.
+    pub(crate) fn simple(text: &str) -> Self {
+        let pieces = text.chars().map(|c| match c {
+            '*' => Piece::Many,
+            '?' => Piece::One,
+            _ => Piece::Char(c),
+        });
+        Self::of(text, pieces.collect())
+    }
+
+    fn of(text: &str, pieces: Vec<Piece>) -> Self {
+        let char_of = |p: &Piece| if let Piece::Char(c) = p { Some(*c) } else { None };
+        let prefix: String = pieces.iter().map_while(char_of).collect();
+        let suffix: String = pieces.iter().rev().map_while(char_of).collect::<Vec<_>>().into_iter().rev().collect();
+        let plain = prefix.chars().count() + suffix.chars().count() + 1 == pieces.len() && pieces.contains(&Piece::Many);
+        let (prefix, suffix) = (prefix.into(), suffix.into());
+        Self { text: text.into(), pieces: pieces.into(), prefix, suffix, plain }
+    }
+
+    pub(crate) fn text(&self) -> &Text {
+        &self.text
+    }
+
+    /// What every match starts with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What every match ends with.
+    pub(crate) fn suffix(&self) -> &str {
+        &self.suffix
+    }
+
+    /// Whether a name is of this form.
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        let fits = name.starts_with(&*self.prefix) && name.ends_with(&*self.suffix);
+        if !fits || self.plain {
+            return fits && name.len() >= self.prefix.len() + self.suffix.len();
+        }
+        // On a mismatch the last `*` takes one character more.
+        let (mut piece, mut rest, mut retry) = (0, name, None);
+        loop {
+            let next = rest.chars().next();
+            match (self.pieces.get(piece), next) {
+                (Some(Piece::Many), _) => {
+                    piece += 1;
+                    retry = Some((piece, rest));
+                    continue;
+                }
+                (None, None) => return true,
+                (Some(p), Some(c)) if p.takes(c) => {
+                    piece += 1;
+                    rest = &rest[c.len_utf8()..];
+                    continue;
+                }
+                _ => {}
+            }
+            let Some((at, from)) = retry else { return false };
+            let Some(c) = from.chars().next() else { return false };
+            (piece, rest) = (at, &from[c.len_utf8()..]);
+            retry = Some((at, rest));
+        }
+    }
+
+    /// Whether some name is of both forms.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let (a, b) = (&self.pieces, &other.pieces);
+        let ends = |x: &str, y: &str| x.ends_with(y) || y.ends_with(x);
+        let starts = self.prefix.starts_with(&*other.prefix) || other.prefix.starts_with(&*self.prefix);
+        if !starts || !ends(&self.suffix, &other.suffix) {
+            return false;
+        }
+        // Row `i`, column `j`: whether what is left of both from there can be the same text.
+        let mut below = vec![false; b.len() + 1];
+        for i in (0..=a.len()).rev() {
+            let mut row = vec![false; b.len() + 1];
+            for j in (0..=b.len()).rev() {
+                row[j] = match (a.get(i), b.get(j)) {
+                    (None, None) => true,
+                    (Some(Piece::Many), y) => below[j] || (y.is_some() && row[j + 1]),
+                    (x, Some(Piece::Many)) => row[j + 1] || (x.is_some() && below[j]),
+                    (Some(x), Some(y)) => x.meets(y) && below[j + 1],
+                    _ => false,
+                };
+            }
+            below = row;
+        }
+        below[0]
+    }
+}
+
+impl Piece {
+    fn takes(&self, c: char) -> bool {
+        match self {
+            Self::Char(own) => *own == c,
+            Self::One => true,
+            Self::Many => false,
+            Self::Class { negated, ranges } => ranges.iter().any(|r| r.0 <= c && c <= r.1) != *negated,
+        }
+    }
+
+    /// Whether some character is of both; says yes where finding out would take long.
+    fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Char(c), o) | (o, Self::Char(c)) => o.takes(*c),
+            (Self::Class { negated: false, ranges: a }, Self::Class { negated: false, ranges: b }) => {
+                a.iter().any(|x| b.iter().any(|y| x.0 <= y.1 && y.0 <= x.1))
+            }
+            (Self::Class { negated: false, ranges: a }, Self::Class { ranges: no, .. })
+            | (Self::Class { ranges: no, .. }, Self::Class { negated: false, ranges: a }) => {
+                a.iter().any(|x| !no.iter().any(|y| y.0 <= x.0 && x.1 <= y.1))
+            }
+            _ => true,
+        }
+    }
+}
+
+fn class(inner: &str) -> Result<Piece, GlobError> {
+    let (negated, inner) = inner.strip_prefix(['!', '^']).map_or((false, inner), |rest| (true, rest));
+    let mut chars = inner.chars().peekable();
+    let mut ranges = vec![];
+    let read = |c: char, chars: &mut std::iter::Peekable<std::str::Chars<'_>>| {
+        if c == '\\' { chars.next().ok_or(GlobError::Escape) } else { Ok(c) }
+    };
+    while let Some(c) = chars.next() {
+        let low = read(c, &mut chars)?;
+        let mut ahead = chars.clone();
+        let high = match (ahead.next(), ahead.next()) {
+            (Some('-'), Some(end)) => {
+                chars = ahead;
+                read(end, &mut chars)?
+            }
+            _ => low,
+        };
+        if high < low {
+            return Err(GlobError::Range(low, high));
+        }
+        ranges.push((low, high));
+    }
+    if ranges.is_empty() {
+        return Err(GlobError::Class);
+    }
+    Ok(Piece::Class { negated, ranges: ranges.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::read(text).expect(text)
+    }
+
+    #[test]
+    fn what_matches() {
+        for (glob, yes, no) in [
+            ("a", &["a"][..], &["b", "a/b", "A"][..]),
+            ("*", &["a", ".hidden", ""], &["a/b"]),
+            ("*.c", &["a.c", ".c", "a.b.c"], &["a.h", "d/a.c", "a.cc"]),
+            ("a?c", &["abc", "aéc"], &["ac", "abbc", "a/c"]),
+            ("**", &["a", "a/b/c"], &[]),
+            ("**/*.c", &["a.c", "d/a.c", "d/e/a.c"], &["a.h"]),
+            ("src/**/t/*", &["src/t/a", "src/x/y/t/a"], &["src/a", "t/a", "src/t", "src/t/a/b"]),
+            ("src/**", &["src/a", "src/a/b", "src"], &["srca", "a/src"]),
+            ("[a-c]x", &["ax", "cx"], &["dx", "x", "[a-c]x"]),
+            ("[!a-c]x", &["dx", "éx"], &["ax", "x"]),
+            ("[]x]", &["]", "x"], &["[]x]"]),
+            ("[a\\]-]", &["a", "]", "-"], &["b", "\\"]),
+            ("\\[id\\].*", &["[id].tsx"], &["i.tsx"]),
+            ("a*b*c", &["abc", "axbxbxc", "abcbc"], &["ab", "abcx"]),
+            ("*a?", &["xab", "aaa"], &["a", "xa"]),
+        ] {
+            let p = pattern(glob);
+            for path in yes {
+                assert!(p.matches(path), "{glob} takes {path}");
+            }
+            for path in no {
+                assert!(!p.matches(path), "{glob} does not take {path}");
+            }
+            assert_eq!(Pattern::read(p.text()).as_ref(), Ok(&p), "{glob} reads back");
+        }
+    }
+
+    #[test]
+    fn braces_expand_as_in_shells() {
+        for (text, expected) in [
+            ("a", &["a"][..]),
+            ("{a,b}", &["a", "b"]),
+            ("x{a,b}y{c,d}", &["xayc", "xayd", "xbyc", "xbyd"]),
+            ("{a,b{c,d}}", &["a", "bc", "bd"]),
+            ("{,x}a", &["a", "xa"]),
+            ("\\{a,b\\}", &["\\{a,b\\}"]),
+            ("[{]{a,b}", &["[{]a", "[{]b"]),
+            ("{src,t/u}/*.c", &["src/*.c", "t/u/*.c"]),
+        ] {
+            assert_eq!(alternatives(text).expect(text), expected, "{text}");
+        }
+        let many = "{a,b}".repeat(10);
+        for (text, error) in [("{a", GlobError::Brace), ("a}", GlobError::Brace), (&many, GlobError::Alternatives)] {
+            assert_eq!(alternatives(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_glob() {
+        for (text, error) in [
+            ("[a", GlobError::Class),
+            ("[]", GlobError::Class),
+            ("[c-a]", GlobError::Range('c', 'a')),
+            ("a**", GlobError::Deep),
+            ("a*\\", GlobError::Escape),
+        ] {
+            assert_eq!(Pattern::read(text), Err(error), "{text}");
+        }
+        assert_eq!(Pattern::read(&"a/".repeat(80)), Err(GlobError::Long));
+    }
+
+    #[test]
+    fn prefix_is_the_folder_all_matches_lie_in() {
+        for (glob, prefix) in [("a/b/*.c", "a/b"), ("*.c", ""), ("a/*/b/c", "a"), ("a/b", "a"), ("a", "")] {
+            assert_eq!(pattern(glob).prefix(), prefix);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn two_forms_meet_when_a_name_is_of_both(a in "[ab*?]{0,6}", b in "[ab*?]{0,6}", name in "[ab]{0,6}") {
+            let (a, b) = (Wild::simple(&a), Wild::simple(&b));
+            proptest::prop_assert_eq!(a.meets(&b), b.meets(&a));
+            if a.matches(&name) && b.matches(&name) {
+                proptest::prop_assert!(a.meets(&b));
+            }
+        }
+
+        #[test]
+        fn forms_that_meet_have_a_name_in_common(a in "[ab*]{0,4}", b in "[ab*]{0,4}") {
+            let (a, b) = (Wild::simple(&a), Wild::simple(&b));
+            let names = (0..=8_u32).flat_map(|len| (0..1_u32 << len).map(move |bits| {
+                (0..len).map(|i| if bits >> i & 1 == 1 { 'a' } else { 'b' }).collect::<String>()
+            }));
+            let common = names.into_iter().any(|n| a.matches(&n) && b.matches(&n));
+            proptest::prop_assert_eq!(a.meets(&b), common);
+        }
+
+        #[test]
+        fn reading_never_panics(text in ".{0,40}") {
+            if let Ok(all) = alternatives(&text) {
+                for one in all {
+                    if let Ok(p) = Pattern::read(&one) {
+                        p.matches(&text);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn an_escaped_name_matches_itself(name in "[^/\0]{1,20}") {
+            proptest::prop_assert!(pattern(&escaped(&name)).matches(&name));
+        }
+    }
+}

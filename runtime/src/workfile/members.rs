@@ -1,0 +1,182 @@
+//! Which folders belong to a workspace: the root that lists a folder, and the members a root lists.
+//!
+//! Looks at folders and reads workfiles; unaware of tasks.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::FILE_NAME;
+use super::errors::{ErrorKind, Place, SourceFile, WorkfileError};
+use super::globs::{Comp, MAX_COMPONENTS, Pattern, States};
+use super::lower::{is_ours, is_task_name};
+use super::model::{self, Str};
+use super::parse::{MAX_FILE_BYTES, parse};
+use super::paths::{self, Spot};
+
+/// Most members a workspace may have.
+const MAX_MEMBERS: usize = 10_000;
+
+/// A folder that belongs to a workspace.
+pub(crate) struct Found {
+    /// Relative to the root.
+    pub(crate) dir: String,
+    /// Where the workspace lists it.
+    pub(crate) place: Place,
+}
+
+/// Reads a workfile's text.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = vec![];
+    // One byte more than allowed tells the parser that it is too much.
+    File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    String::from_utf8(bytes).or_else(|error| {
+        if error.as_bytes().len() > MAX_FILE_BYTES {
+            return Ok(" ".repeat(MAX_FILE_BYTES + 1));
+        }
+        let at = error.utf8_error().valid_up_to();
+        Err(io::Error::new(io::ErrorKind::InvalidData, format!("byte {at} is not UTF-8")))
+    })
+}
+
+/// The root of the workspace that the nearest workfile at or above `start` belongs to, and that file's folder.
+pub(crate) fn find_root(start: &Path) -> Option<(PathBuf, PathBuf)> {
+    let start = if start.is_dir() { start } else { start.parent()? };
+    let has_file = |dir: &&Path| dir.join(FILE_NAME).is_file();
+    let nearest = start.ancestors().find(has_file)?;
+    let own = |dir: &Path, use_file: &mut dyn FnMut(&model::File<'_>) -> bool| {
+        let Ok(text) = read(&dir.join(FILE_NAME)) else { return false };
+        use_file(&parse(0, &text, &mut vec![]))
+    };
+    let is_root = own(nearest, &mut |file| file.workspace.is_some());
+    if !is_root {
+        for above in nearest.ancestors().skip(1).filter(has_file) {
+            let Ok(relative) = nearest.strip_prefix(above) else { continue };
+            let Some(relative) = relative.to_str() else { continue };
+            let lists = own(above, &mut |file| {
+                file.workspace.as_ref().is_some_and(|workspace| {
+                    workspace.members.iter().any(|member| {
+                        let mut spots = vec![];
+                        paths::read("", &member.text, &mut spots).is_ok()
+                            && spots.iter().any(|spot| match spot {
+                                Spot::Literal { path, .. } => **path == *relative,
+                                Spot::Pattern { pattern, .. } => pattern.matches(relative),
+                            })
+                    })
+                })
+            });
+            if lists {
+                return Some((above.to_owned(), nearest.to_owned()));
+            }
+        }
+    }
+    Some((nearest.to_owned(), nearest.to_owned()))
+}
+
+/// The folders that `members` of a workspace lists, each once, in the order of the list.
+pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileError>) -> Vec<Found> {
+    let mut out: Vec<Found> = vec![];
+    for member in members {
+        let bad = |kind, message: String| WorkfileError::new(kind, member.place, message);
+        if member.text.starts_with('!') {
+            errors.push(bad(ErrorKind::Member, format!("member `{}` is an exclusion", member.text)).hint("list the folders that are members"));
+            continue;
+        }
+        let mut spots = vec![];
+        if let Err(why) = paths::read("", &member.text, &mut spots) {
+            errors.push(bad(ErrorKind::Member, format!("member `{}` {why}", member.text)));
+        }
+        for spot in spots {
+            let before = out.len();
+            let mut add = |dir: String| {
+                let new = !out.iter().any(|found| found.dir == dir);
+                if new && out.len() <= MAX_MEMBERS {
+                    out.push(Found { dir, place: member.place });
+                }
+                new
+            };
+            match spot {
+                Spot::Literal { path, .. } if path.is_empty() => {
+                    errors.push(bad(ErrorKind::Member, "the workspace's own folder is not a member".into()));
+                }
+                Spot::Literal { path, .. } if root.join(&*path).join(FILE_NAME).is_file() => drop(add(path.to_string())),
+                Spot::Literal { path, .. } => {
+                    let message = format!("member `{path}` has no `{FILE_NAME}`");
+                    let there = root.join(&*path).is_dir();
+                    let hint = if there { "make one, or take the folder off the list" } else { "there is no such folder" };
+                    errors.push(bad(ErrorKind::Member, message).hint(hint));
+                }
+                Spot::Pattern { pattern, .. } => {
+                    let mut found = vec![];
+                    walk(root, &pattern, pattern.start(), "", 0, &mut found);
+                    found.sort_unstable();
+                    let any = !found.is_empty();
+                    found.into_iter().for_each(|dir| drop(add(dir)));
+                    if !any && out.len() == before {
+                        let message = format!("no folder matches `{}` and has a `{FILE_NAME}`", member.text);
+                        errors.push(bad(ErrorKind::Member, message));
+                    }
+                }
+            }
+            if out.len() > MAX_MEMBERS {
+                errors.push(bad(ErrorKind::TooLarge, format!("a workspace has at most {MAX_MEMBERS} members")));
+                return out;
+            }
+        }
+    }
+    out
+}
+
+/// Folders with a workfile that match. Hidden ones are entered only when the pattern names them.
+fn walk(root: &Path, pattern: &Pattern, states: States, dir: &str, depth: usize, out: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(root.join(dir)) else { return };
+    if depth > MAX_COMPONENTS || out.len() > MAX_MEMBERS {
+        return;
+    }
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let next = pattern.step(states, name);
+        let named = matches!(pattern.comps().get(depth), Some(Comp::Literal(literal)) if **literal == *name);
+        let hidden = (name.starts_with('.') && !named) || is_ours(name);
+        if next.dead() || hidden || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+        if pattern.accepts(next) && root.join(&path).join(FILE_NAME).is_file() {
+            out.push(path.clone());
+        }
+        walk(root, pattern, next, &path, depth + 1, out);
+    }
+}
+
+/// The name of the member in `dir`: what its file says, or else the folder's.
+pub(crate) fn name<'n>(dir: &'n str, file: &'n model::File<'_>) -> &'n str {
+    file.member_name.as_ref().map_or_else(|| dir.rsplit('/').next().unwrap_or_default(), |name| &name.text)
+}
+
+/// Checks the names of members, and that their files are those of members. `units` are all files, the root's first.
+pub(crate) fn check(files: &[SourceFile], units: &[super::lower::Unit<'_>], places: &[Place], errors: &mut Vec<WorkfileError>) {
+    let mut names: rustc_hash::FxHashMap<&str, usize> = rustc_hash::FxHashMap::default();
+    if let Some(name) = units.first().and_then(|root| root.file.member_name.as_ref()) {
+        let message = "the root of a workspace has no member name";
+        errors.push(WorkfileError::new(ErrorKind::Member, name.place, message));
+    }
+    for (i, unit) in units.iter().enumerate().skip(1) {
+        let place = places.get(i).copied().unwrap_or_default();
+        let at = unit.file.member_name.as_ref().map_or(place, |name| name.place);
+        if let Some(workspace) = &unit.file.workspace {
+            let message = format!("member `{}` has a `[workspace]` of its own", unit.dir);
+            errors.push(WorkfileError::new(ErrorKind::Member, workspace.place, message).see(place, "it is listed here"));
+        }
+        let hint = format!("give it another name: `[member]` and `name = \"...\"` in `{}`", files[i].path);
+        if !is_task_name(&unit.name) || &*unit.name == "tag" {
+            let message = format!("`{}` cannot name a member", unit.name);
+            errors.push(WorkfileError::new(ErrorKind::Member, at, message).hint(hint));
+        } else if let Some(first) = names.insert(&unit.name, i) {
+            let message = format!("members `{}` and `{}` have the same name `{}`", units[first].dir, unit.dir, unit.name);
+            let first = places.get(first).copied().unwrap_or_default();
+            errors.push(WorkfileError::new(ErrorKind::Member, at, message).see(first, "the first is listed here").hint(hint));
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Workfiles: from `quipu.toml` and those of its members to recipes, and from those to a workflow.
+//!
+//! Text goes one way: [`parse`](self) -> tables -> recipes -> edges -> [`Workflow`](crate::workflow::Workflow).
+//! All errors are found before anything runs, and all at once. Unaware of stores, plans and running.
+
+mod duration;
+mod edges;
+mod errors;
+pub mod globs;
+mod lower;
+mod matrix;
+mod members;
+mod model;
+mod order;
+mod outputs;
+mod parse;
+mod paths;
+mod recipe;
+pub mod schema;
+mod select;
+mod sources;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod vars;
+mod workflow;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use self::edges::MAX_EDGES;
+pub use self::errors::{ErrorKind, Faults, LoadError, MAX_SHOWN, Place, SourceFile, WorkfileError};
+pub use self::lower::DEFAULT_TIER;
+pub use self::matrix::MAX_TASKS;
+pub use self::parse::MAX_FILE_BYTES;
+pub use self::recipe::{FromTask, Literal, Recipe, Sources, Stdin};
+pub use self::select::SelectError;
+pub use self::sources::SourceList;
+pub use self::workflow::{Surroundings, WorkflowError};
+use crate::graph::TaskIdx;
+use crate::value::Text;
+
+/// The name of every workfile.
+pub const FILE_NAME: &str = "quipu.toml";
+
+/// A workspace as its workfiles describe it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The workspace root.
+    pub root: PathBuf,
+    /// The workfiles as they were read, the root's first.
+    pub files: Vec<SourceFile>,
+    /// The root and its members, in the order of `files`.
+    pub members: Vec<Member>,
+    /// The member whose folder loading started in.
+    pub here: usize,
+    /// All recipes, in the order they are written.
+    pub recipes: Vec<Recipe>,
+    /// What the workspace says is made when nothing is asked for; groups stand as their members.
+    pub default_goals: Option<Vec<usize>>,
+    /// The name space of all tasks, a DID.
+    pub subject: Text,
+    names: select::Names,
+    outputs: Arc<outputs::Outputs>,
+    /// The place of each recipe in the workflow; none for groups.
+    nodes: Vec<Option<TaskIdx>>,
+}
+
+/// A folder with a workfile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What its tasks' names start with; empty for the root.
+    pub name: Text,
+    /// Relative to the workspace root; empty for the root.
+    pub dir: String,
+}
+
+/// Finds the workspace of `start`, reads its workfiles and makes recipes of them.
+///
+/// The nearest `quipu.toml` from `start` upwards is a root, or a member of the nearest workspace above that lists it.
+pub fn load(start: &Path) -> Result<Loaded, LoadError> {
+    let start = start.canonicalize().map_err(|source| LoadError::Read { path: start.into(), source })?;
+    let (root, here) = members::find_root(&start).ok_or_else(|| LoadError::NotFound(start.clone()))?;
+    let path = root.join(FILE_NAME);
+    let text = members::read(&path).map_err(|source| LoadError::Read { path, source })?;
+    let root_file = SourceFile { path: FILE_NAME.into(), text: text.into() };
+    let here = here.strip_prefix(&root).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
+    let folder = root.clone();
+    let mut loaded = compile(root, root_file, |file, errors| {
+        let listed = file.workspace.as_ref().map_or(&[][..], |workspace| &workspace.members);
+        let mut out = vec![];
+        for members::Found { dir, place } in members::find(&folder, listed, errors) {
+            let path = format!("{dir}/{FILE_NAME}");
+            match members::read(&folder.join(&path)) {
+                Ok(text) => out.push(Listed { dir, place, file: SourceFile { path, text: text.into() } }),
+                Err(why) => errors.push(WorkfileError::new(ErrorKind::Io, place, format!("read `{path}`: {why}"))),
+            }
+        }
+        out
+    })?;
+    loaded.here = loaded.members.iter().position(|member| member.dir == here).unwrap_or(0);
+    Ok(loaded)
+}
+
+/// Makes recipes of a single workfile's text, for the workspace at `root`.
+pub fn load_text(root: &Path, text: &str) -> Result<Loaded, LoadError> {
+    let file = SourceFile { path: FILE_NAME.into(), text: text.into() };
+    compile(root.into(), file, |_, _| vec![])
+}
+
+/// A member's workfile.
+struct Listed {
+    dir: String,
+    /// Where the workspace lists it.
+    place: Place,
+    file: SourceFile,
+}
+
+/// Makes recipes of the root's workfile and those of the members that `find_members` finds by it.
+fn compile(
+    root: PathBuf,
+    root_file: SourceFile,
+    find_members: impl FnOnce(&model::File<'_>, &mut Vec<WorkfileError>) -> Vec<Listed>,
+) -> Result<Loaded, LoadError> {
+    let mut errors = vec![];
+    let text = root_file.text.clone();
+    let file = parse::parse(0, &text, &mut errors);
+    let errors_before = errors.len();
+    let listed = find_members(&file, &mut errors);
+    let torn_members = errors.len() > errors_before;
+    let mut places = vec![Place::default()];
+    let mut files = vec![root_file];
+    let mut units = vec![lower::Unit { name: "".into(), dir: String::new(), file }];
+    for (i, Listed { dir, place, file: source }) in listed.iter().enumerate() {
+        let file = parse::parse(i as u32 + 1, &source.text, &mut errors);
+        units.push(lower::Unit { name: members::name(dir, &file).into(), dir: dir.clone(), file });
+        places.push(*place);
+        files.push(source.clone());
+    }
+    members::check(&files, &units, &places, &mut errors);
+    let mut findings = lower::Findings::default();
+    let mut made = lower::make(&units, &mut findings);
+    made.torn |= torn_members;
+    let linked = edges::link(&mut made, &mut findings);
+    let workspace = units.first().and_then(|root| root.file.workspace.as_ref());
+    let mut default_goals = workspace.and_then(|w| w.default.as_ref()).map(|texts| {
+        let mut goals = vec![];
+        for text in texts {
+            match made.names.select(0, &text.text, true) {
+                Ok(ranges) => goals.extend(ranges.into_iter().flatten().map(|i| i as usize)),
+                Err(miss) => {
+                    let message = format!("`default` of `[workspace]` has {}", miss.message);
+                    findings.plain(WorkfileError::new(ErrorKind::UnknownTask, text.place, message).maybe_hint(miss.hint));
+                }
+            }
+        }
+        goals
+    });
+    let subject = workspace.and_then(|w| w.subject.as_ref()).map_or(crate::task::DEFAULT_SUBJECT.into(), |text| {
+        if !is_did(&text.text) {
+            let message = format!("`subject` of `[workspace]` is `{}`, which is no DID", text.text);
+            let error = WorkfileError::new(ErrorKind::BadValue, text.place, message);
+            findings.plain(error.hint("for example `did:web:example.org`"));
+        }
+        Text::from(&*text.text)
+    });
+    match order::sort(&made.recipes, &linked.edges) {
+        Ok(order) => {
+            if let Some(i) = order::flatten(&mut made.recipes, &order) {
+                let recipe = &made.recipes[i];
+                let message = format!("with task `{}` there are more than {MAX_EDGES} edges between tasks", recipe.name);
+                findings.plain(WorkfileError::new(ErrorKind::TooLarge, recipe.place, message));
+            }
+        }
+        Err(rings) => rings.into_iter().for_each(|ring| findings.plain(ring)),
+    }
+    errors.extend(findings.finish());
+    // What cannot be read is missed by others, which is no error of theirs.
+    if made.torn {
+        let after = |kind| matches!(kind, ErrorKind::UnknownTask | ErrorKind::MissingInput);
+        let others = errors.iter().any(|e| !after(e.kind));
+        errors.retain(|e| !others || !after(e.kind));
+    }
+    if let Some(goals) = &mut default_goals {
+        *goals = order::stand_for(&made.recipes, std::mem::take(goals));
+    }
+    let mut next = 0;
+    let nodes = made.recipes.iter().map(|recipe| {
+        (!recipe.is_group()).then(|| {
+            next += 1;
+            TaskIdx::new(next - 1)
+        })
+    });
+    let nodes = nodes.collect();
+    let members = units.iter().map(|unit| Member { name: unit.name.clone(), dir: unit.dir.clone() }).collect();
+    let loaded = Loaded {
+        root,
+        files,
+        members,
+        here: 0,
+        recipes: made.recipes,
+        default_goals,
+        subject,
+        names: made.names,
+        outputs: Arc::new(linked.outputs),
+        nodes,
+    };
+    if errors.is_empty() {
+        return Ok(loaded);
+    }
+    // All errors at once: those of the disk too, unless they may be echoes.
+    if !made.torn {
+        errors.extend(loaded.missing_sources());
+    }
+    Err(LoadError::Faults(Box::new(Faults::new(loaded.files, errors))))
+}
+
+fn is_did(text: &str) -> bool {
+    let mut parts = text.splitn(3, ':');
+    let good = |part: Option<&str>| part.is_some_and(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_graphic()));
+    parts.next() == Some("did") && good(parts.next()) && good(parts.next()) && text.len() <= 2048
+}
+
+impl Loaded {
+    /// The recipes that a selector means, as somebody in the folder of `member` writes it; groups stand as what
+    /// they need.
+    pub fn select(&self, member: usize, selector: &str) -> Result<Vec<usize>, SelectError> {
+        let ranges = self.names.select(member, selector, true)?;
+        let goals: Vec<usize> = ranges.into_iter().flatten().map(|i| i as usize).collect();
+        Ok(order::stand_for(&self.recipes, goals))
+    }
+
+    /// The recipe of exactly that name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.names.find(name)
+    }
+
+    /// The place of a recipe in the workflow; none for a group.
+    pub fn node(&self, recipe: usize) -> Option<TaskIdx> {
+        self.nodes.get(recipe).copied().flatten()
+    }
+
+    /// Path, line and column of a place.
+    pub fn locate(&self, place: Place) -> (String, usize, usize) {
+        let file = &self.files[place.file as usize];
+        let faults = Faults { files: vec![file.clone()], errors: vec![] };
+        let (path, line, column) = faults.locate(Place { file: 0, ..place });
+        (path.to_owned(), line, column)
+    }
+}

@@ -1,0 +1,108 @@
+//! A workfile as written: globs, variables and matrices unexpanded, every text with its place.
+//!
+//! Knows shapes; unaware of TOML (see [`super::parse`]) and of other files.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::errors::Place;
+use crate::process::Tier;
+use crate::value::Text;
+
+/// Text with its place, which is that of the value with its quotes.
+#[derive(Debug, Clone)]
+pub(crate) struct Str<'a> {
+    pub(crate) text: Cow<'a, str>,
+    pub(crate) place: Place,
+}
+
+/// One command line.
+#[derive(Debug, Clone)]
+pub(crate) enum Run<'a> {
+    /// For a shell.
+    Shell(Str<'a>),
+    /// Program and arguments.
+    Argv(Vec<Str<'a>>),
+}
+
+/// One declared output.
+#[derive(Debug, Clone)]
+pub(crate) struct Output<'a> {
+    pub(crate) path: Str<'a>,
+    pub(crate) optional: bool,
+}
+
+/// One list of a matrix.
+#[derive(Debug, Clone)]
+pub(crate) struct Axis<'a> {
+    pub(crate) name: Str<'a>,
+    pub(crate) values: Vec<Str<'a>>,
+}
+
+/// A `[task.X]` table.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TaskTable<'a> {
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) place: Place,
+    /// Which keys stand in it, and where.
+    pub(crate) keys: Vec<(&'static str, Place)>,
+    pub(crate) description: Option<Str<'a>>,
+    pub(crate) tags: Vec<Str<'a>>,
+    pub(crate) steps: Vec<Run<'a>>,
+    pub(crate) inputs: Option<Vec<Str<'a>>>,
+    pub(crate) outputs: Vec<Output<'a>>,
+    pub(crate) needs: Vec<Str<'a>>,
+    pub(crate) after: Vec<Str<'a>>,
+    pub(crate) env: Vec<(Str<'a>, Str<'a>)>,
+    pub(crate) pass_env: Vec<Str<'a>>,
+    pub(crate) dir: Option<Str<'a>>,
+    pub(crate) stdin: Option<Str<'a>>,
+    pub(crate) stdout: Option<Str<'a>>,
+    pub(crate) tools: Vec<Str<'a>>,
+    pub(crate) matrix: Vec<Axis<'a>>,
+    pub(crate) shell: Option<Vec<Str<'a>>>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: Option<u32>,
+    pub(crate) cache: Option<bool>,
+    pub(crate) slots: BTreeMap<Text, u32>,
+    pub(crate) sandbox: Option<Tier>,
+    pub(crate) network: Option<bool>,
+    pub(crate) mute: Option<bool>,
+    /// Whether a key that decides about names, edges or outputs could not be read, so that other tasks may
+    /// seem wrong although they are not.
+    pub(crate) torn: bool,
+}
+
+impl TaskTable<'_> {
+    /// Where a key stands; the task's name where it does not.
+    pub(crate) fn key_place(&self, key: &str) -> Place {
+        self.keys.iter().find(|(k, _)| *k == key).map_or(self.place, |(_, place)| *place)
+    }
+
+    /// Whether a key stands in it.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.keys.iter().any(|(k, _)| *k == key)
+    }
+}
+
+/// The `[workspace]` table.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WorkspaceTable<'a> {
+    pub(crate) place: Place,
+    pub(crate) members: Vec<Str<'a>>,
+    pub(crate) default: Option<Vec<Str<'a>>>,
+    pub(crate) sandbox: Option<Tier>,
+    pub(crate) subject: Option<Str<'a>>,
+}
+
+/// A whole workfile.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct File<'a> {
+    pub(crate) workspace: Option<WorkspaceTable<'a>>,
+    pub(crate) member_name: Option<Str<'a>>,
+    pub(crate) vars: Vec<(Str<'a>, Str<'a>)>,
+    pub(crate) tasks: Vec<TaskTable<'a>>,
+    /// Whether parts of it could not be read at all.
+    pub(crate) torn: bool,
+}

@@ -1,0 +1,320 @@
+//! All declared outputs of a workspace by path: which of them a path or a pattern meets.
+//!
+//! A trie over path components in which `*` forms and `**` have nodes of their own, so that a lookup costs
+//! about the length of the path, however many outputs there are. Unaware of tasks beyond their number.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::globs::{Comp, Wild};
+use crate::process::OutputKind;
+use crate::value::Text;
+
+/// Forms beyond this many in one folder are found by what they start or end with.
+const FEW: usize = 8;
+
+/// Whose output ends at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct End {
+    /// Number of the recipe.
+    pub(crate) recipe: u32,
+    /// Which of its outputs.
+    pub(crate) output: u32,
+    pub(crate) kind: OutputKind,
+}
+
+/// How what was asked for and an output meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meets {
+    /// Both can be the same path.
+    Same,
+    /// It lies in an output folder; so many of its components are those of the folder.
+    Inside(usize),
+    /// It would lie below an output that is a file.
+    Through,
+    /// The output lies below it.
+    Below,
+}
+
+/// Outputs by path.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    nodes: Vec<Node>,
+    /// Whether any output has a wildcard, so that one node can be reached in two ways.
+    wild: bool,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    names: BTreeMap<Text, u32>,
+    forms: Option<Box<Forms>>,
+    deep: Option<u32>,
+    ends: Vec<End>,
+}
+
+#[derive(Debug, Default)]
+struct Forms {
+    all: Vec<(Wild, u32)>,
+    by_text: FxHashMap<Text, u32>,
+    by_prefix: FxHashMap<Text, Vec<u32>>,
+    by_suffix: FxHashMap<Text, Vec<u32>>,
+    others: Vec<u32>,
+}
+
+impl Forms {
+    fn add(&mut self, wild: &Wild, node: u32) {
+        let i = self.all.len() as u32;
+        self.all.push((wild.clone(), node));
+        self.by_text.insert(wild.text().clone(), node);
+        let row = match (wild.prefix(), wild.suffix()) {
+            ("", "") => &mut self.others,
+            ("", suffix) => self.by_suffix.entry(suffix.into()).or_default(),
+            (prefix, _) => self.by_prefix.entry(prefix.into()).or_default(),
+        };
+        row.push(i);
+    }
+
+    /// Calls `each` with the node of every form that `name` is of.
+    fn of_name(&self, name: &str, each: &mut impl FnMut(u32) -> ControlFlow<()>) -> ControlFlow<()> {
+        if self.all.len() <= FEW {
+            return self.all.iter().filter(|(wild, _)| wild.matches(name)).try_for_each(|(_, node)| each(*node));
+        }
+        let cuts = || (0..=name.len()).filter(|at| name.is_char_boundary(*at));
+        let prefixes = cuts().filter_map(|at| self.by_prefix.get(&name[..at]));
+        let suffixes = cuts().filter_map(|at| self.by_suffix.get(&name[at..]));
+        let rows = prefixes.chain(suffixes).flatten().chain(&self.others);
+        rows.map(|i| &self.all[*i as usize]).filter(|(wild, _)| wild.matches(name)).try_for_each(|(_, node)| each(*node))
+    }
+}
+
+impl Outputs {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self { nodes: vec![Node::default()], wild: false }
+    }
+
+    /// Adds an output. Several at one place are one task under several names: that with `first` stands for all.
+    pub(crate) fn insert(&mut self, comps: &[Comp], end: End, first: bool) {
+        let mut at = 0;
+        for comp in comps {
+            let new = self.nodes.len() as u32;
+            let node = &mut self.nodes[at as usize];
+            at = match comp {
+                Comp::Literal(name) => *node.names.entry(name.clone()).or_insert(new),
+                Comp::Deep => *node.deep.get_or_insert(new),
+                Comp::Wild(wild) => {
+                    let forms = node.forms.get_or_insert_default();
+                    let known = forms.by_text.get(wild.text()).copied();
+                    known.unwrap_or_else(|| {
+                        forms.add(wild, new);
+                        new
+                    })
+                }
+            };
+            if at == new {
+                self.nodes.push(Node::default());
+                self.wild |= !matches!(comp, Comp::Literal(_));
+            }
+        }
+        let ends = &mut self.nodes[at as usize].ends;
+        ends.insert(if first { 0 } else { ends.len() }, end);
+    }
+
+    /// Calls `each` with every output that `comps` meets; with those below it only when `below` is set.
+    pub(crate) fn meet(
+        &self,
+        comps: &[Comp],
+        below: bool,
+        each: &mut impl FnMut(End, Meets) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let tangled = self.wild || comps.iter().any(|c| matches!(c, Comp::Deep));
+        let mut walk = Walk { outputs: self, comps, below, seen: tangled.then(FxHashSet::default), each };
+        walk.at(0, 0)
+    }
+
+    /// Whether a task makes this path, as a file or within a folder.
+    pub(crate) fn makes(&self, comps: &[Comp]) -> bool {
+        let mut made = |_: End, how: Meets| if how == Meets::Through { Continue(()) } else { Break(()) };
+        self.meet(comps, false, &mut made).is_break()
+    }
+}
+
+/// The components of a normalised path.
+pub(crate) fn components(path: &str) -> Vec<Comp> {
+    path.split('/').filter(|name| !name.is_empty()).map(|name| Comp::Literal(name.into())).collect()
+}
+
+struct Walk<'w, F> {
+    outputs: &'w Outputs,
+    comps: &'w [Comp],
+    below: bool,
+    /// Where the walk has been, when it could come there twice.
+    seen: Option<FxHashSet<(u32, u32)>>,
+    each: &'w mut F,
+}
+
+impl<F: FnMut(End, Meets) -> ControlFlow<()>> Walk<'_, F> {
+    fn at(&mut self, at: u32, i: usize) -> ControlFlow<()> {
+        if self.seen.as_mut().is_some_and(|seen| !seen.insert((at, i as u32))) {
+            return Continue(());
+        }
+        let outputs = self.outputs;
+        let node = &outputs.nodes[at as usize];
+        if let Some(end) = node.ends.first() {
+            match end.kind {
+                _ if i == self.comps.len() => (self.each)(*end, Meets::Same)?,
+                OutputKind::Dir => (self.each)(*end, Meets::Inside(i))?,
+                OutputKind::File => (self.each)(*end, Meets::Through)?,
+                OutputKind::Glob => {}
+            }
+        }
+        if let Some(deep) = node.deep {
+            // It takes none, one, or all that is left.
+            (i..=self.comps.len()).try_for_each(|i| self.at(deep, i))?;
+        }
+        let Some(comp) = self.comps.get(i) else {
+            return if self.below { self.children(node, &mut |walk, child| walk.all(child)) } else { Continue(()) };
+        };
+        match comp {
+            Comp::Literal(name) => {
+                if let Some(child) = node.names.get(name) {
+                    self.at(*child, i + 1)?;
+                }
+                node.forms.as_ref().map_or(Continue(()), |f| f.of_name(name, &mut |child| self.at(child, i + 1)))
+            }
+            Comp::Wild(wild) => {
+                let prefix = wild.prefix();
+                let from = (Bound::Included(prefix), Bound::Unbounded);
+                for (name, child) in node.names.range::<str, _>(from).take_while(|(n, _)| n.starts_with(prefix)) {
+                    if wild.matches(name) {
+                        self.at(*child, i + 1)?;
+                    }
+                }
+                let forms = node.forms.iter().flat_map(|f| &f.all);
+                forms.filter(|(form, _)| form.meets(wild)).try_for_each(|(_, child)| self.at(*child, i + 1))
+            }
+            Comp::Deep => {
+                self.at(at, i + 1)?;
+                self.children(node, &mut |walk, child| walk.at(child, i))
+            }
+        }
+    }
+
+    /// Reports every output at and below a node.
+    fn all(&mut self, at: u32) -> ControlFlow<()> {
+        let outputs = self.outputs;
+        if self.seen.as_mut().is_some_and(|seen| !seen.insert((at, u32::MAX))) {
+            return Continue(());
+        }
+        let node = &outputs.nodes[at as usize];
+        if let Some(end) = node.ends.first() {
+            (self.each)(*end, Meets::Below)?;
+        }
+        if let Some(deep) = node.deep {
+            self.all(deep)?;
+        }
+        self.children(node, &mut |walk, child| walk.all(child))
+    }
+
+    /// Calls `each` with the children that are one component further.
+    fn children(
+        &mut self,
+        node: &Node,
+        each: &mut impl FnMut(&mut Self, u32) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for child in node.names.values() {
+            each(self, *child)?;
+        }
+        node.forms.iter().flat_map(|f| &f.all).try_for_each(|(_, child)| each(self, *child))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workfile::globs::Pattern;
+
+    fn comps(text: &str) -> Vec<Comp> {
+        Pattern::read(text.trim_end_matches('/')).expect(text).comps().to_vec()
+    }
+
+    fn index(outputs: &[&str]) -> Outputs {
+        let mut index = Outputs::new();
+        for (i, text) in outputs.iter().enumerate() {
+            let wild = comps(text).iter().any(|c| !matches!(c, Comp::Literal(_)));
+            let kind = if wild { OutputKind::Glob } else if text.ends_with('/') { OutputKind::Dir } else { OutputKind::File };
+            index.insert(&comps(text), End { recipe: i as u32, output: 0, kind }, false);
+        }
+        index
+    }
+
+    fn met(outputs: &[&str], asked: &str, below: bool) -> String {
+        let mut found = vec![];
+        let _ = index(outputs).meet(&comps(asked), below, &mut |end, how| {
+            found.push(format!("{}:{how:?}", outputs[end.recipe as usize]));
+            Continue(())
+        });
+        found.sort();
+        found.dedup();
+        found.join(" ")
+    }
+
+    #[test]
+    fn what_meets_what() {
+        for (outputs, asked, expected) in [
+            (&["a/b"][..], "a/b", "a/b:Same"),
+            (&["a/b"], "a/c", ""),
+            (&["a/b"], "a", "a/b:Below"),
+            (&["a/b"], "a/b/c", "a/b:Through"),
+            (&["a/"], "a/b/c", "a/:Inside(1)"),
+            (&["a/"], "a", "a/:Same"),
+            (&["a/*.o"], "a/x.o", "a/*.o:Same"),
+            (&["a/*.o"], "a", "a/*.o:Below"),
+            (&["a/*.o"], "a/x.c", ""),
+            (&["**/*.o"], "x/y/z.o", "**/*.o:Same"),
+            (&["**/*.o"], "z.o", "**/*.o:Same"),
+            (&["**/*.o"], "x", "**/*.o:Below"),
+            (&["a/b.h", "a/c.h", "a/c.c", "d/e.h"], "a/*.h", "a/b.h:Same a/c.h:Same"),
+            (&["a/b.h", "d/e.h"], "**/*.h", "a/b.h:Same d/e.h:Same"),
+            (&["gen/"], "**/*.h", "gen/:Inside(0) gen/:Same"),
+            (&["gen/"], "gen/**/*.h", "gen/:Inside(1) gen/:Inside(2)"),
+            (&["gen/"], "*/x.h", "gen/:Inside(1)"),
+            (&["gen/"], "ge?", "gen/:Same"),
+            (&["a/*.o"], "a/x*", "a/*.o:Same"),
+            (&["a/*.o"], "a/*.h", ""),
+            (&["a/**"], "a/b/c/*.x", "a/**:Same"),
+            (&["*/b"], "a/*", "*/b:Same"),
+            (&["**/x/**"], "**/y/**", "**/x/**:Same"),
+        ] {
+            assert_eq!(met(outputs, asked, true), expected, "{asked} of {outputs:?}");
+        }
+        assert_eq!(met(&["a/b"], "a", false), "");
+    }
+
+    #[test]
+    fn many_forms_in_one_folder_are_found_by_their_ends() {
+        let outputs: Vec<String> =
+            (0..40).flat_map(|i| [format!("o/p{i}*"), format!("o/*s{i}"), format!("o/?q{i}?")]).collect();
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        assert_eq!(met(&outputs, "o/p7x", false), "o/p7*:Same");
+        assert_eq!(met(&outputs, "o/p12", false), "o/p12*:Same o/p1*:Same");
+        assert_eq!(met(&outputs, "o/xs31", false), "o/*s31:Same");
+        assert_eq!(met(&outputs, "o/xq9x", false), "o/?q9?:Same");
+    }
+
+    proptest::proptest! {
+        /// The trie agrees with matching one by one.
+        #[test]
+        fn the_index_finds_what_matching_finds(
+            outputs in proptest::collection::vec("[ab*]{1,2}(/[ab*]{1,2}){0,2}|[*][*]/[ab]|[ab]/[*][*]", 1..8),
+            path in "[ab]{1,2}(/[ab]{1,2}){0,2}",
+        ) {
+            let outputs: Vec<&str> = outputs.iter().map(String::as_str).filter(|o| Pattern::read(o).is_ok()).collect();
+            let expected = outputs.iter().any(|o| Pattern::read(o).is_ok_and(|p| p.matches(&path)));
+            proptest::prop_assert_eq!(index(&outputs).makes(&components(&path)), expected);
+        }
+    }
+}

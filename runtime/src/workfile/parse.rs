@@ -1,0 +1,579 @@
+//! TOML to the typed form of a workfile, with places, reporting every error and not only the first.
+//!
+//! Knows keys and the types of their values; unaware of what names, paths and variables mean
+//! (see [`super::lower`]). The table is walked by hand: deriving would stop at the first error.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::duration;
+use super::errors::{ErrorKind, Place, WorkfileError, near};
+use super::model::{Axis, File, Output, Run, Str, TaskTable, WorkspaceTable};
+use super::syntax;
+use crate::process::Tier;
+use crate::value::Text;
+
+/// Largest workfile, in bytes.
+pub const MAX_FILE_BYTES: usize = 16 << 20;
+/// Most times a task is tried again.
+const MAX_RETRIES: i64 = 100;
+/// Most slots a task takes.
+const MAX_SLOTS: i64 = 65_535;
+
+/// Keys of a workfile.
+pub(super) const FILE_KEYS: [&str; 4] = ["workspace", "member", "vars", "task"];
+/// Keys of `[workspace]`.
+pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "subject"];
+/// Keys of `[task.X]`.
+pub(super) const TASK_KEYS: [&str; 23] = [
+    "description",
+    "tags",
+    "run",
+    "steps",
+    "inputs",
+    "outputs",
+    "needs",
+    "after",
+    "env",
+    "pass-env",
+    "dir",
+    "stdin",
+    "stdout",
+    "tools",
+    "matrix",
+    "timeout",
+    "retries",
+    "cache",
+    "slots",
+    "shell",
+    "sandbox",
+    "network",
+    "mute",
+];
+/// Keys whose loss makes other tasks seem wrong.
+const TEARING: [&str; 4] = ["matrix", "outputs", "stdout", "tags"];
+
+/// What other tools call our keys.
+const ALIASES: [(&str, &str); 20] = [
+    ("cmd", "run"),
+    ("cmds", "steps"),
+    ("command", "run"),
+    ("commands", "steps"),
+    ("script", "run"),
+    ("exec", "run"),
+    ("deps", "needs"),
+    ("depends", "needs"),
+    ("depends_on", "needs"),
+    ("dependsOn", "needs"),
+    ("dependencies", "needs"),
+    ("environment", "env"),
+    ("cwd", "dir"),
+    ("workdir", "dir"),
+    ("directory", "dir"),
+    ("sources", "inputs"),
+    ("srcs", "inputs"),
+    ("generates", "outputs"),
+    ("artifacts", "outputs"),
+    ("desc", "description"),
+];
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// Reads a workfile; what cannot be read is left out, and said in `errors`.
+pub(crate) fn parse<'a>(file: u32, text: &'a str, errors: &mut Vec<WorkfileError>) -> File<'a> {
+    if text.len() > MAX_FILE_BYTES {
+        let message = format!("this file has {} bytes; a workfile has at most {MAX_FILE_BYTES}", text.len());
+        errors.push(WorkfileError::new(ErrorKind::TooLarge, Place { file, ..Place::default() }, message));
+        return File { torn: true, ..File::default() };
+    }
+    let (table, found) = syntax::table(file, text);
+    // What the reader finds on or after a line that is no TOML may be an echo of that.
+    let sure = found.iter().filter(|e| e.kind == ErrorKind::Syntax).map(|e| e.place.start).min().unwrap_or(u32::MAX);
+    let sure = text.get(..sure as usize).map_or(u32::MAX, |t| t.rfind('\n').map_or(0, |i| i as u32 + 1));
+    let torn = !found.is_empty();
+    errors.extend(found);
+    let mut reader = Reader { file, errors: vec![] };
+    let mut out = reader.file(table);
+    out.torn |= torn;
+    errors.extend(reader.errors.into_iter().filter(|e| e.place.start < sure));
+    out
+}
+
+/// Whose keys are read, for messages.
+#[derive(Clone, Copy)]
+enum Owner<'o> {
+    File,
+    Workspace,
+    Member,
+    Vars,
+    Task(&'o str),
+}
+
+impl fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => f.write_str("a workfile"),
+            Self::Workspace => f.write_str("`[workspace]`"),
+            Self::Member => f.write_str("`[member]`"),
+            Self::Vars => f.write_str("`[vars]`"),
+            Self::Task(name) => write!(f, "task `{name}`"),
+        }
+    }
+}
+
+struct Reader {
+    file: u32,
+    errors: Vec<WorkfileError>,
+}
+
+impl Reader {
+    fn place(&self, span: Range<usize>) -> Place {
+        Place { file: self.file, start: span.start as u32, end: span.end as u32 }
+    }
+
+    fn error(&mut self, kind: ErrorKind, place: Place, message: String) -> &mut WorkfileError {
+        self.errors.push(WorkfileError::new(kind, place, message));
+        self.errors.last_mut().expect("just pushed")
+    }
+
+    fn wrong(&mut self, owner: Owner<'_>, key: &str, takes: &str, found: &Value<'_>) {
+        let place = self.place(found.span());
+        let message = format!("`{key}` of {owner} takes {takes}, found {}", describe(found.get_ref()));
+        self.error(ErrorKind::Type, place, message);
+    }
+
+    fn unknown(&mut self, owner: Owner<'_>, key: &Str<'_>, known: &[&'static str]) {
+        let alias = ALIASES.iter().find(|(a, to)| *a == key.text && known.contains(to));
+        let hint = alias.map(|(_, to)| format!("did you mean `{to}`?")).or_else(|| near(&key.text, known.iter().copied()));
+        let hint = hint.unwrap_or_else(|| format!("known keys are {}", list(known)));
+        let message = format!("{owner} has no key `{}`", key.text);
+        self.error(ErrorKind::UnknownKey, key.place, message).hints.push(hint);
+    }
+
+    fn key<'a>(&self, key: Spanned<Cow<'a, str>>) -> Str<'a> {
+        let place = self.place(key.span());
+        Str { text: key.into_inner(), place }
+    }
+
+    fn file<'a>(&mut self, table: DeTable<'a>) -> File<'a> {
+        let mut file = File::default();
+        for (key, value) in table {
+            let key = self.key(key);
+            match &*key.text {
+                "workspace" => {
+                    if let Some(table) = self.table(Owner::File, "workspace", value) {
+                        file.workspace = Some(self.workspace(key.place, table));
+                    }
+                }
+                "member" => {
+                    for (key, value) in self.table(Owner::File, "member", value).into_iter().flatten() {
+                        let key = self.key(key);
+                        match &*key.text {
+                            "name" => file.member_name = self.text(Owner::Member, "name", value),
+                            _ => self.unknown(Owner::Member, &key, &["name"]),
+                        }
+                    }
+                }
+                "vars" => {
+                    for (key, value) in self.table(Owner::File, "vars", value).into_iter().flatten() {
+                        let key = self.key(key);
+                        let name = key.text.clone();
+                        file.vars.extend(self.scalar(Owner::Vars, &name, value).map(|value| (key, value)));
+                    }
+                }
+                "task" => match self.table(Owner::File, "task", value) {
+                    Some(table) => {
+                        file.tasks.reserve(table.len());
+                        for (key, value) in table {
+                            let key = self.key(key);
+                            match value.into_inner() {
+                                DeValue::Table(table) => file.tasks.push(self.task(key, table)),
+                                other => {
+                                    file.torn = true;
+                                    let message =
+                                        format!("task `{}` is {}, not a table", key.text, describe(&other));
+                                    let hint = format!("write `[task.{}]` and its keys below", key.text);
+                                    self.error(ErrorKind::Type, key.place, message).hints.push(hint);
+                                }
+                            }
+                        }
+                    }
+                    None => file.torn = true,
+                },
+                "tasks" => {
+                    file.torn = true;
+                    self.unknown(Owner::File, &key, &FILE_KEYS);
+                }
+                _ => {
+                    let task_key = TASK_KEYS.contains(&&*key.text);
+                    self.unknown(Owner::File, &key, &FILE_KEYS);
+                    if task_key && let Some(error) = self.errors.last_mut() {
+                        error.hints = vec!["keys of a task stand below its `[task.NAME]`".into()];
+                    }
+                }
+            }
+        }
+        file
+    }
+
+    fn workspace<'a>(&mut self, place: Place, table: DeTable<'a>) -> WorkspaceTable<'a> {
+        let mut out = WorkspaceTable { place, ..WorkspaceTable::default() };
+        let owner = Owner::Workspace;
+        for (key, value) in table {
+            let key = self.key(key);
+            match &*key.text {
+                "members" => out.members = self.texts(owner, "members", value).unwrap_or_default(),
+                "default" => out.default = self.text_or_texts(owner, "default", value),
+                "sandbox" => out.sandbox = self.tier(owner, value),
+                "subject" => out.subject = self.text(owner, "subject", value),
+                _ => self.unknown(owner, &key, &WORKSPACE_KEYS),
+            }
+        }
+        out
+    }
+
+    fn task<'a>(&mut self, name: Str<'a>, table: DeTable<'a>) -> TaskTable<'a> {
+        let place = name.place;
+        let mut out = TaskTable { name: name.text.clone(), place, ..TaskTable::default() };
+        let owner = Owner::Task(&name.text);
+        let mut run = None;
+        out.keys.reserve_exact(table.len());
+        for (key, value) in table {
+            let key = self.key(key);
+            let Some(known) = TASK_KEYS.iter().find(|k| **k == key.text) else {
+                self.unknown(owner, &key, &TASK_KEYS);
+                out.torn |= near_any(&key.text, &TEARING);
+                continue;
+            };
+            let errors = self.errors.len();
+            out.keys.push((known, key.place));
+            match *known {
+                "description" => out.description = self.text(owner, known, value),
+                "tags" => out.tags = self.texts(owner, known, value).unwrap_or_default(),
+                "run" => run = self.run(owner, known, value),
+                "steps" => out.steps = self.steps(owner, value),
+                "inputs" => out.inputs = Some(self.texts(owner, known, value).unwrap_or_default()),
+                "outputs" => out.outputs = self.outputs(owner, value),
+                "needs" => out.needs = self.text_or_texts(owner, known, value).unwrap_or_default(),
+                "after" => out.after = self.text_or_texts(owner, known, value).unwrap_or_default(),
+                "env" => {
+                    for (key, value) in self.table(owner, known, value).into_iter().flatten() {
+                        let key = self.key(key);
+                        let what = format!("env.{}", key.text);
+                        out.env.extend(self.scalar(owner, &what, value).map(|value| (key, value)));
+                    }
+                }
+                "pass-env" => out.pass_env = self.texts(owner, known, value).unwrap_or_default(),
+                "dir" => out.dir = self.text(owner, known, value),
+                "stdin" => out.stdin = self.text(owner, known, value),
+                "stdout" => out.stdout = self.text(owner, known, value),
+                "tools" => out.tools = self.texts(owner, known, value).unwrap_or_default(),
+                "matrix" => out.matrix = self.matrix(owner, value),
+                "timeout" => out.timeout = self.duration(owner, known, value),
+                "retries" => out.retries = self.int(owner, known, &value, 0..=MAX_RETRIES).map(|n| n as u32),
+                "cache" => out.cache = self.bool(owner, known, value),
+                "slots" => out.slots = self.slots(owner, value),
+                "shell" => out.shell = self.shell(owner, value),
+                "sandbox" => out.sandbox = self.tier(owner, value),
+                "network" => out.network = self.bool(owner, known, value),
+                "mute" => out.mute = self.bool(owner, known, value),
+                _ => unreachable!("every key of a task is read"),
+            }
+            out.torn |= self.errors.len() > errors && TEARING.contains(known);
+        }
+        if let Some(run) = run {
+            if out.has("steps") {
+                let (run, steps) = (out.key_place("run"), out.key_place("steps"));
+                let message = format!("{owner} has both `run` and `steps`");
+                let error = self.error(ErrorKind::Type, run, message);
+                error.related.push((steps, "`steps` are here".into()));
+                error.hints.push("make `run` the first of the `steps`".into());
+            }
+            out.steps.insert(0, run);
+        }
+        out
+    }
+
+    fn table<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<DeTable<'a>> {
+        if matches!(value.get_ref(), DeValue::Table(_)) {
+            let DeValue::Table(table) = value.into_inner() else { return None };
+            return Some(table);
+        }
+        self.wrong(owner, key, "a table", &value);
+        None
+    }
+
+    fn list<'a>(&mut self, owner: Owner<'_>, key: &str, takes: &str, value: Value<'a>) -> Option<Vec<Value<'a>>> {
+        if matches!(value.get_ref(), DeValue::Array(_)) {
+            let DeValue::Array(array) = value.into_inner() else { return None };
+            return Some(array.into_iter().collect());
+        }
+        self.wrong(owner, key, takes, &value);
+        if matches!(value.get_ref(), DeValue::String(_)) {
+            let hint = "put it in brackets: `[\"...\"]`".to_owned();
+            self.errors.last_mut().expect("just pushed").hints.push(hint);
+        }
+        None
+    }
+
+    fn text<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<Str<'a>> {
+        self.text_as(owner, key, "a string", value)
+    }
+
+    fn text_as<'a>(&mut self, owner: Owner<'_>, key: &str, takes: &str, value: Value<'a>) -> Option<Str<'a>> {
+        let place = self.place(value.span());
+        match value.get_ref() {
+            DeValue::String(text) if text.contains('\0') => {
+                let message = format!("`{key}` of {owner} has a NUL character in it");
+                self.error(ErrorKind::BadValue, place, message);
+                None
+            }
+            DeValue::String(_) => {
+                let DeValue::String(text) = value.into_inner() else { return None };
+                Some(Str { text, place })
+            }
+            _ => {
+                self.wrong(owner, key, takes, &value);
+                None
+            }
+        }
+    }
+
+    /// A string, or an integer as its decimal text.
+    fn scalar<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<Str<'a>> {
+        let place = self.place(value.span());
+        match value.get_ref() {
+            DeValue::Integer(n) => {
+                let parsed = i64::from_str_radix(n.as_str(), n.radix());
+                if parsed.is_err() {
+                    self.error(ErrorKind::BadValue, place, format!("`{key}` of {owner} does not fit 64 bits"));
+                }
+                parsed.ok().map(|n| Str { text: n.to_string().into(), place })
+            }
+            DeValue::Boolean(_) => {
+                self.wrong(owner, key, "a string or an integer", &value);
+                let hint = "put it in quotes".to_owned();
+                self.errors.last_mut().expect("just pushed").hints.push(hint);
+                None
+            }
+            _ => self.text_as(owner, key, "a string or an integer", value),
+        }
+    }
+
+    fn texts<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<Vec<Str<'a>>> {
+        let takes = "a list of strings";
+        let items = self.list(owner, key, takes, value)?;
+        Some(items.into_iter().filter_map(|item| self.text_as(owner, key, takes, item)).collect())
+    }
+
+    fn text_or_texts<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<Vec<Str<'a>>> {
+        match value.get_ref() {
+            DeValue::String(_) => self.text(owner, key, value).map(|text| vec![text]),
+            _ => self.texts(owner, key, value),
+        }
+    }
+
+    fn run<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<Run<'a>> {
+        let takes = "a string for the shell, or a list of strings";
+        let place = self.place(value.span());
+        let empty = match value.get_ref() {
+            DeValue::String(text) => text.trim().is_empty(),
+            DeValue::Array(items) => match items.first().map(Spanned::get_ref) {
+                None => true,
+                Some(DeValue::String(program)) => program.is_empty(),
+                Some(_) => false,
+            },
+            _ => false,
+        };
+        if empty {
+            let error = self.error(ErrorKind::Empty, place, format!("`{key}` of {owner} is empty"));
+            error.hints.push("leave it out for a task that only groups what it `needs`".into());
+            return None;
+        }
+        match value.get_ref() {
+            DeValue::String(_) => self.text_as(owner, key, takes, value).map(Run::Shell),
+            _ => {
+                let items = self.list(owner, key, takes, value)?;
+                let argv = items.into_iter().map(|item| self.text_as(owner, key, takes, item));
+                // All are read before any is missed: each that is none has its own error.
+                argv.collect::<Vec<_>>().into_iter().collect::<Option<_>>().map(Run::Argv)
+            }
+        }
+    }
+
+    fn steps<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Vec<Run<'a>> {
+        let place = self.place(value.span());
+        let Some(items) = self.list(owner, "steps", "a list of what `run` takes", value) else { return vec![] };
+        if items.is_empty() {
+            self.error(ErrorKind::Empty, place, format!("`steps` of {owner} is empty"));
+        }
+        items.into_iter().filter_map(|item| self.run(owner, "steps", item)).collect()
+    }
+
+    fn outputs<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Vec<Output<'a>> {
+        let takes = "a list of paths or `{ path = \"...\", optional = true }`";
+        let Some(items) = self.list(owner, "outputs", takes, value) else { return vec![] };
+        let mut out = Vec::with_capacity(items.len());
+        for item in items {
+            if !matches!(item.get_ref(), DeValue::Table(_)) {
+                out.extend(self.text_as(owner, "outputs", takes, item).map(|path| Output { path, optional: false }));
+                continue;
+            }
+            let place = self.place(item.span());
+            let (mut path, mut optional, errors) = (None, false, self.errors.len());
+            for (key, value) in self.table(owner, "outputs", item).into_iter().flatten() {
+                let key = self.key(key);
+                match &*key.text {
+                    "path" => path = self.text(owner, "outputs.path", value),
+                    "optional" => optional = self.bool(owner, "outputs.optional", value).unwrap_or(false),
+                    _ => self.unknown(owner, &key, &["path", "optional"]),
+                }
+            }
+            match path {
+                Some(path) => out.push(Output { path, optional }),
+                None if self.errors.len() == errors => {
+                    self.error(ErrorKind::Type, place, format!("an output of {owner} has no `path`"));
+                }
+                None => {}
+            }
+        }
+        out
+    }
+
+    fn matrix<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Vec<Axis<'a>> {
+        let place = self.place(value.span());
+        let Some(table) = self.table(owner, "matrix", value) else { return vec![] };
+        if table.is_empty() {
+            self.error(ErrorKind::Matrix, place, format!("`matrix` of {owner} is empty"));
+        }
+        let mut out = Vec::with_capacity(table.len());
+        for (key, value) in table {
+            let name = self.key(key);
+            let what = format!("matrix.{}", name.text);
+            let place = self.place(value.span());
+            let takes = "a list of strings or integers";
+            let Some(items) = self.list(owner, &what, takes, value) else { continue };
+            if items.is_empty() {
+                let error = self.error(ErrorKind::Matrix, place, format!("`{what}` of {owner} is an empty list"));
+                error.hints.push("without a value there is no task at all".into());
+            }
+            let values = items.into_iter().filter_map(|item| self.scalar(owner, &what, item)).collect();
+            out.push(Axis { name, values });
+        }
+        out
+    }
+
+    fn shell<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Vec<Str<'a>>> {
+        let place = self.place(value.span());
+        let shell = self.texts(owner, "shell", value)?;
+        if shell.first().is_none_or(|program| program.text.is_empty()) {
+            let error = self.error(ErrorKind::Empty, place, format!("`shell` of {owner} is empty"));
+            error.hints.push("for example `shell = [\"bash\", \"-euo\", \"pipefail\", \"-c\"]`".into());
+            return None;
+        }
+        Some(shell)
+    }
+
+    fn slots(&mut self, owner: Owner<'_>, value: Value<'_>) -> BTreeMap<Text, u32> {
+        let mut out = BTreeMap::new();
+        match value.get_ref() {
+            DeValue::Integer(_) => {
+                out.extend(self.int(owner, "slots", &value, 1..=MAX_SLOTS).map(|n| (Text::from(""), n as u32)));
+            }
+            DeValue::Table(_) => {
+                for (key, value) in self.table(owner, "slots", value).into_iter().flatten() {
+                    let key = self.key(key);
+                    let what = format!("slots.{}", key.text);
+                    let count = self.int(owner, &what, &value, 1..=MAX_SLOTS);
+                    out.extend(count.map(|n| (Text::from(&*key.text), n as u32)));
+                }
+            }
+            _ => self.wrong(owner, "slots", "an integer or a table of integers", &value),
+        }
+        out
+    }
+
+    fn bool(&mut self, owner: Owner<'_>, key: &str, value: Value<'_>) -> Option<bool> {
+        if let DeValue::Boolean(b) = value.get_ref() {
+            return Some(*b);
+        }
+        self.wrong(owner, key, "`true` or `false`", &value);
+        None
+    }
+
+    fn int(
+        &mut self,
+        owner: Owner<'_>,
+        key: &str,
+        value: &Value<'_>,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Option<i64> {
+        let DeValue::Integer(n) = value.get_ref() else {
+            self.wrong(owner, key, "an integer", value);
+            return None;
+        };
+        let parsed = i64::from_str_radix(n.as_str(), n.radix()).ok().filter(|n| range.contains(n));
+        if parsed.is_none() {
+            let place = self.place(value.span());
+            let message = format!("`{key}` of {owner} is {n}; it goes from {} to {}", range.start(), range.end());
+            self.error(ErrorKind::BadValue, place, message);
+        }
+        parsed
+    }
+
+    fn duration(&mut self, owner: Owner<'_>, key: &str, value: Value<'_>) -> Option<Duration> {
+        let place = self.place(value.span());
+        let parsed = match value.get_ref() {
+            DeValue::Integer(n) => duration::parse(&format!("{n}s")),
+            DeValue::String(text) => duration::parse(text),
+            _ => {
+                self.wrong(owner, key, "a duration", &value);
+                return None;
+            }
+        };
+        parsed
+            .map_err(|why| {
+                let message = format!("`{key}` of {owner} is no duration: {why}");
+                let error = self.error(ErrorKind::BadValue, place, message);
+                error.hints.push("write `\"10s\"`, `\"1h30m\"`, or a number of seconds".into());
+            })
+            .ok()
+    }
+
+    fn tier(&mut self, owner: Owner<'_>, value: Value<'_>) -> Option<Tier> {
+        let text = self.text(owner, "sandbox", value)?;
+        let tier = Tier::from_name(&text.text);
+        if tier.is_none() {
+            let message = format!("`sandbox` of {owner} is `{}`, which is no kind of isolation", text.text);
+            let hint = "one of `ns`, `landlock`, `none`".to_owned();
+            self.error(ErrorKind::BadValue, text.place, message).hints.push(hint);
+        }
+        tier
+    }
+}
+
+fn describe(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn near_any(typed: &str, names: &[&str]) -> bool {
+    near(typed, names.iter().copied()).is_some() || ALIASES.iter().any(|(a, to)| *a == typed && names.contains(to))
+}

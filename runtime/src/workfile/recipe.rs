@@ -1,0 +1,151 @@
+//! Recipes: concrete tasks as a workfile describes them, with everything expanded but globs over the disk.
+//!
+//! Knows what a recipe is; unaware of how one is made (see [`super::lower`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::errors::Place;
+use super::globs::Pattern;
+use crate::process::{OutputSpec, Tier};
+use crate::task::Policy;
+use crate::value::Text;
+
+/// One concrete task: one variant of a `[task.X]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    /// The name people use: `compile`, `compile[main]`, `app:compile[main]`.
+    pub name: Text,
+    /// The name without its variant.
+    pub task: Text,
+    /// Which member it belongs to, an index into [`super::Loaded::members`].
+    pub member: usize,
+    /// The matrix values it was made with, as written.
+    pub variant: Vec<(Text, Text)>,
+    /// For people.
+    pub description: Option<Text>,
+    /// For selectors.
+    pub tags: Arc<[Text]>,
+    /// Where its name stands.
+    pub place: Place,
+    /// Where its keys stand.
+    pub key_places: Arc<[(&'static str, Place)]>,
+    /// Command lines; none for a group.
+    pub steps: Vec<Vec<Text>>,
+    /// What `env` sets.
+    pub env: BTreeMap<Text, Text>,
+    /// What is taken from the caller's environment.
+    pub pass_env: Vec<Text>,
+    /// Where it runs, relative to the workspace root.
+    pub dir: Text,
+    /// What it reads from standard input.
+    pub stdin: Option<Stdin>,
+    /// Where its standard output goes; also one of `outputs`.
+    pub stdout: Option<Text>,
+    /// Tools whose content is part of its id.
+    pub tools: Vec<Text>,
+    /// Which files of the workspace it reads.
+    pub sources: Sources,
+    /// What it reads of other tasks, by path.
+    pub from: Vec<FromTask>,
+    /// Recipes all outputs of which are its inputs; groups stand as their members.
+    pub needs: Vec<usize>,
+    /// Recipes that end before it starts; groups stand as their members.
+    pub after: Vec<usize>,
+    /// What it makes.
+    pub outputs: Vec<OutputSpec>,
+    /// How it is handled.
+    pub policy: Policy,
+    /// How it is isolated.
+    pub tier: Tier,
+    /// Whether it may use the network.
+    pub network: bool,
+}
+
+/// What a task reads from standard input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stdin {
+    /// A source file, which is among its `sources` too.
+    Source(Text),
+    /// An output of another task.
+    Task {
+        /// Which recipe.
+        producer: usize,
+        /// Which part of its outcome.
+        at: Vec<Text>,
+    },
+}
+
+/// An input that another task makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromTask {
+    /// Where the task finds it.
+    pub path: Text,
+    /// Which recipe makes it.
+    pub producer: usize,
+    /// Which part of its outcome it is.
+    pub at: Vec<Text>,
+}
+
+/// Which files of the workspace a task reads.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sources {
+    /// Files and folders by name.
+    pub literals: Vec<Literal>,
+    /// Files by form.
+    pub globs: Vec<Pattern>,
+    /// What is left out of all of these, with everything below.
+    pub excludes: Vec<Pattern>,
+    /// Whether the member's files are inputs that git does not ignore and no task makes.
+    pub default: bool,
+}
+
+/// A source by name.
+#[derive(Debug, Clone)]
+pub struct Literal {
+    /// Relative to the workspace root; empty for all of it.
+    pub path: Text,
+    /// Where it is written.
+    pub place: Place,
+    /// Whether tasks make something below it, so that it need not exist.
+    pub made_below: bool,
+}
+
+impl PartialEq for Literal {
+    /// Equal work may be written at different places.
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for Literal {}
+
+impl Recipe {
+    /// Whether it only stands for what it needs.
+    pub fn is_group(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Where a key stands; where its name does when the key is not there.
+    pub fn key_place(&self, key: &str) -> Place {
+        self.key_places.iter().find(|(k, _)| *k == key).map_or(self.place, |(_, place)| *place)
+    }
+
+    /// Whether it is the same work as another, whatever they are called. Holds before edges by path are known:
+    /// those follow from the inputs.
+    pub(crate) fn same_work(&self, other: &Self) -> bool {
+        self.steps == other.steps
+            && self.outputs == other.outputs
+            && self.sources == other.sources
+            && self.needs == other.needs
+            && self.env == other.env
+            && self.pass_env == other.pass_env
+            && self.dir == other.dir
+            && self.stdin == other.stdin
+            && self.stdout == other.stdout
+            && self.tools == other.tools
+            && self.tier == other.tier
+            && self.network == other.network
+            && (!self.sources.default || self.member == other.member)
+    }
+}

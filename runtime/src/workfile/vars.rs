@@ -1,0 +1,163 @@
+//! `{{name}}` in texts: values of `[vars]` and of a matrix, put in as they are.
+//!
+//! Unaware of what the texts are for.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::errors::{ErrorKind, Place, WorkfileError, near};
+use super::model::Str;
+use crate::value::Text;
+
+/// Longest text after substitution, in bytes.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Bytes that all substitutions of a workspace may make.
+const MAX_TOTAL_BYTES: usize = 256 << 20;
+
+/// How deep variables may build on one another.
+const MAX_ROUNDS: usize = 64;
+
+/// What names stand for at one place.
+pub(crate) struct Scope<'s> {
+    /// The file's variables and those of the workspace.
+    pub(crate) vars: &'s FxHashMap<Text, Text>,
+    /// The variant's values, which hide variables.
+    pub(crate) variant: &'s [(Text, Text)],
+    /// Bytes made so far.
+    pub(crate) made_bytes: &'s Cell<usize>,
+}
+
+impl Scope<'_> {
+    /// The text with every `{{name}}` replaced; `None` when something in it is wrong, which is then in `errors`.
+    pub(crate) fn expand<'t>(&self, text: &'t Str<'_>, errors: &mut Vec<WorkfileError>) -> Option<Cow<'t, str>> {
+        if !text.text.contains("{{") {
+            return Some(Cow::Borrowed(&text.text));
+        }
+        let mut good = true;
+        let mut out = String::with_capacity(text.text.len() + 32);
+        let mut rest = &*text.text;
+        while let Some(open) = rest.find("{{") {
+            out.push_str(&rest[..open]);
+            if let Some(tail) = rest[open..].strip_prefix("{{{{") {
+                out.push_str("{{");
+                rest = tail;
+                continue;
+            }
+            let inner = &rest[open + 2..];
+            let at = text.text.len() - inner.len();
+            let Some(close) = inner.find("}}") else {
+                let place = part(text, at - 2, at);
+                let error = WorkfileError::new(ErrorKind::Variable, place, "`{{` is never closed");
+                errors.push(error.hint("write `{{{{` for two braces as they are"));
+                return None;
+            };
+            let name = inner[..close].trim();
+            match self.find(name) {
+                Some(value) => out.push_str(value),
+                None => {
+                    good = false;
+                    errors.push(self.unknown(name, part(text, at - 2, at + close + 2)));
+                }
+            }
+            rest = &inner[close + 2..];
+            if out.len() > MAX_TEXT_BYTES {
+                let message = format!("this text has more than {MAX_TEXT_BYTES} bytes with its variables");
+                errors.push(WorkfileError::new(ErrorKind::TooLarge, text.place, message));
+                return None;
+            }
+        }
+        out.push_str(rest);
+        let before = self.made_bytes.get();
+        self.made_bytes.set(before.saturating_add(out.len()));
+        if self.made_bytes.get() > MAX_TOTAL_BYTES {
+            if before <= MAX_TOTAL_BYTES {
+                let message = format!("with this text, variables make more than {MAX_TOTAL_BYTES} bytes in all");
+                errors.push(WorkfileError::new(ErrorKind::TooLarge, text.place, message));
+            }
+            return None;
+        }
+        good.then_some(Cow::Owned(out))
+    }
+
+    fn find(&self, name: &str) -> Option<&Text> {
+        self.variant.iter().find(|(n, _)| **n == *name).map(|(_, v)| v).or_else(|| self.vars.get(name))
+    }
+
+    fn unknown(&self, name: &str, place: Place) -> WorkfileError {
+        let error = WorkfileError::new(ErrorKind::Variable, place, format!("variable `{name}` is not defined"));
+        if !is_name(name) {
+            return error.hint("write `{{{{` for two braces as they are");
+        }
+        let known = self.variant.iter().map(|(n, _)| &**n).chain(self.vars.keys().map(|n| &**n));
+        let hint = near(name, known);
+        error.hint(hint.unwrap_or_else(|| format!("define it: `{name} = \"...\"` below `[vars]`, or as a matrix list")))
+    }
+}
+
+/// Whether a text can name a variable or a matrix list.
+pub(crate) fn is_name(name: &str) -> bool {
+    let mut chars = name.bytes();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-'))
+}
+
+/// The variables of one file, on top of those of the workspace. They may use one another in any order.
+pub(crate) fn resolve(
+    vars: &[(Str<'_>, Str<'_>)],
+    above: &FxHashMap<Text, Text>,
+    made_bytes: &Cell<usize>,
+    errors: &mut Vec<WorkfileError>,
+) -> FxHashMap<Text, Text> {
+    let mut out = above.clone();
+    // A name of this file never means the workspace's value, even while its own is not known yet.
+    vars.iter().for_each(|(name, _)| drop(out.remove(&*name.text)));
+    let mut left: Vec<&(Str<'_>, Str<'_>)> = vec![];
+    for var in vars {
+        if is_name(&var.0.text) {
+            left.push(var);
+        } else {
+            let message = format!("`{}` cannot name a variable", var.0.text);
+            let error = WorkfileError::new(ErrorKind::BadName, var.0.place, message);
+            errors.push(error.hint("a letter or `_`, then letters, digits, `_` and `-`"));
+        }
+    }
+    // Each round settles those that use no unsettled one.
+    for _ in 0..MAX_ROUNDS {
+        let names: FxHashSet<&str> = left.iter().map(|(name, _)| &*name.text).collect();
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            left.iter().copied().partition(|(_, value)| !used(&value.text).any(|name| names.contains(name)));
+        let mut settled: Vec<(Text, Text)> = Vec::with_capacity(ready.len());
+        for (name, value) in &ready {
+            let scope = Scope { vars: &out, variant: &[], made_bytes };
+            // A value with an error counts as empty, so that its uses are no errors of their own.
+            settled.push(((*name.text).into(), scope.expand(value, errors).unwrap_or_default().as_ref().into()));
+        }
+        out.extend(settled);
+        left = rest;
+        if ready.is_empty() || left.is_empty() {
+            break;
+        }
+    }
+    for (name, _) in left {
+        let message = format!("variable `{}` stands for itself, at once or by way of others", name.text);
+        errors.push(WorkfileError::new(ErrorKind::Variable, name.place, message));
+        out.insert((*name.text).into(), "".into());
+    }
+    out
+}
+
+/// The names a text uses; more where it has escaped braces.
+fn used(text: &str) -> impl Iterator<Item = &str> {
+    text.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")).map(|(name, _)| name.trim())
+}
+
+/// The place of bytes `from..to` of a text, when its source has no escapes; the whole text's otherwise.
+fn part(text: &Str<'_>, from: usize, to: usize) -> Place {
+    let Place { file, start, end } = text.place;
+    if (end - start) as usize != text.text.len() + 2 {
+        return text.place;
+    }
+    Place { file, start: start + 1 + from as u32, end: start + 1 + to as u32 }
+}

@@ -1,0 +1,141 @@
+//! Recipes, source trees and surroundings to a workflow.
+//!
+//! Pure: the same values give the same tasks on any machine. Unaware of files, and of where sources come from.
+
+use std::collections::BTreeMap;
+
+use quipu_store::cid::{BlobId, TreeId};
+
+use super::Loaded;
+use super::recipe::{Recipe, Stdin};
+use crate::graph::TaskIdx;
+use crate::process::{ProcessError, ProcessSpec, Tier};
+use crate::task::{Node, PROCESS, Task, Work};
+use crate::value::{Branch, On, Text, Value};
+use crate::workflow::{DuplicateName, Workflow};
+
+/// What every process task sees unless it says otherwise.
+const ENV: [(&str, &str); 6] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("LANG", "C.UTF-8"),
+    ("LC_ALL", "C.UTF-8"),
+    ("TZ", "UTC"),
+    // The first day that zip files can tell.
+    ("SOURCE_DATE_EPOCH", "315532800"),
+    ("TMPDIR", "/tmp"),
+];
+
+/// What of outside the workspace goes into tasks.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The caller's environment, of which tasks see what their `pass-env` names.
+    pub env: BTreeMap<String, String>,
+    /// Content of the tools that tasks name.
+    pub tools: BTreeMap<String, BlobId>,
+    /// Operating system and processor, as in ids.
+    pub platform: (Text, Text),
+}
+
+/// Why recipes make no workflow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkflowError {
+    /// A tool whose content is not known.
+    #[error("task `{task}` names the tool `{tool}`, which was not found")]
+    Tool {
+        /// Which task.
+        task: Text,
+        /// Which tool.
+        tool: Text,
+    },
+    /// Not as many trees as recipes.
+    #[error("{recipes} recipes have {sources} trees of sources")]
+    Sources {
+        /// How many recipes there are.
+        recipes: usize,
+        /// How many trees were given.
+        sources: usize,
+    },
+    /// Two recipes of one name.
+    #[error(transparent)]
+    Duplicate(#[from] DuplicateName),
+    /// Arguments without canonical form.
+    #[error("task `{task}`: {source}")]
+    Args {
+        /// Which task.
+        task: Text,
+        /// Why.
+        source: ProcessError,
+    },
+}
+
+impl Loaded {
+    /// The workflow of all recipes that run, each with the tree of its sources; `None` is no sources.
+    pub fn workflow(&self, sources: &[Option<TreeId>], surroundings: &Surroundings) -> Result<Workflow, WorkflowError> {
+        if sources.len() != self.recipes.len() {
+            return Err(WorkflowError::Sources { recipes: self.recipes.len(), sources: sources.len() });
+        }
+        let mut workflow = Workflow::new();
+        let outputs: Text = "outputs".into();
+        let cmd: Text = PROCESS.into();
+        for (recipe, tree) in self.recipes.iter().zip(sources).filter(|(recipe, _)| !recipe.is_group()) {
+            let spec = self.spec(recipe, *tree, surroundings, &outputs)?;
+            let args = spec.to_args().map_err(|source| WorkflowError::Args { task: recipe.name.clone(), source })?;
+            let task = Task { sub: self.subject.clone(), cmd: cmd.clone(), args, nonce: vec![] };
+            workflow.add_node(Node {
+                name: recipe.name.clone(),
+                work: Work::Task(task),
+                policy: recipe.policy.clone(),
+                after: recipe.after.iter().map(|i| self.at(*i)).collect(),
+            })?;
+        }
+        Ok(workflow)
+    }
+
+    fn at(&self, recipe: usize) -> TaskIdx {
+        self.node(recipe).expect("groups were replaced by what they stand for")
+    }
+
+    fn spec(
+        &self,
+        recipe: &Recipe,
+        sources: Option<TreeId>,
+        surroundings: &Surroundings,
+        outputs: &Text,
+    ) -> Result<ProcessSpec, WorkflowError> {
+        let part = |producer: usize, at: &[Text]| Value::promise(Branch::Ok, On::Here(self.at(producer)), at.iter().cloned());
+        let whole = std::slice::from_ref(outputs);
+        let needs = recipe.needs.iter().map(|i| (format!("@{}", self.recipes[*i].name).into(), part(*i, whole)));
+        let from = recipe.from.iter().map(|from| (from.path.clone(), part(from.producer, &from.at)));
+        let mut env: BTreeMap<Text, Text> = ENV.iter().map(|(k, v)| (Text::from(*k), Text::from(*v))).collect();
+        let home = if recipe.tier == Tier::None { "/nonexistent" } else { "/home" };
+        env.insert("HOME".into(), home.into());
+        for name in &recipe.pass_env {
+            if let Some(value) = surroundings.env.get(&**name) {
+                env.insert(name.clone(), value.as_str().into());
+            }
+        }
+        env.extend(recipe.env.iter().map(|(k, v)| (k.clone(), v.clone())));
+        let tools = recipe.tools.iter().map(|tool| match surroundings.tools.get(&**tool) {
+            Some(id) => Ok((tool.clone(), *id)),
+            None => Err(WorkflowError::Tool { task: recipe.name.clone(), tool: tool.clone() }),
+        });
+        Ok(ProcessSpec {
+            steps: recipe.steps.iter().map(|argv| argv.iter().cloned().map(Value::Text).collect()).collect(),
+            env: env.into_iter().map(|(k, v)| (k, Value::Text(v))).collect(),
+            dir: recipe.dir.clone(),
+            stdin: recipe.stdin.as_ref().map(|stdin| match stdin {
+                Stdin::Source(path) => Value::Text(path.clone()),
+                Stdin::Task { producer, at } => part(*producer, at),
+            }),
+            stdout: recipe.stdout.clone(),
+            sources,
+            inputs: needs.chain(from).collect(),
+            outputs: recipe.outputs.clone(),
+            platform: surroundings.platform.clone(),
+            tools: tools.collect::<Result<_, _>>()?,
+            tier: recipe.tier,
+            network: recipe.network,
+        })
+    }
+}
