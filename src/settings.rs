@@ -21,9 +21,12 @@ pub(crate) struct Settings {
 impl Settings {
     /// From `--store`, else `$QUIPU_STORE`, else the platform's cache directory.
     pub(crate) fn read(store: Option<&Path>) -> Result<Self, Diagnosis> {
-        let home = || var_path("HOME").ok_or_else(|| {
-            Diagnosis::usage("neither HOME nor QUIPU_STORE is set").hint("set QUIPU_STORE to the directory of the store")
-        });
+        let home = || {
+            var_path("HOME").ok_or_else(|| {
+                Diagnosis::usage("neither HOME nor QUIPU_STORE is set")
+                    .hint("set QUIPU_STORE to the directory of the store")
+            })
+        };
         let store = match store.map(Path::to_owned).or_else(|| var_path("QUIPU_STORE")) {
             Some(store) => store,
             None => var_path("XDG_CACHE_HOME").map_or_else(|| home().map(|h| h.join(".cache")), Ok)?.join("quipu"),
@@ -60,7 +63,9 @@ pub(crate) fn stderr_has_colour() -> bool {
 /// Whether progress may be drawn over.
 pub(crate) fn stderr_is_live() -> bool {
     use std::io::IsTerminal;
-    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb") && std::env::var_os("CI").is_none()
+    std::io::stderr().is_terminal()
+        && std::env::var_os("TERM").is_some_and(|t| t != "dumb")
+        && std::env::var_os("CI").is_none()
 }
 
 /// How many tasks run at once when nobody says.

@@ -91,7 +91,12 @@ pub enum ProjectError {
 
 impl Project {
     /// Scans the workspace of `loaded` and makes tasks of its recipes. `env` is the caller's environment.
-    pub fn open(store: &Store, index: &mut StatIndex, loaded: Loaded, env: BTreeMap<String, String>) -> Result<Self, ProjectError> {
+    pub fn open(
+        store: &Store,
+        index: &mut StatIndex,
+        loaded: Loaded,
+        env: BTreeMap<String, String>,
+    ) -> Result<Self, ProjectError> {
         let lists = loaded.match_sources()?;
         let files = scan(index, &loaded, &lists)?;
         let trees = trees(&loaded, &lists, &files)?;
@@ -154,7 +159,11 @@ impl Project {
 }
 
 /// One look at all sources and all outputs that are single files.
-fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<HashMap<Text, (Entry, Stamp)>, ProjectError> {
+fn scan(
+    index: &mut StatIndex,
+    loaded: &Loaded,
+    lists: &[SourceList],
+) -> Result<HashMap<Text, (Entry, Stamp)>, ProjectError> {
     let mut seen_lists = BTreeSet::new();
     let mut sources: Vec<&Text> = vec![];
     for list in lists {
@@ -163,8 +172,10 @@ fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<
             sources.extend(list.iter());
         }
     }
-    let outputs = loaded.recipes.iter().flat_map(|r| &r.outputs).filter(|o| o.kind == OutputKind::File).map(|o| &o.path);
-    let mut paths: Vec<(&Text, bool)> = sources.into_iter().map(|p| (p, true)).chain(outputs.map(|p| (p, false))).collect();
+    let outputs =
+        loaded.recipes.iter().flat_map(|r| &r.outputs).filter(|o| o.kind == OutputKind::File).map(|o| &o.path);
+    let mut paths: Vec<(&Text, bool)> =
+        sources.into_iter().map(|p| (p, true)).chain(outputs.map(|p| (p, false))).collect();
     paths.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
     paths.dedup_by(|a, b| a.0 == b.0);
     let asked: Vec<&str> = paths.iter().map(|(p, _)| &***p).collect();
@@ -181,7 +192,11 @@ fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<
     Ok(files)
 }
 
-fn trees(loaded: &Loaded, lists: &[SourceList], files: &HashMap<Text, (Entry, Stamp)>) -> Result<Vec<Option<TreeId>>, ProjectError> {
+fn trees(
+    loaded: &Loaded,
+    lists: &[SourceList],
+    files: &HashMap<Text, (Entry, Stamp)>,
+) -> Result<Vec<Option<TreeId>>, ProjectError> {
     let mut known: HashMap<*const Text, TreeId> = HashMap::new();
     let mut trees = Vec::with_capacity(lists.len());
     for (recipe, list) in loaded.recipes.iter().zip(lists) {
@@ -194,7 +209,8 @@ fn trees(loaded: &Loaded, lists: &[SourceList], files: &HashMap<Text, (Entry, St
             continue;
         }
         let entries = list.iter().map(|path| (&**path, &files.get(path).expect("all sources were scanned").0));
-        let (tree, _) = tree_of(None, entries).map_err(|source| ProjectError::Tree { task: recipe.name.to_string(), source })?;
+        let (tree, _) =
+            tree_of(None, entries).map_err(|source| ProjectError::Tree { task: recipe.name.to_string(), source })?;
         known.insert(list.as_ptr(), tree);
         trees.push(Some(tree));
     }
@@ -211,7 +227,8 @@ fn tools(store: &Store, loaded: &Loaded) -> Result<BTreeMap<String, BlobId>, Pro
                 continue;
             }
             let path = recipe.env.get("PATH").map_or(DEFAULT_PATH, |p| p);
-            let missing = || ProjectError::Tool { task: recipe.name.to_string(), tool: tool.to_string(), path: path.to_owned() };
+            let missing =
+                || ProjectError::Tool { task: recipe.name.to_string(), tool: tool.to_string(), path: path.to_owned() };
             let found = find_tool(&loaded.root, tool, path).ok_or_else(missing)?;
             let index = machine.get_or_insert_with(|| StatIndex::open(store, Path::new("/")));
             let relative = found.to_str().and_then(|f| f.strip_prefix('/')).ok_or_else(missing)?;

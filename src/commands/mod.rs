@@ -28,7 +28,9 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
 /// Writes a result to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Diagnosis> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Diagnosis::system("cannot write the result", &e))
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| Diagnosis::system("cannot write the result", &e))
 }
 
 /// Lets a closed pipe end the process, as it does any filter, instead of being an error.

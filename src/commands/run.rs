@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use quipu_runtime::drive::{self, Report, Request};
 use quipu_runtime::event_log::EventLog;
 use quipu_runtime::exec::Stop;
 use quipu_runtime::graph::TaskIdx;
+use quipu_runtime::observe::Observers;
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::{End, Placed, State};
 use quipu_store::Root;
@@ -22,6 +24,11 @@ use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
 use crate::{render, settings};
+
+/// Files that a run without news may read anew each time rather than write down what it read.
+const MAX_READ_FILES: u64 = 64;
+/// Bytes of such files.
+const MAX_READ_BYTES: u64 = 8 << 20;
 
 /// Runs.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> {
@@ -40,11 +47,12 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let mut request = Request::new(Arc::clone(&opened.project.subject), goals, rules);
     request.id = id.as_str().into();
     request.session = Some(opened.key());
-    request.place = Some(placer(&opened, engine.observers.clone()));
+    let placed = Arc::new(AtomicBool::new(false));
+    request.place = Some(placer(&opened, engine.observers.clone(), Arc::clone(&placed)));
     request.durations = Some(durations(&opened));
     request.equip = Some(equip(&opened));
     let report = drive::run_blocking(&engine, request, wish_to_stop)?;
-    remember(&opened, &report)?;
+    remember(&opened, &report, placed.load(Relaxed))?;
     Ok(exit_of(&report))
 }
 
@@ -76,7 +84,7 @@ fn run_id() -> Result<String, Diagnosis> {
 }
 
 /// Puts outputs where the workfile says, unless they are there.
-fn placer(opened: &Opened, observers: quipu_runtime::observe::Observers) -> drive::Placer {
+fn placer(opened: &Opened, observers: Observers, any: Arc<AtomicBool>) -> drive::Placer {
     let (workspace, project) = (Arc::clone(&opened.workspace), Arc::clone(&opened.project));
     Box::new(move |task: TaskIdx, output: &Output, fresh: bool| {
         // Without a sandbox the work itself put them there.
@@ -88,8 +96,13 @@ fn placer(opened: &Opened, observers: quipu_runtime::observe::Observers) -> driv
                 continue;
             }
             match workspace.place(path, entry) {
-                Ok(_) => render::kept(&observers, &workspace.take_kept()),
-                Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => return Ok(Placed::Hollow),
+                Ok(placed) => {
+                    any.fetch_or(!placed.files.is_empty(), Relaxed);
+                    render::kept(&observers, &workspace.take_kept());
+                }
+                Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => {
+                    return Ok(Placed::Hollow);
+                }
                 Err(error) => return Err(format!("`{path}` cannot be put in place: {error}")),
             }
         }
@@ -142,11 +155,16 @@ fn durations(opened: &Opened) -> Box<dyn FnOnce() -> Vec<u64> + Send> {
 
 /// Keeps what the next run and `explain` want to know, and what `gc` must not delete. Writes nothing when
 /// nothing is new.
-fn remember(opened: &Opened, report: &Report) -> Result<(), Diagnosis> {
+fn remember(opened: &Opened, report: &Report, placed: bool) -> Result<(), Diagnosis> {
     let counts = &report.summary.counts;
     let news = counts.ran + counts.cut_off + counts.failed > 0;
-    let placed = opened.workspace.index().counts().chunks_written > 0;
-    if !news && !placed && opened.store.root(&opened.key())?.is_some() {
+    if !news && opened.store.root(&opened.key())?.is_some() {
+        // A run without news writes nothing, unless reading the same files again each time would cost more.
+        let read = opened.workspace.index().counts();
+        if placed || read.files_read > MAX_READ_FILES || read.bytes_read > MAX_READ_BYTES {
+            opened.workspace.index().save()?;
+            opened.store.flush().map_err(|e| Diagnosis::system("what is known of files could not be written", &e))?;
+        }
         return Ok(());
     }
     let mut memory = memory(opened);

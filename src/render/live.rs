@@ -32,8 +32,13 @@ impl Live {
     pub(super) fn new() -> Self {
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let total = ProgressBar::hidden();
-        let state =
-            State { transcript: Transcript::new(false), total, running: BTreeMap::new(), ahead_ms: 0, expected: BTreeMap::new() };
+        let state = State {
+            transcript: Transcript::new(false),
+            total,
+            running: BTreeMap::new(),
+            ahead_ms: 0,
+            expected: BTreeMap::new(),
+        };
         Self { screen, state: Mutex::new(state) }
     }
 }

@@ -71,7 +71,8 @@ impl Transcript {
                 let _ = writeln!(out, "warning: {task} came out in two ways: it is not deterministic");
             }
             RunEvent::Kept { path, cid } => {
-                let _ = writeln!(out, "replaced {path}, which quipu had not written; its old content: quipu show {cid}");
+                let _ =
+                    writeln!(out, "replaced {path}, which quipu had not written; its old content: quipu show {cid}");
             }
             RunEvent::Warning { message } => {
                 let _ = writeln!(out, "warning: {}", harmless(message));

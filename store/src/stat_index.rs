@@ -48,6 +48,8 @@ pub struct StatIndex {
 pub struct IndexCounts {
     /// Files and links whose content was read.
     pub files_read: u64,
+    /// Their bytes.
+    pub bytes_read: u64,
     /// Chunks that were written.
     pub chunks_written: u64,
 }
@@ -200,6 +202,7 @@ impl StatIndex {
             }
         }
         self.counts.files_read += jobs.len() as u64;
+        self.counts.bytes_read += jobs.iter().map(|job| job.stamp.size).sum::<u64>();
         let read = match &self.fd {
             Ok(fd) if !jobs.is_empty() => read_all(fd.as_fd(), &mut jobs, looked_ns),
             _ => Vec::new(),

@@ -34,7 +34,8 @@ pub(super) fn parse(text: &str) -> Result<Duration, &'static str> {
             _ => return Err("its units are ms, s, m, h and d"),
         };
         let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(millis)).map(Duration::from_millis);
-        total = part.and_then(|part| total.checked_add(part)).filter(|t| *t <= MAX).ok_or("it is longer than a year")?;
+        total =
+            part.and_then(|part| total.checked_add(part)).filter(|t| *t <= MAX).ok_or("it is longer than a year")?;
         rest = tail;
     }
     if total.is_zero() { Err("it is zero") } else { Ok(total) }
@@ -46,7 +47,9 @@ mod tests {
 
     #[test]
     fn numbers_with_units_add_up() {
-        for (text, millis) in [("10s", 10_000), ("5m", 300_000), ("1h30m", 5_400_000), ("250ms", 250), ("1d", 86_400_000)] {
+        for (text, millis) in
+            [("10s", 10_000), ("5m", 300_000), ("1h30m", 5_400_000), ("250ms", 250), ("1d", 86_400_000)]
+        {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "10", "s", "1x", "-1s", "0s", "1.5s", "99999999999999999999s", "400d", "1s 1s", "١s"] {

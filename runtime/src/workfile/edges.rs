@@ -186,7 +186,9 @@ impl Linker<'_> {
             };
             let (mine, theirs) = (show(own, end), show(of, other));
             let message = match how {
-                _ if other.recipe == end.recipe && mine == theirs => format!("task `{}` has output `{mine}` twice", own.name),
+                _ if other.recipe == end.recipe && mine == theirs => {
+                    format!("task `{}` has output `{mine}` twice", own.name)
+                }
                 _ if other.recipe == end.recipe => {
                     format!("outputs `{theirs}` and `{mine}` of task `{}` overlap", own.name)
                 }
@@ -204,7 +206,8 @@ impl Linker<'_> {
                 && other.recipe != end.recipe
                 && let Some((list, _)) = own.variant.first()
             {
-                error = error.hint(format!("each variant needs outputs of its own: put `{{{{{list}}}}}` into the path"));
+                error =
+                    error.hint(format!("each variant needs outputs of its own: put `{{{{{list}}}}}` into the path"));
             }
             self.findings.add(end.recipe as usize, !own.variant.is_empty(), error);
         }
@@ -278,7 +281,8 @@ impl Linker<'_> {
             match how {
                 Meets::Same => holds = Some((end, vec![self.field.clone(), path.clone()])),
                 Meets::Inside(n) => {
-                    let names = comps[n..].iter().filter_map(|c| if let Comp::Literal(n) = c { Some(n.clone()) } else { None });
+                    let names =
+                        comps[n..].iter().filter_map(|c| if let Comp::Literal(n) = c { Some(n.clone()) } else { None });
                     let at = [self.field.clone(), self.output_path(end)].into_iter().chain(names);
                     holds = Some((end, at.collect()));
                 }

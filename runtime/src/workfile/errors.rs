@@ -315,7 +315,8 @@ mod tests {
     fn faults(text: &str, start: u32, end: u32) -> Faults {
         let files = vec![SourceFile { path: "quipu.toml".into(), text: text.into() }];
         let place = Place { file: 0, start, end };
-        let error = WorkfileError::new(ErrorKind::UnknownTask, place, "task `link` needs `compil`, which is not defined");
+        let error =
+            WorkfileError::new(ErrorKind::UnknownTask, place, "task `link` needs `compil`, which is not defined");
         Faults::new(files, vec![error.hint("did you mean `compile`?").see(Place { file: 0, start: 0, end: 3 }, "here")])
     }
 
@@ -330,7 +331,9 @@ mod tests {
     #[test]
     fn the_long_form_shows_source_lines_hint_and_related_places() {
         let shown = faults("[a]\nneeds = [\"compil\"]\n", 13, 21).render(false);
-        for part in ["error: task `link` needs", "quipu.toml:2:10", "needs = [\"compil\"]", "^^^^^^^^", "did you mean", "here"] {
+        for part in
+            ["error: task `link` needs", "quipu.toml:2:10", "needs = [\"compil\"]", "^^^^^^^^", "did you mean", "here"]
+        {
             assert!(shown.contains(part), "{part:?} in\n{shown}");
         }
     }

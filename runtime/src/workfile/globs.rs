@@ -353,7 +353,8 @@ impl Wild {
         let char_of = |p: &Piece| if let Piece::Char(c) = p { Some(*c) } else { None };
         let prefix: String = pieces.iter().map_while(char_of).collect();
         let suffix: String = pieces.iter().rev().map_while(char_of).collect::<Vec<_>>().into_iter().rev().collect();
-        let plain = prefix.chars().count() + suffix.chars().count() + 1 == pieces.len() && pieces.contains(&Piece::Many);
+        let plain =
+            prefix.chars().count() + suffix.chars().count() + 1 == pieces.len() && pieces.contains(&Piece::Many);
         let (prefix, suffix) = (prefix.into(), suffix.into());
         Self { text: text.into(), pieces: pieces.into(), prefix, suffix, plain }
     }

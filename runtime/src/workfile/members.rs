@@ -79,7 +79,10 @@ pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileEr
     for member in members {
         let bad = |kind, message: String| WorkfileError::new(kind, member.place, message);
         if member.text.starts_with('!') {
-            errors.push(bad(ErrorKind::Member, format!("member `{}` is an exclusion", member.text)).hint("list the folders that are members"));
+            errors.push(
+                bad(ErrorKind::Member, format!("member `{}` is an exclusion", member.text))
+                    .hint("list the folders that are members"),
+            );
             continue;
         }
         let mut spots = vec![];
@@ -99,11 +102,14 @@ pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileEr
                 Spot::Literal { path, .. } if path.is_empty() => {
                     errors.push(bad(ErrorKind::Member, "the workspace's own folder is not a member".into()));
                 }
-                Spot::Literal { path, .. } if root.join(&*path).join(FILE_NAME).is_file() => drop(add(path.to_string())),
+                Spot::Literal { path, .. } if root.join(&*path).join(FILE_NAME).is_file() => {
+                    drop(add(path.to_string()))
+                }
                 Spot::Literal { path, .. } => {
                     let message = format!("member `{path}` has no `{FILE_NAME}`");
                     let there = root.join(&*path).is_dir();
-                    let hint = if there { "make one, or take the folder off the list" } else { "there is no such folder" };
+                    let hint =
+                        if there { "make one, or take the folder off the list" } else { "there is no such folder" };
                     errors.push(bad(ErrorKind::Member, message).hint(hint));
                 }
                 Spot::Pattern { pattern, .. } => {
@@ -156,7 +162,12 @@ pub(crate) fn name<'n>(dir: &'n str, file: &'n model::File<'_>) -> &'n str {
 }
 
 /// Checks the names of members, and that their files are those of members. `units` are all files, the root's first.
-pub(crate) fn check(files: &[SourceFile], units: &[super::lower::Unit<'_>], places: &[Place], errors: &mut Vec<WorkfileError>) {
+pub(crate) fn check(
+    files: &[SourceFile],
+    units: &[super::lower::Unit<'_>],
+    places: &[Place],
+    errors: &mut Vec<WorkfileError>,
+) {
     let mut names: rustc_hash::FxHashMap<&str, usize> = rustc_hash::FxHashMap::default();
     if let Some(name) = units.first().and_then(|root| root.file.member_name.as_ref()) {
         let message = "the root of a workspace has no member name";
@@ -167,16 +178,20 @@ pub(crate) fn check(files: &[SourceFile], units: &[super::lower::Unit<'_>], plac
         let at = unit.file.member_name.as_ref().map_or(place, |name| name.place);
         if let Some(workspace) = &unit.file.workspace {
             let message = format!("member `{}` has a `[workspace]` of its own", unit.dir);
-            errors.push(WorkfileError::new(ErrorKind::Member, workspace.place, message).see(place, "it is listed here"));
+            errors
+                .push(WorkfileError::new(ErrorKind::Member, workspace.place, message).see(place, "it is listed here"));
         }
         let hint = format!("give it another name: `[member]` and `name = \"...\"` in `{}`", files[i].path);
         if !is_task_name(&unit.name) || &*unit.name == "tag" {
             let message = format!("`{}` cannot name a member", unit.name);
             errors.push(WorkfileError::new(ErrorKind::Member, at, message).hint(hint));
         } else if let Some(first) = names.insert(&unit.name, i) {
-            let message = format!("members `{}` and `{}` have the same name `{}`", units[first].dir, unit.dir, unit.name);
+            let message =
+                format!("members `{}` and `{}` have the same name `{}`", units[first].dir, unit.dir, unit.name);
             let first = places.get(first).copied().unwrap_or_default();
-            errors.push(WorkfileError::new(ErrorKind::Member, at, message).see(first, "the first is listed here").hint(hint));
+            errors.push(
+                WorkfileError::new(ErrorKind::Member, at, message).see(first, "the first is listed here").hint(hint),
+            );
         }
     }
 }

@@ -150,7 +150,8 @@ fn compile(
                 Ok(ranges) => goals.extend(ranges.into_iter().flatten().map(|i| i as usize)),
                 Err(miss) => {
                     let message = format!("`default` of `[workspace]` has {}", miss.message);
-                    findings.plain(WorkfileError::new(ErrorKind::UnknownTask, text.place, message).maybe_hint(miss.hint));
+                    findings
+                        .plain(WorkfileError::new(ErrorKind::UnknownTask, text.place, message).maybe_hint(miss.hint));
                 }
             }
         }
@@ -168,7 +169,8 @@ fn compile(
         Ok(order) => {
             if let Some(i) = order::flatten(&mut made.recipes, &order) {
                 let recipe = &made.recipes[i];
-                let message = format!("with task `{}` there are more than {MAX_EDGES} edges between tasks", recipe.name);
+                let message =
+                    format!("with task `{}` there are more than {MAX_EDGES} edges between tasks", recipe.name);
                 findings.plain(WorkfileError::new(ErrorKind::TooLarge, recipe.place, message));
             }
         }

@@ -78,7 +78,8 @@ fn knots(edges: &[Vec<Edge>], missing: &[u32]) -> Vec<Vec<u32>> {
                 low[*above as usize] = low[*above as usize].min(low[i]);
             }
             if low[i] == number[i] {
-                let from = stack.iter().rposition(|s| *s == at).expect("a recipe is on the stack until its knot is done");
+                let from =
+                    stack.iter().rposition(|s| *s == at).expect("a recipe is on the stack until its knot is done");
                 let mut knot = stack.split_off(from);
                 knot.iter().for_each(|k| on_stack[*k as usize] = false);
                 if knot.len() > 1 || edges[i].iter().any(|edge| edge.to == at) {

@@ -86,7 +86,9 @@ impl Forms {
         let prefixes = cuts().filter_map(|at| self.by_prefix.get(&name[..at]));
         let suffixes = cuts().filter_map(|at| self.by_suffix.get(&name[at..]));
         let rows = prefixes.chain(suffixes).flatten().chain(&self.others);
-        rows.map(|i| &self.all[*i as usize]).filter(|(wild, _)| wild.matches(name)).try_for_each(|(_, node)| each(*node))
+        rows.map(|i| &self.all[*i as usize])
+            .filter(|(wild, _)| wild.matches(name))
+            .try_for_each(|(_, node)| each(*node))
     }
 }
 
@@ -220,11 +222,7 @@ impl<F: FnMut(End, Meets) -> ControlFlow<()>> Walk<'_, F> {
     }
 
     /// Calls `each` with the children that are one component further.
-    fn children(
-        &mut self,
-        node: &Node,
-        each: &mut impl FnMut(&mut Self, u32) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn children(&mut self, node: &Node, each: &mut impl FnMut(&mut Self, u32) -> ControlFlow<()>) -> ControlFlow<()> {
         for child in node.names.values() {
             each(self, *child)?;
         }
@@ -245,7 +243,13 @@ mod tests {
         let mut index = Outputs::new();
         for (i, text) in outputs.iter().enumerate() {
             let wild = comps(text).iter().any(|c| !matches!(c, Comp::Literal(_)));
-            let kind = if wild { OutputKind::Glob } else if text.ends_with('/') { OutputKind::Dir } else { OutputKind::File };
+            let kind = if wild {
+                OutputKind::Glob
+            } else if text.ends_with('/') {
+                OutputKind::Dir
+            } else {
+                OutputKind::File
+            };
             index.insert(&comps(text), End { recipe: i as u32, output: 0, kind }, false);
         }
         index

@@ -150,7 +150,8 @@ impl Reader {
 
     fn unknown(&mut self, owner: Owner<'_>, key: &Str<'_>, known: &[&'static str]) {
         let alias = ALIASES.iter().find(|(a, to)| *a == key.text && known.contains(to));
-        let hint = alias.map(|(_, to)| format!("did you mean `{to}`?")).or_else(|| near(&key.text, known.iter().copied()));
+        let hint =
+            alias.map(|(_, to)| format!("did you mean `{to}`?")).or_else(|| near(&key.text, known.iter().copied()));
         let hint = hint.unwrap_or_else(|| format!("known keys are {}", list(known)));
         let message = format!("{owner} has no key `{}`", key.text);
         self.error(ErrorKind::UnknownKey, key.place, message).hints.push(hint);
@@ -196,8 +197,7 @@ impl Reader {
                                 DeValue::Table(table) => file.tasks.push(self.task(key, table)),
                                 other => {
                                     file.torn = true;
-                                    let message =
-                                        format!("task `{}` is {}, not a table", key.text, describe(&other));
+                                    let message = format!("task `{}` is {}, not a table", key.text, describe(&other));
                                     let hint = format!("write `[task.{}]` and its keys below", key.text);
                                     self.error(ErrorKind::Type, key.place, message).hints.push(hint);
                                 }

@@ -43,7 +43,11 @@ impl Loaded {
         let mut matcher = Matcher::new(self);
         for (i, recipe) in self.recipes.iter().enumerate() {
             let mut out = BTreeSet::new();
-            recipe.sources.literals.iter().for_each(|literal| matcher.literal(i, &literal.path, literal.place, literal.made_below, &mut out));
+            recipe
+                .sources
+                .literals
+                .iter()
+                .for_each(|literal| matcher.literal(i, &literal.path, literal.place, literal.made_below, &mut out));
         }
         matcher.errors
     }
@@ -161,8 +165,7 @@ impl<'l> Matcher<'l> {
                 WorkfileError::new(ErrorKind::BadPath, place, message)
             }
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                let message =
-                    format!("input `{path}` of task `{}` does not exist, and no task makes it", recipe.name);
+                let message = format!("input `{path}` of task `{}` does not exist, and no task makes it", recipe.name);
                 let hint = if self.told.insert(path.clone()) { self.near_path(path) } else { None };
                 WorkfileError::new(ErrorKind::MissingInput, place, message).maybe_hint(hint)
             }
@@ -234,7 +237,15 @@ impl<'l> Matcher<'l> {
         std::fs::symlink_metadata(self.loaded.root.join(dir)).is_ok_and(|meta| meta.is_dir())
     }
 
-    fn walk(&mut self, pattern: &Pattern, states: States, dir: &Text, depth: usize, recipe: &Recipe, out: &mut Vec<Text>) {
+    fn walk(
+        &mut self,
+        pattern: &Pattern,
+        states: States,
+        dir: &Text,
+        depth: usize,
+        recipe: &Recipe,
+        out: &mut Vec<Text>,
+    ) {
         if depth > MAX_COMPONENTS {
             return;
         }
@@ -303,7 +314,11 @@ impl<'l> Matcher<'l> {
             return known.clone();
         }
         let dir = &self.loaded.members[recipe.member].dir;
-        let others: FxHashSet<std::path::PathBuf> = self.loaded.members.iter().enumerate()
+        let others: FxHashSet<std::path::PathBuf> = self
+            .loaded
+            .members
+            .iter()
+            .enumerate()
             .filter(|(i, _)| *i != recipe.member)
             .map(|(_, member)| self.loaded.root.join(&member.dir))
             .collect();
@@ -324,7 +339,9 @@ impl<'l> Matcher<'l> {
                 let folder = entry.file_type().is_some_and(|kind| kind.is_dir());
                 !(entry.depth() > 0 && entry.file_name().to_str().is_some_and(is_ours))
                     && !(folder && entry.depth() > 0 && others.contains(entry.path()))
-                    && !(folder && entry.depth() > 0 && walk_relative(entry.path()).is_some_and(|p| outputs.makes(&components(&p))))
+                    && !(folder
+                        && entry.depth() > 0
+                        && walk_relative(entry.path()).is_some_and(|p| outputs.makes(&components(&p))))
             })
             .build();
         let mut out: Vec<Text> = vec![];

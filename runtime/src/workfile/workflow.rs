@@ -103,7 +103,8 @@ impl Loaded {
         surroundings: &Surroundings,
         outputs: &Text,
     ) -> Result<ProcessSpec, WorkflowError> {
-        let part = |producer: usize, at: &[Text]| Value::promise(Branch::Ok, On::Here(self.at(producer)), at.iter().cloned());
+        let part =
+            |producer: usize, at: &[Text]| Value::promise(Branch::Ok, On::Here(self.at(producer)), at.iter().cloned());
         let whole = std::slice::from_ref(outputs);
         let needs = recipe.needs.iter().map(|i| (format!("@{}", self.recipes[*i].name).into(), part(*i, whole)));
         let from = recipe.from.iter().map(|from| (from.path.clone(), part(from.producer, &from.at)));
