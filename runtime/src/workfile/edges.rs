@@ -10,9 +10,11 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::errors::{ErrorKind, MAX_SHOWN, Place, WorkfileError};
-use super::globs::{Comp, Pattern};
-use super::lower::{Findings, Input, Made, Pending, What};
-use super::outputs::{End, Meets, Outputs, components};
+use super::findings::Findings;
+use super::globs::{Comp, Pattern, Step, steps};
+use super::lower::Made;
+use super::making::{Input, What};
+use super::outputs::{End, Meets, Outputs};
 use super::recipe::{FromTask, Literal, Recipe, Stdin};
 use super::select::is_broad;
 use crate::process::OutputKind;
@@ -43,6 +45,8 @@ pub(crate) struct Linked {
     pub(crate) edges: Vec<Vec<Edge>>,
     /// All outputs by path.
     pub(crate) outputs: Outputs,
+    /// Whether there are too many edges, so that not all are here.
+    pub(crate) full: bool,
 }
 
 /// Finds the edges of all recipes; those by path are put into the recipes, and what is left of the inputs
@@ -50,6 +54,7 @@ pub(crate) struct Linked {
 pub(crate) fn link(made: &mut Made, findings: &mut Findings) -> Linked {
     let edges = vec![vec![]; made.recipes.len()];
     let mut linker = Linker {
+        full: false,
         made,
         findings,
         outputs: Outputs::new(),
@@ -61,8 +66,10 @@ pub(crate) fn link(made: &mut Made, findings: &mut Findings) -> Linked {
     };
     linker.by_name();
     linker.index_outputs();
-    linker.by_path();
-    Linked { edges: linker.edges, outputs: linker.outputs }
+    if !linker.full {
+        linker.by_path();
+    }
+    Linked { edges: linker.edges, outputs: linker.outputs, full: linker.full }
 }
 
 struct Linker<'m> {
@@ -71,8 +78,10 @@ struct Linker<'m> {
     outputs: Outputs,
     edges: Vec<Vec<Edge>>,
     total: usize,
+    /// Whether there are too many of them, which is an error that has been reported.
+    full: bool,
     /// What selectors that look at all tasks were found to mean.
-    broad: FxHashMap<(usize, Text), Arc<[Range<u32>]>>,
+    broad: FxHashMap<(usize, Text), Vec<Range<u32>>>,
     /// Outputs met by a pattern, by its text.
     met: FxHashMap<Text, Arc<[(End, Meets)]>>,
     /// The field of an outcome that holds outputs by path.
@@ -98,14 +107,13 @@ impl Linker<'_> {
     fn select(&mut self, i: usize, why: Why, selector: &Text, place: Place) -> bool {
         let recipe = &self.made.recipes[i];
         let broad = is_broad(selector);
-        let key = (recipe.member, selector.clone());
-        let known = if broad { self.broad.get(&key).cloned() } else { None };
         let explain = self.findings.len() < MAX_SHOWN;
+        let known = if broad { self.broad.get(&(recipe.member, selector.clone())).cloned() } else { None };
         let found = match known {
             Some(known) => Ok(known),
-            None => self.made.names.select(recipe.member, selector, explain).map(Arc::from),
+            None => self.made.names.select(recipe.member, selector, explain),
         };
-        let found: Arc<[Range<u32>]> = match found {
+        let found = match found {
             Ok(found) => found,
             Err(miss) => {
                 let verb = if why == Why::Needs { "needs" } else { "comes after" };
@@ -116,10 +124,10 @@ impl Linker<'_> {
             }
         };
         if broad {
-            self.broad.insert(key, found.clone());
+            self.broad.insert((recipe.member, selector.clone()), found.clone());
         }
         let table = self.made.pending[i].table;
-        for to in found.iter().cloned().flatten() {
+        for to in found.into_iter().flatten() {
             if broad && self.made.pending[to as usize].table == table {
                 continue;
             }
@@ -135,6 +143,7 @@ impl Linker<'_> {
     fn in_bounds(&mut self, i: usize, place: Place) -> bool {
         let good = self.total <= MAX_EDGES;
         if !good {
+            self.full = true;
             let name = &self.made.recipes[i].name;
             let message = format!("with task `{name}` there are more than {MAX_EDGES} edges between tasks");
             let error = WorkfileError::new(ErrorKind::TooLarge, place, message);
@@ -149,7 +158,8 @@ impl Linker<'_> {
                 let kind = self.made.recipes[i].outputs[o].kind;
                 let end = End { recipe: i as u32, output: o as u32, kind };
                 let first = self.check_overlap(end);
-                self.outputs.insert(&self.made.pending[i].outputs[o].1, end, first);
+                let steps = output_steps(self.made, end);
+                self.outputs.insert(&steps, end, first);
             }
         }
     }
@@ -159,9 +169,10 @@ impl Linker<'_> {
     fn check_overlap(&mut self, end: End) -> bool {
         let (recipes, pending) = (&self.made.recipes, &self.made.pending);
         let own = &recipes[end.recipe as usize];
-        let (place, comps) = &pending[end.recipe as usize].outputs[end.output as usize];
+        let place = pending[end.recipe as usize].outputs[end.output as usize].0;
+        let steps = output_steps(self.made, end);
         let (mut clash, mut first) = (None, false);
-        let _ = self.outputs.meet(comps, end.kind != OutputKind::Glob, &mut |other, how| {
+        let _ = self.outputs.meet(&steps, end.kind != OutputKind::Glob, &mut |other, how| {
             let of = &recipes[other.recipe as usize];
             if other.recipe == end.recipe {
                 // A glob may take files that are listed too; everything else is in the way of reading them back.
@@ -171,6 +182,9 @@ impl Linker<'_> {
                         return Continue(());
                     }
                 }
+            } else if end.kind == OutputKind::File && other.kind == OutputKind::Glob && how == Meets::Below {
+                // It would have to be a folder.
+                return Continue(());
             } else if of.same_work(own) {
                 first |= how == Meets::Same && own.name < of.name;
                 return Continue(());
@@ -198,8 +212,8 @@ impl Linker<'_> {
                 _ => format!("output `{mine}` of task `{}` overlaps output `{theirs}` of task `{}`", own.name, of.name),
             };
             let there = pending[other.recipe as usize].outputs[other.output as usize].0;
-            let mut error = WorkfileError::new(ErrorKind::Overlap, *place, message);
-            if there != *place {
+            let mut error = WorkfileError::new(ErrorKind::Overlap, place, message);
+            if there != place {
                 error = error.see(there, format!("`{theirs}` of task `{}` is here", of.name));
             }
             if own.task == of.task
@@ -216,16 +230,17 @@ impl Linker<'_> {
 
     fn by_path(&mut self) {
         for i in 0..self.made.recipes.len() {
-            let Pending { inputs, stdin, .. } = std::mem::take(&mut self.made.pending[i]);
+            let pending = &mut self.made.pending[i];
+            let (inputs, stdin) = (std::mem::take(&mut pending.inputs), pending.stdin.take());
             let mut last = Place::default();
             for input in inputs {
                 last = input.place;
                 match input.what {
-                    What::Path(path) => self.path_input(i, path, input.place),
+                    What::Path { path, folder } => self.path_input(i, path, folder, input.place),
                     What::Form(pattern) => self.form_input(i, &pattern, input.place),
                 }
             }
-            if let Some(Input { place, what: What::Path(path) }) = stdin {
+            if let Some(Input { place, what: What::Path { path, .. } }) = stdin {
                 last = place;
                 self.stdin(i, path, place);
             }
@@ -275,14 +290,15 @@ impl Linker<'_> {
 
     /// The output that is or holds a path, where in it, and those below the path.
     fn look_up(&self, path: &Text) -> (Option<(End, Vec<Text>)>, Vec<End>) {
-        let comps = components(path);
+        let steps = steps(path);
         let (mut holds, mut below) = (None, vec![]);
-        let _ = self.outputs.meet(&comps, true, &mut |end, how| {
+        let _ = self.outputs.meet(&steps, true, &mut |end, how| {
             match how {
                 Meets::Same => holds = Some((end, vec![self.field.clone(), path.clone()])),
                 Meets::Inside(n) => {
-                    let names =
-                        comps[n..].iter().filter_map(|c| if let Comp::Literal(n) = c { Some(n.clone()) } else { None });
+                    let names = steps[n..]
+                        .iter()
+                        .filter_map(|s| if let Step::Name(n) = s { Some(Text::from(*n)) } else { None });
                     let at = [self.field.clone(), self.output_path(end)].into_iter().chain(names);
                     holds = Some((end, at.collect()));
                 }
@@ -306,7 +322,7 @@ impl Linker<'_> {
         self.findings.add(i, !recipe.variant.is_empty(), error);
     }
 
-    fn path_input(&mut self, i: usize, path: Text, place: Place) {
+    fn path_input(&mut self, i: usize, path: Text, folder: bool, place: Place) {
         if self.excluded(i, &path) {
             return;
         }
@@ -320,7 +336,7 @@ impl Linker<'_> {
         }
         let mut made_below = false;
         for end in below {
-            if !self.is_own(i, end) {
+            if !self.is_own(i, end) && (folder || self.lies_in(end, &path)) {
                 made_below |= self.form_edge(i, end, place);
             }
         }
@@ -332,7 +348,7 @@ impl Linker<'_> {
             Some(met) => met.clone(),
             None => {
                 let mut met = vec![];
-                let _ = self.outputs.meet(pattern.comps(), false, &mut |end, how| {
+                let _ = self.outputs.meet(&pattern.steps(), false, &mut |end, how| {
                     if how != Meets::Through {
                         met.push((end, how));
                     }
@@ -373,6 +389,14 @@ impl Linker<'_> {
         true
     }
 
+    /// Whether an output can only lie below a path; `**/x` can, and can lie elsewhere.
+    fn lies_in(&self, end: End, path: &str) -> bool {
+        let Some(pattern) = &self.made.pending[end.recipe as usize].outputs[end.output as usize].1 else { return true };
+        let mut names = pattern.comps().iter();
+        let mut path = path.split('/').filter(|n| !n.is_empty());
+        path.all(|name| matches!(names.next(), Some(Comp::Literal(n)) if **n == *name))
+    }
+
     fn stdin(&mut self, i: usize, path: Text, place: Place) {
         if let (Some((end, at)), _) = self.look_up(&path) {
             if self.is_own(i, end) {
@@ -385,5 +409,13 @@ impl Linker<'_> {
         if !literals.iter().any(|l| l.path == path) {
             literals.push(Literal { path, place, made_below: false });
         }
+    }
+}
+
+/// The components of an output.
+fn output_steps(made: &Made, end: End) -> Vec<Step<'_>> {
+    match &made.pending[end.recipe as usize].outputs[end.output as usize].1 {
+        Some(pattern) => pattern.steps(),
+        None => steps(&made.recipes[end.recipe as usize].outputs[end.output as usize].path),
     }
 }

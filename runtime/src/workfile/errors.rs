@@ -196,7 +196,7 @@ impl Faults {
     ) -> Option<Snippet<'a, annotate_snippets::Annotation<'a>>> {
         let file = self.files.get(place.file as usize)?;
         let (line, _, start_of_line) = position(&file.text, place.start as usize);
-        let start = place.start as usize - start_of_line;
+        let start = (place.start as usize).min(file.text.len()) - start_of_line;
         let lines = &file.text[start_of_line..];
         let end_of_line = lines.find('\n').unwrap_or(lines.len());
         let end = (place.end as usize - start_of_line).clamp(start, end_of_line.max(start));
@@ -261,6 +261,9 @@ pub(crate) fn clean(text: &str) -> String {
 /// Those of `names` that `typed` may have been meant to be, nearest first, at most three, as a hint.
 pub(crate) fn near<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let typed: Vec<char> = typed.chars().take(64).collect();
+    if typed.len() < 2 {
+        return None;
+    }
     let limit = (typed.len() / 3).clamp(1, 4);
     let mut found: Vec<(usize, &str)> = vec![];
     for name in names {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::FILE_NAME;
 use super::errors::{ErrorKind, Place, SourceFile, WorkfileError};
 use super::globs::{Comp, MAX_COMPONENTS, Pattern, States};
-use super::lower::{is_ours, is_task_name};
+use super::lower::is_task_name;
+use super::making::is_ours;
 use super::model::{self, Str};
 use super::parse::{MAX_FILE_BYTES, parse};
 use super::paths::{self, Spot};
@@ -103,7 +104,7 @@ pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileEr
                     errors.push(bad(ErrorKind::Member, "the workspace's own folder is not a member".into()));
                 }
                 Spot::Literal { path, .. } if root.join(&*path).join(FILE_NAME).is_file() => {
-                    drop(add(path.to_string()))
+                    add(path.to_string());
                 }
                 Spot::Literal { path, .. } => {
                     let message = format!("member `{path}` has no `{FILE_NAME}`");
@@ -117,7 +118,9 @@ pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileEr
                     walk(root, &pattern, pattern.start(), "", 0, &mut found);
                     found.sort_unstable();
                     let any = !found.is_empty();
-                    found.into_iter().for_each(|dir| drop(add(dir)));
+                    for dir in found {
+                        add(dir);
+                    }
                     if !any && out.len() == before {
                         let message = format!("no folder matches `{}` and has a `{FILE_NAME}`", member.text);
                         errors.push(bad(ErrorKind::Member, message));

@@ -6,8 +6,10 @@
 mod duration;
 mod edges;
 mod errors;
+mod findings;
 pub mod globs;
 mod lower;
+mod making;
 mod matrix;
 mod members;
 mod model;
@@ -23,6 +25,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod vars;
+mod wild;
 mod workflow;
 
 use std::path::{Path, PathBuf};
@@ -138,7 +141,7 @@ fn compile(
         files.push(source.clone());
     }
     members::check(&files, &units, &places, &mut errors);
-    let mut findings = lower::Findings::default();
+    let mut findings = findings::Findings::default();
     let mut made = lower::make(&units, &mut findings);
     made.torn |= torn_members;
     let linked = edges::link(&mut made, &mut findings);
@@ -166,6 +169,7 @@ fn compile(
         Text::from(&*text.text)
     });
     match order::sort(&made.recipes, &linked.edges) {
+        _ if linked.full => {}
         Ok(order) => {
             if let Some(i) = order::flatten(&mut made.recipes, &order) {
                 let recipe = &made.recipes[i];

@@ -9,7 +9,8 @@ use std::ops::ControlFlow::{self, Break, Continue};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::globs::{Comp, Wild};
+use super::globs::Step;
+use super::wild::Wild;
 use crate::process::OutputKind;
 use crate::value::Text;
 
@@ -99,15 +100,18 @@ impl Outputs {
     }
 
     /// Adds an output. Several at one place are one task under several names: that with `first` stands for all.
-    pub(crate) fn insert(&mut self, comps: &[Comp], end: End, first: bool) {
+    pub(crate) fn insert(&mut self, steps: &[Step<'_>], end: End, first: bool) {
         let mut at = 0;
-        for comp in comps {
+        for step in steps {
             let new = self.nodes.len() as u32;
             let node = &mut self.nodes[at as usize];
-            at = match comp {
-                Comp::Literal(name) => *node.names.entry(name.clone()).or_insert(new),
-                Comp::Deep => *node.deep.get_or_insert(new),
-                Comp::Wild(wild) => {
+            at = match step {
+                Step::Name(name) => node.names.get(*name).copied().unwrap_or_else(|| {
+                    node.names.insert((*name).into(), new);
+                    new
+                }),
+                Step::Deep => *node.deep.get_or_insert(new),
+                Step::Form(wild) => {
                     let forms = node.forms.get_or_insert_default();
                     let known = forms.by_text.get(wild.text()).copied();
                     known.unwrap_or_else(|| {
@@ -118,40 +122,35 @@ impl Outputs {
             };
             if at == new {
                 self.nodes.push(Node::default());
-                self.wild |= !matches!(comp, Comp::Literal(_));
+                self.wild |= !matches!(step, Step::Name(_));
             }
         }
         let ends = &mut self.nodes[at as usize].ends;
         ends.insert(if first { 0 } else { ends.len() }, end);
     }
 
-    /// Calls `each` with every output that `comps` meets; with those below it only when `below` is set.
+    /// Calls `each` with every output that `steps` meet; with those below it only when `below` is set.
     pub(crate) fn meet(
         &self,
-        comps: &[Comp],
+        steps: &[Step<'_>],
         below: bool,
         each: &mut impl FnMut(End, Meets) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let tangled = self.wild || comps.iter().any(|c| matches!(c, Comp::Deep));
-        let mut walk = Walk { outputs: self, comps, below, seen: tangled.then(FxHashSet::default), each };
+        let tangled = self.wild || steps.iter().any(|s| matches!(s, Step::Deep));
+        let mut walk = Walk { outputs: self, steps, below, seen: tangled.then(FxHashSet::default), each };
         walk.at(0, 0)
     }
 
     /// Whether a task makes this path, as a file or within a folder.
-    pub(crate) fn makes(&self, comps: &[Comp]) -> bool {
+    pub(crate) fn makes(&self, steps: &[Step<'_>]) -> bool {
         let mut made = |_: End, how: Meets| if how == Meets::Through { Continue(()) } else { Break(()) };
-        self.meet(comps, false, &mut made).is_break()
+        self.meet(steps, false, &mut made).is_break()
     }
-}
-
-/// The components of a normalised path.
-pub(crate) fn components(path: &str) -> Vec<Comp> {
-    path.split('/').filter(|name| !name.is_empty()).map(|name| Comp::Literal(name.into())).collect()
 }
 
 struct Walk<'w, F> {
     outputs: &'w Outputs,
-    comps: &'w [Comp],
+    steps: &'w [Step<'w>],
     below: bool,
     /// Where the walk has been, when it could come there twice.
     seen: Option<FxHashSet<(u32, u32)>>,
@@ -167,27 +166,34 @@ impl<F: FnMut(End, Meets) -> ControlFlow<()>> Walk<'_, F> {
         let node = &outputs.nodes[at as usize];
         if let Some(end) = node.ends.first() {
             match end.kind {
-                _ if i == self.comps.len() => (self.each)(*end, Meets::Same)?,
+                _ if i == self.steps.len() => (self.each)(*end, Meets::Same)?,
                 OutputKind::Dir => (self.each)(*end, Meets::Inside(i))?,
-                OutputKind::File => (self.each)(*end, Meets::Through)?,
+                // Below a form there is only what is no such file.
+                OutputKind::File
+                    if self.steps[..i].iter().all(|c| matches!(c, Step::Name(_)))
+                        && !matches!(self.steps[i], Step::Deep) =>
+                {
+                    (self.each)(*end, Meets::Through)?;
+                }
+                OutputKind::File => {}
                 OutputKind::Glob => {}
             }
         }
         if let Some(deep) = node.deep {
             // It takes none, one, or all that is left.
-            (i..=self.comps.len()).try_for_each(|i| self.at(deep, i))?;
+            (i..=self.steps.len()).try_for_each(|i| self.at(deep, i))?;
         }
-        let Some(comp) = self.comps.get(i) else {
+        let Some(step) = self.steps.get(i) else {
             return if self.below { self.children(node, &mut |walk, child| walk.all(child)) } else { Continue(()) };
         };
-        match comp {
-            Comp::Literal(name) => {
-                if let Some(child) = node.names.get(name) {
+        match step {
+            Step::Name(name) => {
+                if let Some(child) = node.names.get(*name) {
                     self.at(*child, i + 1)?;
                 }
                 node.forms.as_ref().map_or(Continue(()), |f| f.of_name(name, &mut |child| self.at(child, i + 1)))
             }
-            Comp::Wild(wild) => {
+            Step::Form(wild) => {
                 let prefix = wild.prefix();
                 let from = (Bound::Included(prefix), Bound::Unbounded);
                 for (name, child) in node.names.range::<str, _>(from).take_while(|(n, _)| n.starts_with(prefix)) {
@@ -198,7 +204,7 @@ impl<F: FnMut(End, Meets) -> ControlFlow<()>> Walk<'_, F> {
                 let forms = node.forms.iter().flat_map(|f| &f.all);
                 forms.filter(|(form, _)| form.meets(wild)).try_for_each(|(_, child)| self.at(*child, i + 1))
             }
-            Comp::Deep => {
+            Step::Deep => {
                 self.at(at, i + 1)?;
                 self.children(node, &mut |walk, child| walk.at(child, i))
             }
@@ -233,16 +239,17 @@ impl<F: FnMut(End, Meets) -> ControlFlow<()>> Walk<'_, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workfile::globs::Pattern;
+    use crate::workfile::globs::{Pattern, steps};
 
-    fn comps(text: &str) -> Vec<Comp> {
-        Pattern::read(text.trim_end_matches('/')).expect(text).comps().to_vec()
+    fn pattern(text: &str) -> Pattern {
+        Pattern::read(text.trim_end_matches('/')).expect(text)
     }
 
     fn index(outputs: &[&str]) -> Outputs {
         let mut index = Outputs::new();
         for (i, text) in outputs.iter().enumerate() {
-            let wild = comps(text).iter().any(|c| !matches!(c, Comp::Literal(_)));
+            let pattern = pattern(text);
+            let wild = pattern.steps().iter().any(|s| !matches!(s, Step::Name(_)));
             let kind = if wild {
                 OutputKind::Glob
             } else if text.ends_with('/') {
@@ -250,14 +257,14 @@ mod tests {
             } else {
                 OutputKind::File
             };
-            index.insert(&comps(text), End { recipe: i as u32, output: 0, kind }, false);
+            index.insert(&pattern.steps(), End { recipe: i as u32, output: 0, kind }, false);
         }
         index
     }
 
     fn met(outputs: &[&str], asked: &str, below: bool) -> String {
         let mut found = vec![];
-        let _ = index(outputs).meet(&comps(asked), below, &mut |end, how| {
+        let _ = index(outputs).meet(&pattern(asked).steps(), below, &mut |end, how| {
             found.push(format!("{}:{how:?}", outputs[end.recipe as usize]));
             Continue(())
         });
@@ -278,12 +285,12 @@ mod tests {
             (&["a/*.o"], "a/x.o", "a/*.o:Same"),
             (&["a/*.o"], "a", "a/*.o:Below"),
             (&["a/*.o"], "a/x.c", ""),
-            (&["**/*.o"], "x/y/z.o", "**/*.o:Same"),
-            (&["**/*.o"], "z.o", "**/*.o:Same"),
+            (&["**/*.o"], "x/y/z.o", "**/*.o:Below **/*.o:Same"),
+            (&["**/*.o"], "z.o", "**/*.o:Below **/*.o:Same"),
             (&["**/*.o"], "x", "**/*.o:Below"),
             (&["a/b.h", "a/c.h", "a/c.c", "d/e.h"], "a/*.h", "a/b.h:Same a/c.h:Same"),
             (&["a/b.h", "d/e.h"], "**/*.h", "a/b.h:Same d/e.h:Same"),
-            (&["gen/"], "**/*.h", "gen/:Inside(0) gen/:Same"),
+            (&["gen/"], "**/*.h", "gen/:Inside(0) gen/:Inside(1)"),
             (&["gen/"], "gen/**/*.h", "gen/:Inside(1) gen/:Inside(2)"),
             (&["gen/"], "*/x.h", "gen/:Inside(1)"),
             (&["gen/"], "ge?", "gen/:Same"),
@@ -291,7 +298,7 @@ mod tests {
             (&["a/*.o"], "a/*.h", ""),
             (&["a/**"], "a/b/c/*.x", "a/**:Same"),
             (&["*/b"], "a/*", "*/b:Same"),
-            (&["**/x/**"], "**/y/**", "**/x/**:Same"),
+            (&["**/x/**"], "**/y/**", "**/x/**:Below **/x/**:Same"),
         ] {
             assert_eq!(met(outputs, asked, true), expected, "{asked} of {outputs:?}");
         }
@@ -304,7 +311,7 @@ mod tests {
             (0..40).flat_map(|i| [format!("o/p{i}*"), format!("o/*s{i}"), format!("o/?q{i}?")]).collect();
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
         assert_eq!(met(&outputs, "o/p7x", false), "o/p7*:Same");
-        assert_eq!(met(&outputs, "o/p12", false), "o/p12*:Same o/p1*:Same");
+        assert_eq!(met(&outputs, "o/p12", false), "o/p1*:Same o/p12*:Same");
         assert_eq!(met(&outputs, "o/xs31", false), "o/*s31:Same");
         assert_eq!(met(&outputs, "o/xq9x", false), "o/?q9?:Same");
     }
@@ -318,7 +325,7 @@ mod tests {
         ) {
             let outputs: Vec<&str> = outputs.iter().map(String::as_str).filter(|o| Pattern::read(o).is_ok()).collect();
             let expected = outputs.iter().any(|o| Pattern::read(o).is_ok_and(|p| p.matches(&path)));
-            proptest::prop_assert_eq!(index(&outputs).makes(&components(&path)), expected);
+            proptest::prop_assert_eq!(index(&outputs).makes(&steps(&path)), expected);
         }
     }
 }

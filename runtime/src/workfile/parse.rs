@@ -101,7 +101,14 @@ pub(crate) fn parse<'a>(file: u32, text: &'a str, errors: &mut Vec<WorkfileError
     let mut reader = Reader { file, errors: vec![] };
     let mut out = reader.file(table);
     out.torn |= torn;
-    errors.extend(reader.errors.into_iter().filter(|e| e.place.start < sure));
+    if sure < u32::MAX {
+        // The table in which the text stops being TOML, and all after it, may have lost keys.
+        let last = out.tasks.iter().map(|t| t.place.start).filter(|at| *at < sure).max().unwrap_or(0);
+        out.tasks.retain(|t| t.place.start < last);
+        // A value that is not there has no place.
+        reader.errors.retain(|e| e.place.start < sure && e.place.end > 0);
+    }
+    errors.extend(reader.errors);
     out
 }
 

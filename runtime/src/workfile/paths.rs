@@ -11,7 +11,7 @@ const MAX_NAME_BYTES: usize = 255;
 /// Why a text is no path in the workspace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PathError {
+pub(crate) enum PathError {
     /// Nothing.
     #[error("is empty")]
     Empty,
@@ -39,7 +39,7 @@ pub enum PathError {
 }
 
 /// What a path text means.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Spot {
     /// One path; empty for the workspace root.
     Literal {
@@ -61,7 +61,8 @@ pub(crate) enum Spot {
 pub(crate) fn read(base: &str, text: &str, out: &mut Vec<Spot>) -> Result<(), PathError> {
     if !globs::is_special(text) {
         let folder = folder(text);
-        out.push(Spot::Literal { path: normalise(base, text)?.into(), folder });
+        let path = if base.is_empty() && is_normal(text) { text.into() } else { normalise(base, text)?.into() };
+        out.push(Spot::Literal { path, folder });
         return Ok(());
     }
     for one in globs::alternatives(text)? {
@@ -124,6 +125,19 @@ fn check(text: &str) -> Result<(), PathError> {
     }
 }
 
+/// Whether a text surely is what it would be normalised to; says no where finding out would take long.
+fn is_normal(text: &str) -> bool {
+    let mut before = b'/';
+    for b in text.bytes() {
+        // A slash or a dot after a slash, a control character.
+        if (before == b'/' && matches!(b, b'/' | b'.')) || b < b' ' || !b.is_ascii() || b == 0x7f {
+            return false;
+        }
+        before = b;
+    }
+    before != b'/' && text.len() <= MAX_NAME_BYTES && text.split('/').count() <= MAX_COMPONENTS
+}
+
 fn folder(text: &str) -> bool {
     text.ends_with('/') || matches!(text, "." | "..") || text.ends_with("/.") || text.ends_with("/..")
 }
@@ -183,6 +197,7 @@ mod tests {
         fn what_is_normalised_stays_and_never_leaves(base in "([a-c](/[a-c]){0,2})?", text in "[a-c./]{0,12}") {
             if let Ok(path) = normalise(&base, &text) {
                 proptest::prop_assert!(path.is_empty() || normalise("", &path).as_deref() == Ok(&path));
+                proptest::prop_assert!(!is_normal(&text) || !base.is_empty() || path == text);
                 proptest::prop_assert!(path.split('/').all(|n| n != ".." && n != "."));
             }
         }

@@ -88,7 +88,7 @@ struct Task {
     /// Programs whose content is part of its id.
     tools: Option<Vec<String>>,
     /// Lists of values; one task is made for each combination.
-    #[schemars(length(min = 1), extend("propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
+    #[schemars(extend("minProperties" = 1, "propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
     matrix: Option<BTreeMap<String, Values>>,
     /// Ended when it runs longer: `"10s"`, `"1h30m"`, or a number of seconds.
     timeout: Option<Timeout>,

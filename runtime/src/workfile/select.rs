@@ -7,7 +7,7 @@ use std::ops::Range;
 use rustc_hash::FxHashMap;
 
 use super::errors::near;
-use super::globs::Wild;
+use super::wild::Wild;
 use crate::value::Text;
 
 /// Why a selector selects nothing.
@@ -112,7 +112,7 @@ impl Names {
             None => Some(format!("{}:{bare}", self.members[member])),
             Some("") => None,
             Some(of) if !self.members.iter().any(|m| **m == *of) => {
-                let hint = hint(&|| near(of, self.members.iter().map(|m| &**m)));
+                let hint = hint(&|| near(of, self.members.iter().map(|m| &**m).filter(|m| !m.is_empty())));
                 let message = format!("`{selector}`, but there is no member `{of}`");
                 return Err(SelectError { message, hint });
             }
@@ -170,14 +170,19 @@ impl Names {
     }
 
     fn near_task(&self, member: usize, path: &str, bare: &str) -> Option<String> {
+        // As somebody in that member writes it.
+        let written = |table: &Table| match table.member {
+            m if m == member => table.bare().to_owned(),
+            0 => format!(":{}", table.name),
+            _ => table.name.to_string(),
+        };
         // The same name elsewhere is more likely meant than a similar one here.
-        let elsewhere = self.tables.iter().find(|t| t.bare() == bare && &*t.name != path);
-        if let Some(table) = elsewhere {
-            let colon = if table.name.contains(':') { "" } else { ":" };
-            return Some(format!("did you mean `{colon}{}`?", table.name));
+        let mut elsewhere = self.tables.iter().filter(|t| t.bare() == bare).map(written);
+        if let Some(name) = elsewhere.next() {
+            return Some(format!("did you mean `{name}`?"));
         }
-        let here = self.tables.iter().filter(|t| t.member == member).map(Table::bare);
-        near(path, here.chain(self.tables.iter().map(|t| &*t.name)))
+        let names: Vec<String> = self.tables.iter().map(written).collect();
+        near(path, names.iter().map(String::as_str))
     }
 }
 
@@ -220,7 +225,7 @@ mod tests {
                 let found: Vec<&str> = ranges.into_iter().flatten().map(|i| &*names.recipes[i as usize]).collect();
                 found.join(" ")
             }
-            Err(error) => format!("! {error}{}", error.hint.map(|h| format!("; {h}")).unwrap_or_default()),
+            Err(error) => format!("! {error}{}", error.hint.as_ref().map(|h| format!("; {h}")).unwrap_or_default()),
         };
         assert_eq!(found, expected, "{selector} in {member}");
     }

@@ -12,9 +12,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Loaded;
 use super::errors::{ErrorKind, Faults, LoadError, Place, WorkfileError, near};
-use super::globs::{Comp, MAX_COMPONENTS, Pattern, States};
-use super::lower::is_ours;
-use super::outputs::components;
+use super::globs::{Comp, MAX_COMPONENTS, Pattern, States, steps};
+use super::making::is_ours;
 use super::recipe::Recipe;
 use crate::value::Text;
 
@@ -72,6 +71,9 @@ impl From<std::fs::FileType> for Kind {
     }
 }
 
+/// The member whose files are meant by default, globs and exclusions.
+type Patterns = (Option<usize>, Vec<Text>, Vec<Text>);
+
 /// A folder's names, ascending.
 type Listing = Arc<[(Text, Kind)]>;
 
@@ -82,7 +84,7 @@ struct Matcher<'l> {
     by_pattern: FxHashMap<Text, SourceList>,
     defaults: FxHashMap<usize, SourceList>,
     /// Lists of recipes that have no sources by name, by what they have.
-    by_patterns: FxHashMap<(Option<usize>, Vec<Text>, Vec<Text>), SourceList>,
+    by_patterns: FxHashMap<Patterns, SourceList>,
     empty: SourceList,
     found: usize,
     /// Names already complained about.
@@ -192,7 +194,7 @@ impl<'l> Matcher<'l> {
     }
 
     fn made(&self, path: &str) -> bool {
-        self.loaded.outputs.makes(&components(path))
+        self.loaded.outputs.makes(&steps(path))
     }
 
     /// All files below a folder that no task makes.
@@ -328,7 +330,7 @@ impl<'l> Matcher<'l> {
             let names = path.strip_prefix(&root).ok()?.components().map(|c| c.as_os_str().to_str());
             names.collect::<Option<Vec<_>>>().map(|names| names.join("/"))
         };
-        let walk_relative = relative.clone();
+        let relative_to = relative.clone();
         let walk = WalkBuilder::new(self.loaded.root.join(dir))
             .hidden(false)
             .ignore(false)
@@ -336,12 +338,15 @@ impl<'l> Matcher<'l> {
             .follow_links(false)
             .max_depth(Some(MAX_COMPONENTS))
             .filter_entry(move |entry| {
+                if entry.depth() == 0 {
+                    return true;
+                }
+                if entry.file_name().to_str().is_some_and(is_ours) {
+                    return false;
+                }
+                let made = || relative_to(entry.path()).is_some_and(|path| outputs.makes(&steps(&path)));
                 let folder = entry.file_type().is_some_and(|kind| kind.is_dir());
-                !(entry.depth() > 0 && entry.file_name().to_str().is_some_and(is_ours))
-                    && !(folder && entry.depth() > 0 && others.contains(entry.path()))
-                    && !(folder
-                        && entry.depth() > 0
-                        && walk_relative(entry.path()).is_some_and(|p| outputs.makes(&components(&p))))
+                !folder || (!others.contains(entry.path()) && !made())
             })
             .build();
         let mut out: Vec<Text> = vec![];

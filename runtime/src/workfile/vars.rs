@@ -128,13 +128,12 @@ pub(crate) fn resolve(
         let names: FxHashSet<&str> = left.iter().map(|(name, _)| &*name.text).collect();
         let (ready, rest): (Vec<_>, Vec<_>) =
             left.iter().copied().partition(|(_, value)| !used(&value.text).any(|name| names.contains(name)));
-        let mut settled: Vec<(Text, Text)> = Vec::with_capacity(ready.len());
         for (name, value) in &ready {
             let scope = Scope { vars: &out, variant: &[], made_bytes };
             // A value with an error counts as empty, so that its uses are no errors of their own.
-            settled.push(((*name.text).into(), scope.expand(value, errors).unwrap_or_default().as_ref().into()));
+            let value: Text = scope.expand(value, errors).unwrap_or_default().as_ref().into();
+            out.insert((*name.text).into(), value);
         }
-        out.extend(settled);
         left = rest;
         if ready.is_empty() || left.is_empty() {
             break;

@@ -1,0 +1,363 @@
+//! One recipe from one table and one variant of it: texts substituted, and read as what they mean.
+//!
+//! Knows a table; unaware of other tasks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::errors::{ErrorKind, Place, WorkfileError};
+use super::globs::{self, Comp, Pattern};
+use super::model::{Run, Str, TaskTable};
+use super::paths::{self, PathError, Spot};
+use super::recipe::{Recipe, Sources, Stdin};
+use super::vars::Scope;
+use crate::process::{OutputKind, OutputSpec, Tier};
+use crate::task::Policy;
+use crate::value::Text;
+
+/// What runs a `run` that is a string.
+const SHELL: [&str; 2] = ["sh", "-euc"];
+
+/// What of a recipe still waits for the others.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    /// Number of the table it was made from.
+    pub(crate) table: u32,
+    pub(crate) needs: Vec<(Text, Place)>,
+    pub(crate) after: Vec<(Text, Place)>,
+    pub(crate) inputs: Vec<Input>,
+    /// Standard input, if a path; also the source it is until a task is found to make it.
+    pub(crate) stdin: Option<Input>,
+    /// For each output, where it is written, and its pattern if it has one.
+    pub(crate) outputs: Vec<(Place, Option<Pattern>)>,
+}
+
+/// A positive input.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) place: Place,
+    pub(crate) what: What,
+}
+
+/// What an input means.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// A file or folder; surely a folder when it is written with a slash at the end.
+    Path { path: Text, folder: bool },
+    /// Files of a form.
+    Form(Pattern),
+}
+
+/// What all recipes of one table share.
+pub(crate) struct Shared {
+    pub(crate) tags: Arc<[Text]>,
+    pub(crate) key_places: Arc<[(&'static str, Place)]>,
+    pub(crate) policy: Policy,
+    pub(crate) tier: Tier,
+    /// Whether it runs anything, or only groups.
+    pub(crate) run: bool,
+}
+
+/// What the recipes of a file have in common, made once.
+pub(crate) struct Cache {
+    /// The folder of the file.
+    dir: Text,
+    shell: Vec<Text>,
+    none: Arc<[Text]>,
+    /// What texts with wildcards mean in that folder.
+    spots: FxHashMap<String, Vec<Spot>>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        let shell = SHELL.iter().map(|text| Text::from(*text)).collect();
+        Self { dir: "".into(), shell, none: Arc::from([]), spots: FxHashMap::default() }
+    }
+}
+
+impl Cache {
+    /// Goes on with the file in another folder.
+    pub(crate) fn enter(&mut self, dir: &str) {
+        self.dir = dir.into();
+        self.spots.clear();
+    }
+
+    /// Texts as they are written.
+    pub(crate) fn texts(&self, texts: &[Str<'_>]) -> Arc<[Text]> {
+        if texts.is_empty() { self.none.clone() } else { texts.iter().map(|t| Text::from(&*t.text)).collect() }
+    }
+
+    fn read(&mut self, text: &str, out: &mut Vec<Spot>) -> Result<(), PathError> {
+        if !globs::is_special(text) {
+            return paths::read(&self.dir, text, out);
+        }
+        if let Some(known) = self.spots.get(text) {
+            out.extend_from_slice(known);
+            return Ok(());
+        }
+        let from = out.len();
+        paths::read(&self.dir, text, out)?;
+        self.spots.insert(text.to_owned(), out[from..].to_vec());
+        Ok(())
+    }
+}
+
+/// Makes one recipe.
+pub(crate) struct Making<'m, 'a> {
+    pub(crate) table: &'m TaskTable<'a>,
+    pub(crate) scope: Scope<'m>,
+    pub(crate) cache: &'m mut Cache,
+    /// What is wrong with it.
+    pub(crate) errors: Vec<WorkfileError>,
+    /// Whether outputs are missing that it should have.
+    pub(crate) torn: bool,
+}
+
+impl Making<'_, '_> {
+    /// The recipe called `name`.
+    pub(crate) fn recipe(&mut self, name: Text, task: &Text, member: usize, shared: &Shared) -> (Recipe, Pending) {
+        let table = self.table;
+        let mut pending = Pending::default();
+        let (mut sources, mut outputs) = (Sources::default(), vec![]);
+        if shared.run {
+            self.inputs(&mut sources, &mut pending);
+            self.outputs(&mut outputs, &mut pending);
+        }
+        let stdout = table.stdout.as_ref().and_then(|text| self.one_path("stdout", text)).map(|(path, place)| {
+            if !outputs.iter().any(|o: &OutputSpec| o.path == path && o.kind == OutputKind::File) {
+                pending.outputs.push((place, None));
+                outputs.push(OutputSpec { path: path.clone(), kind: OutputKind::File, optional: false });
+            }
+            path
+        });
+        let stdin = table.stdin.as_ref().and_then(|text| self.one_path("stdin", text)).map(|(path, place)| {
+            pending.stdin = Some(Input { place, what: What::Path { path: path.clone(), folder: false } });
+            Stdin::Source(path)
+        });
+        pending.needs = self.selectors(&table.needs);
+        pending.after = self.selectors(&table.after);
+        let dir = match &table.dir {
+            None => Some(self.cache.dir.clone()),
+            Some(text) => self.folder(text),
+        };
+        let env: BTreeMap<Text, Text> =
+            table.env.iter().filter_map(|(name, value)| Some(((&*name.text).into(), self.text(value)?))).collect();
+        let recipe = Recipe {
+            name,
+            task: task.clone(),
+            member,
+            variant: vec![],
+            description: table.description.as_ref().and_then(|text| self.text(text)),
+            tags: shared.tags.clone(),
+            place: table.place,
+            key_places: shared.key_places.clone(),
+            steps: self.steps(),
+            env,
+            pass_env: table.pass_env.iter().map(|name| (&*name.text).into()).collect(),
+            dir: dir.unwrap_or_default(),
+            stdin,
+            stdout,
+            tools: self.tools(),
+            sources,
+            from: vec![],
+            needs: vec![],
+            after: vec![],
+            outputs,
+            policy: shared.policy.clone(),
+            tier: shared.tier,
+            network: table.network.unwrap_or(false),
+        };
+        (recipe, pending)
+    }
+
+    fn text(&mut self, text: &Str<'_>) -> Option<Text> {
+        self.scope.expand(text, &mut self.errors).map(|text| (&*text).into())
+    }
+
+    fn steps(&mut self) -> Vec<Vec<Text>> {
+        let table = self.table;
+        let mut steps = Vec::with_capacity(table.steps.len());
+        for run in &table.steps {
+            steps.push(match run {
+                Run::Argv(argv) => argv.iter().filter_map(|text| self.text(text)).collect(),
+                Run::Shell(text) => {
+                    let mut argv: Vec<Text> = match &table.shell {
+                        Some(shell) => shell.iter().filter_map(|text| self.text(text)).collect(),
+                        None => {
+                            let mut argv = Vec::with_capacity(SHELL.len() + 1);
+                            argv.extend_from_slice(&self.cache.shell);
+                            argv
+                        }
+                    };
+                    argv.extend(self.text(text));
+                    argv
+                }
+            });
+            let first = match run {
+                Run::Argv(argv) => argv.first().map(|a| a.place),
+                Run::Shell(text) => Some(text.place),
+            };
+            if let (Some(Some(program)), Some(place)) = (steps.last().map(|argv| argv.first()), first)
+                && program.is_empty()
+            {
+                let message = format!("the program of task `{}` is an empty text", table.name);
+                self.errors.push(WorkfileError::new(ErrorKind::Empty, place, message));
+            }
+        }
+        steps
+    }
+
+    fn tools(&mut self) -> Vec<Text> {
+        let mut tools: Vec<Text> = vec![];
+        for text in &self.table.tools {
+            let Some(tool) = self.text(text) else { continue };
+            if tool.is_empty() || tool.chars().any(char::is_control) {
+                let message = format!("`{tool}` cannot name a tool");
+                self.errors.push(WorkfileError::new(ErrorKind::BadName, text.place, message));
+            } else if !tools.contains(&tool) {
+                tools.push(tool);
+            }
+        }
+        tools
+    }
+
+    fn selectors(&mut self, texts: &[Str<'_>]) -> Vec<(Text, Place)> {
+        texts.iter().filter_map(|text| Some((self.text(text)?, text.place))).collect()
+    }
+
+    fn inputs(&mut self, sources: &mut Sources, pending: &mut Pending) {
+        let Some(inputs) = &self.table.inputs else {
+            sources.default = true;
+            return;
+        };
+        // Nothing but exclusions is the default without those.
+        sources.default = !inputs.is_empty() && inputs.iter().all(|text| text.text.starts_with('!'));
+        let mut spots = vec![];
+        for text in inputs {
+            let Some(written) = self.scope.expand(text, &mut self.errors) else { continue };
+            let excluded = written.strip_prefix('!');
+            if let Err(why) = self.cache.read(excluded.unwrap_or(&written), &mut spots) {
+                self.bad_path("input", &written, text.place, &why);
+            }
+            for spot in spots.drain(..) {
+                match (spot, excluded.is_some()) {
+                    (Spot::Literal { path, folder }, false) => {
+                        pending.inputs.push(Input { place: text.place, what: What::Path { path, folder } });
+                    }
+                    (Spot::Pattern { pattern, folder: false }, false) => {
+                        sources.globs.push(pattern.clone());
+                        pending.inputs.push(Input { place: text.place, what: What::Form(pattern) });
+                    }
+                    (Spot::Pattern { pattern, .. }, false) => {
+                        // A folder is all below it: what ends in a slash is no file itself.
+                        let deep = pattern.comps().iter().cloned().chain([Comp::Deep, Comp::any()]).collect();
+                        match Pattern::new(deep) {
+                            Ok(pattern) => {
+                                sources.globs.push(pattern.clone());
+                                pending.inputs.push(Input { place: text.place, what: What::Form(pattern) });
+                            }
+                            Err(why) => self.bad_path("input", &written, text.place, &why.into()),
+                        }
+                    }
+                    (Spot::Literal { path, .. }, true) => sources.excludes.push(Pattern::path(&path)),
+                    (Spot::Pattern { pattern, .. }, true) => sources.excludes.push(pattern),
+                }
+            }
+        }
+    }
+
+    fn outputs(&mut self, outputs: &mut Vec<OutputSpec>, pending: &mut Pending) {
+        let table = self.table;
+        outputs.reserve_exact(table.outputs.len());
+        let mut spots = vec![];
+        for output in &table.outputs {
+            let place = output.path.place;
+            let Some(written) = self.scope.expand(&output.path, &mut self.errors) else {
+                self.torn = true;
+                continue;
+            };
+            let before = self.errors.len();
+            if written.starts_with('!') {
+                let message = format!("output `{written}` of task `{}` is an exclusion", table.name);
+                let error = WorkfileError::new(ErrorKind::BadPath, place, message);
+                self.errors.push(error.hint("outputs are what a task makes; leave out what it does not"));
+            } else if let Err(why) = self.cache.read(&written, &mut spots) {
+                self.bad_path("output", &written, place, &why);
+            }
+            for spot in spots.drain(..) {
+                let (path, kind, pattern) = match spot {
+                    Spot::Literal { path, folder } => {
+                        (path, if folder { OutputKind::Dir } else { OutputKind::File }, None)
+                    }
+                    Spot::Pattern { folder: true, .. } => {
+                        let message = format!("output `{written}` of task `{}` is a glob of folders", table.name);
+                        let error = WorkfileError::new(ErrorKind::BadGlob, place, message);
+                        self.errors.push(error.hint("a glob takes files: name the folder, or end in `/**`"));
+                        continue;
+                    }
+                    Spot::Pattern { pattern, .. } => (pattern.text().clone(), OutputKind::Glob, Some(pattern)),
+                };
+                let why = match path.split('/').find(|name| is_ours(name)) {
+                    _ if path.is_empty() => "is the whole workspace".to_owned(),
+                    Some(name) => format!("lies in `{name}`"),
+                    None => {
+                        outputs.push(OutputSpec { path, kind, optional: output.optional });
+                        pending.outputs.push((place, pattern));
+                        continue;
+                    }
+                };
+                let message = format!("output `{written}` of task `{}` {why}", table.name);
+                self.errors.push(WorkfileError::new(ErrorKind::BadPath, place, message));
+            }
+            self.torn |= self.errors.len() > before;
+        }
+    }
+
+    fn folder(&mut self, text: &Str<'_>) -> Option<Text> {
+        let written = self.scope.expand(text, &mut self.errors)?;
+        let made = paths::normalise(&self.cache.dir, &written);
+        made.map_err(|why| self.bad_path("dir", &written, text.place, &why)).ok().map(Text::from)
+    }
+
+    /// A text that must be one path.
+    fn one_path(&mut self, key: &str, text: &Str<'_>) -> Option<(Text, Place)> {
+        let written = self.scope.expand(text, &mut self.errors)?;
+        let mut spots = vec![];
+        if let Err(why) = self.cache.read(&written, &mut spots) {
+            self.bad_path(key, &written, text.place, &why);
+            return None;
+        }
+        match (spots.pop(), spots.is_empty()) {
+            (Some(Spot::Literal { path, folder: false }), true)
+                if !path.is_empty() && !path.split('/').any(is_ours) =>
+            {
+                Some((path, text.place))
+            }
+            _ => {
+                let message = format!("{key} `{written}` of task `{}` is not one file", self.table.name);
+                self.errors.push(WorkfileError::new(ErrorKind::BadPath, text.place, message));
+                None
+            }
+        }
+    }
+
+    fn bad_path(&mut self, key: &str, written: &str, place: Place, why: &PathError) {
+        let kind = if matches!(why, PathError::Glob(_)) { ErrorKind::BadGlob } else { ErrorKind::BadPath };
+        let message = format!("{key} `{written}` of task `{}` {why}", self.table.name);
+        let error = WorkfileError::new(kind, place, message);
+        self.errors.push(match why {
+            PathError::Absolute | PathError::Outside => {
+                error.hint("paths are relative to the folder of the workfile and stay in the workspace")
+            }
+            PathError::Glob(_) => error.hint("a backslash takes away a character's meaning: `\\\\[`"),
+            _ => error,
+        });
+    }
+}
+
+/// Folders that are never inputs or outputs.
+pub(crate) fn is_ours(name: &str) -> bool {
+    matches!(name, ".git" | ".quipu")
+}
