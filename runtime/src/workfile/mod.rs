@@ -17,6 +17,7 @@ mod order;
 mod outputs;
 mod parse;
 mod paths;
+mod reader;
 mod recipe;
 pub mod schema;
 mod select;

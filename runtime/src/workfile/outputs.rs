@@ -60,8 +60,9 @@ struct Node {
 struct Forms {
     all: Vec<(Wild, u32)>,
     by_text: FxHashMap<Text, u32>,
-    by_prefix: FxHashMap<Text, Vec<u32>>,
-    by_suffix: FxHashMap<Text, Vec<u32>>,
+    by_prefix: BTreeMap<String, Vec<u32>>,
+    /// The suffixes are spelt backwards.
+    by_suffix: BTreeMap<String, Vec<u32>>,
     others: Vec<u32>,
 }
 
@@ -72,7 +73,7 @@ impl Forms {
         self.by_text.insert(wild.text().clone(), node);
         let row = match (wild.prefix(), wild.suffix()) {
             ("", "") => &mut self.others,
-            ("", suffix) => self.by_suffix.entry(suffix.into()).or_default(),
+            ("", suffix) => self.by_suffix.entry(suffix.chars().rev().collect()).or_default(),
             (prefix, _) => self.by_prefix.entry(prefix.into()).or_default(),
         };
         row.push(i);
@@ -80,16 +81,41 @@ impl Forms {
 
     /// Calls `each` with the node of every form that `name` is of.
     fn of_name(&self, name: &str, each: &mut impl FnMut(u32) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.candidates(name, name, false, &mut |wild, node| {
+            if wild.matches(name) { each(node) } else { Continue(()) }
+        })
+    }
+
+    /// Calls `each` with the node of every form that shares a name with `form`.
+    fn of_form(&self, form: &Wild, each: &mut impl FnMut(u32) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.candidates(form.prefix(), form.suffix(), true, &mut |wild, node| {
+            if wild.meets(form) { each(node) } else { Continue(()) }
+        })
+    }
+
+    /// Calls `each` with all forms that could be of a text with that start and end; when that is all that is
+    /// known of the text, it is `open`, and may go on between the two.
+    fn candidates(
+        &self,
+        start: &str,
+        end: &str,
+        open: bool,
+        each: &mut impl FnMut(&Wild, u32) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         if self.all.len() <= FEW {
-            return self.all.iter().filter(|(wild, _)| wild.matches(name)).try_for_each(|(_, node)| each(*node));
+            return self.all.iter().try_for_each(|(wild, node)| each(wild, *node));
         }
-        let cuts = || (0..=name.len()).filter(|at| name.is_char_boundary(*at));
-        let prefixes = cuts().filter_map(|at| self.by_prefix.get(&name[..at]));
-        let suffixes = cuts().filter_map(|at| self.by_suffix.get(&name[at..]));
-        let rows = prefixes.chain(suffixes).flatten().chain(&self.others);
-        rows.map(|i| &self.all[*i as usize])
-            .filter(|(wild, _)| wild.matches(name))
-            .try_for_each(|(_, node)| each(*node))
+        let end: String = end.chars().rev().collect();
+        for (map, text) in [(&self.by_prefix, start), (&self.by_suffix, &end)] {
+            let cuts = (0..=text.len()).filter(|at| text.is_char_boundary(*at));
+            let longer = map.range::<str, _>((Bound::Excluded(text), Bound::Unbounded));
+            let longer = longer.take_while(|(known, _)| open && known.starts_with(text)).map(|(_, row)| row);
+            for i in cuts.filter_map(|at| map.get(&text[..at])).chain(longer).flatten() {
+                let (wild, node) = &self.all[*i as usize];
+                each(wild, *node)?;
+            }
+        }
+        self.others.iter().map(|i| &self.all[*i as usize]).try_for_each(|(wild, node)| each(wild, *node))
     }
 }
 
@@ -201,8 +227,7 @@ impl<F: FnMut(End, Meets) -> ControlFlow<()>> Walk<'_, F> {
                         self.at(*child, i + 1)?;
                     }
                 }
-                let forms = node.forms.iter().flat_map(|f| &f.all);
-                forms.filter(|(form, _)| form.meets(wild)).try_for_each(|(_, child)| self.at(*child, i + 1))
+                node.forms.as_ref().map_or(Continue(()), |f| f.of_form(wild, &mut |child| self.at(child, i + 1)))
             }
             Step::Deep => {
                 self.at(at, i + 1)?;
@@ -314,6 +339,12 @@ mod tests {
         assert_eq!(met(&outputs, "o/p12", false), "o/p1*:Same o/p12*:Same");
         assert_eq!(met(&outputs, "o/xs31", false), "o/*s31:Same");
         assert_eq!(met(&outputs, "o/xq9x", false), "o/?q9?:Same");
+        let count = |asked| met(&outputs, asked, false).split(' ').count();
+        // Forms by prefix, by suffix, and those with neither end.
+        assert_eq!(
+            (count("o/p1*z"), count("o/p*x"), count("o/*1s3"), count("o/??"), count("o/*")),
+            (11, 80, 41, 20, 120)
+        );
     }
 
     proptest::proptest! {
