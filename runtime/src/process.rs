@@ -78,7 +78,7 @@ pub struct ProcessSpec {
     pub env: BTreeMap<Text, Value>,
     /// Where it runs, relative to the workspace root; empty for the root.
     pub dir: Text,
-    /// What it reads from standard input: an artifact.
+    /// What it reads from standard input: an artifact, or the path of a source file as text.
     pub stdin: Option<Value>,
     /// Path its standard output is written to, an output like any other.
     pub stdout: Option<Text>,

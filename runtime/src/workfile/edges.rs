@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::errors::{ErrorKind, MAX_SHOWN, Place, WorkfileError};
+use super::errors::{ErrorKind, Place, WorkfileError};
 use super::findings::Findings;
 use super::globs::{Comp, Pattern, Step, steps};
 use super::lower::Made;
@@ -22,6 +22,9 @@ use crate::value::Text;
 
 /// Most edges a workspace may have.
 pub const MAX_EDGES: usize = 4_000_000;
+
+/// Similar names are looked for in this many errors: each costs a look at all names.
+const MAX_EXPLAINED: usize = 30;
 
 /// One recipe waits for another.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +110,7 @@ impl Linker<'_> {
     fn select(&mut self, i: usize, why: Why, selector: &Text, place: Place) -> bool {
         let recipe = &self.made.recipes[i];
         let broad = is_broad(selector);
-        let explain = self.findings.len() < MAX_SHOWN;
+        let explain = self.findings.len() < MAX_EXPLAINED;
         let known = if broad { self.broad.get(&(recipe.member, selector.clone())).cloned() } else { None };
         let found = match known {
             Some(known) => Ok(known),

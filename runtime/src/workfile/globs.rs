@@ -11,6 +11,10 @@ use crate::value::Text;
 
 /// Most patterns one text may expand to by its braces.
 pub const MAX_ALTERNATIVES: usize = 1000;
+/// Most bytes that these patterns may have together.
+const MAX_ALTERNATIVES_BYTES: usize = 1 << 20;
+/// Most pairs of braces, one after the other or nested.
+const MAX_BRACES: usize = 64;
 /// Most components of a path.
 pub const MAX_COMPONENTS: usize = 64;
 
@@ -102,16 +106,25 @@ pub(crate) fn is_special(text: &str) -> bool {
 
 /// A text's alternatives by its braces, which may be nested: `a{b,c}` is `ab` and `ac`. Escapes stay.
 pub(crate) fn alternatives(text: &str) -> Result<Vec<String>, GlobError> {
+    expand(text, 0)
+}
+
+fn expand(text: &str, braces: usize) -> Result<Vec<String>, GlobError> {
     let Some((open, parts, close)) = first_brace(text)? else { return Ok(vec![text.to_owned()]) };
-    let mut out = vec![];
-    let tails = alternatives(&text[close + 1..])?;
+    if braces == MAX_BRACES {
+        return Err(GlobError::Alternatives);
+    }
+    let (mut out, mut bytes) = (vec![], 0);
+    let tails = expand(&text[close + 1..], braces + 1)?;
     for part in parts {
-        for middle in alternatives(&text[part.0..part.1])? {
+        for middle in expand(&text[part.0..part.1], braces + 1)? {
             for tail in &tails {
-                if out.len() == MAX_ALTERNATIVES {
+                let one = format!("{}{middle}{tail}", &text[..open]);
+                bytes += one.len();
+                if out.len() == MAX_ALTERNATIVES || bytes > MAX_ALTERNATIVES_BYTES {
                     return Err(GlobError::Alternatives);
                 }
-                out.push(format!("{}{middle}{tail}", &text[..open]));
+                out.push(one);
             }
         }
     }
@@ -380,7 +393,15 @@ mod tests {
             assert_eq!(alternatives(text).expect(text), expected, "{text}");
         }
         let many = "{a,b}".repeat(10);
-        for (text, error) in [("{a", GlobError::Brace), ("a}", GlobError::Brace), (&many, GlobError::Alternatives)] {
+        let long = "{a}".repeat(300_000);
+        let wide = format!("{{a,b}}{}", "x".repeat(1 << 20));
+        for (text, error) in [
+            ("{a", GlobError::Brace),
+            ("a}", GlobError::Brace),
+            (&*many, GlobError::Alternatives),
+            (&*long, GlobError::Alternatives),
+            (&*wide, GlobError::Alternatives),
+        ] {
             assert_eq!(alternatives(text), Err(error), "{text}");
         }
     }

@@ -49,7 +49,7 @@ pub(crate) fn find_root(start: &Path) -> Option<(PathBuf, PathBuf)> {
         let Ok(text) = read(&dir.join(FILE_NAME)) else { return false };
         use_file(&parse(0, &text, &mut vec![]))
     };
-    let is_root = own(nearest, &mut |file| file.workspace.is_some());
+    let is_root = read(&nearest.join(FILE_NAME)).is_ok_and(|text| has_workspace(&text));
     if !is_root {
         for above in nearest.ancestors().skip(1).filter(has_file) {
             let Ok(relative) = nearest.strip_prefix(above) else { continue };
@@ -72,6 +72,13 @@ pub(crate) fn find_root(start: &Path) -> Option<(PathBuf, PathBuf)> {
         }
     }
     Some((nearest.to_owned(), nearest.to_owned()))
+}
+
+/// Whether a workfile has a `[workspace]`. It mostly stands above the tasks, which may be many.
+fn has_workspace(text: &str) -> bool {
+    let head = text.find("\n[task").map_or(text, |end| &text[..end]);
+    let has = |text: &str| text.contains("workspace") && parse(0, text, &mut vec![]).workspace.is_some();
+    has(head) || (head.len() < text.len() && has(text))
 }
 
 /// The folders that `members` of a workspace lists, each once, in the order of the list.

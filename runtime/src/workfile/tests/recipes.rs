@@ -269,6 +269,18 @@ fn members_have_names_folders_and_variables_of_their_own() {
 }
 
 #[test]
+fn a_workspace_table_may_stand_anywhere() {
+    let task = "[task.x]\nrun = 'workspace'\ninputs = []\n";
+    let dir = folder(&[
+        ("quipu.toml", &format!("{task}[workspace]\nmembers = ['m', 'm/n']\n")),
+        ("m/quipu.toml", task),
+        ("m/n/quipu.toml", task),
+    ]);
+    let found = loaded(&dir.path().join("m/n"));
+    assert_eq!((found.here, found.root.canonicalize().ok()), (2, dir.path().canonicalize().ok()));
+}
+
+#[test]
 fn a_workfile_that_no_workspace_lists_stands_alone() {
     let dir = workspace(&[("other/quipu.toml", "[task.x]\nrun = 'x'\ninputs = []\n")]);
     assert_eq!(show(&loaded(&dir.path().join("other"))), "x: sh -euc x\n");
