@@ -52,7 +52,7 @@ mod tests {
         {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "10", "s", "1x", "-1s", "0s", "1.5s", "99999999999999999999s", "400d", "1s 1s", "١s"] {
+        for text in ["", "10", "s", "1x", "-1s", "0s", "1.5s", "99999999999999999999s", "400d", "1s 1s", "\u{661}s"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn the_plain_form_counts_characters_from_one() {
         assert_eq!(
-            faults("é = 1\nü = \"compil\"\n", 12, 18).to_string(),
+            faults("\u{e9} = 1\n\u{fc} = \"compil\"\n", 12, 18).to_string(),
             "quipu.toml:2:5: task `link` needs `compil`, which is not defined\n  quipu.toml:1:1: here\n  help: did you mean `compile`?\n"
         );
     }
