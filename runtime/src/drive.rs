@@ -61,6 +61,12 @@ pub fn never_stop() -> watch::Receiver<Stop> {
 /// Puts a goal's output where people look for it; the flag says that it was made just now.
 pub type Placer = Box<dyn FnMut(TaskIdx, &Output, bool) -> Result<Placed, String> + Send>;
 
+/// Tells how long each task took earlier, by index; asked only when something will run.
+pub type Durations = Box<dyn FnOnce() -> Vec<u64> + Send>;
+
+/// Adds to a job what its executor needs beside the invocation.
+pub type Equip = Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>;
+
 /// What a run is to do.
 pub struct Request {
     /// The tasks.
@@ -76,9 +82,9 @@ pub struct Request {
     /// Puts goals' outputs in place.
     pub place: Option<Placer>,
     /// Tells how long each task took earlier, by index; asked only when something will run.
-    pub durations: Option<Box<dyn FnOnce() -> Vec<u64> + Send>>,
+    pub durations: Option<Durations>,
     /// Adds to each job what its executor needs beside the invocation.
-    pub equip: Option<Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>>,
+    pub equip: Option<Equip>,
 }
 
 impl Request {
@@ -176,8 +182,8 @@ struct Drive {
     goals: Vec<TaskIdx>,
     started_ms: u64,
     place: Option<Placer>,
-    durations: Option<Box<dyn FnOnce() -> Vec<u64> + Send>>,
-    equip: Option<Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>>,
+    durations: Option<Durations>,
+    equip: Option<Equip>,
     expected_ms: Vec<u64>,
     session: Option<String>,
     session_receipts: HashSet<ReceiptId>,

@@ -5,6 +5,7 @@
 //! of stores and of where values come from.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use quipu_store::cid::{InvocationId, Link, TaskId};
 use quipu_store::dag::DagError;
@@ -274,16 +275,18 @@ impl Listing {
         let mut path = String::new();
         for step in &self.path {
             match step {
-                Step::List(i) => path.push_str(&format!("[{i}]")),
+                Step::List(i) => {
+                    let _ = write!(path, "[{i}]");
+                }
                 Step::Map(key) => {
                     if !path.is_empty() {
                         path.push('.');
                     }
                     // A key that is a path or empty would read as several.
                     if key.is_empty() || key.contains(['.', '[', ' ']) {
-                        path.push_str(&format!("{key:?}"))
+                        let _ = write!(path, "{key:?}");
                     } else {
-                        path.push_str(key)
+                        path.push_str(key);
                     }
                 }
             }

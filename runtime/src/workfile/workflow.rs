@@ -96,6 +96,14 @@ impl Loaded {
         self.node(recipe).expect("groups were replaced by what they stand for")
     }
 
+    /// Under what an input of everything a task makes stands: its first output, which no other task has; names
+    /// are not part of ids, so one is taken only for a task that makes nothing.
+    fn needs_key(&self, recipe: usize) -> Text {
+        let recipe = &self.recipes[recipe];
+        let first = recipe.outputs.iter().map(|o| &o.path).min();
+        format!("@{}", first.unwrap_or(&recipe.name)).into()
+    }
+
     fn spec(
         &self,
         recipe: &Recipe,
@@ -106,7 +114,7 @@ impl Loaded {
         let part =
             |producer: usize, at: &[Text]| Value::promise(Branch::Ok, On::Here(self.at(producer)), at.iter().cloned());
         let whole = std::slice::from_ref(outputs);
-        let needs = recipe.needs.iter().map(|i| (format!("@{}", self.recipes[*i].name).into(), part(*i, whole)));
+        let needs = recipe.needs.iter().map(|i| (self.needs_key(*i), part(*i, whole)));
         let from = recipe.from.iter().map(|from| (from.path.clone(), part(from.producer, &from.at)));
         let mut env: BTreeMap<Text, Text> = ENV.iter().map(|(k, v)| (Text::from(*k), Text::from(*v))).collect();
         let home = if recipe.tier == Tier::None { "/nonexistent" } else { "/home" };

@@ -52,7 +52,7 @@ fn promises_environment_and_policy_stand_where_they_belong() {
     assert_eq!(
         inputs,
         [
-            "@a = Ok Here(TaskIdx(0)) outputs",
+            "@d = Ok Here(TaskIdx(0)) outputs",
             "d/e/f = Ok Here(TaskIdx(0)) outputs > d > e > f",
             "x = Ok Here(TaskIdx(0)) outputs > x",
         ]
