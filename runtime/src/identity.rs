@@ -174,6 +174,11 @@ impl Ids {
         self.names.get(&first).map(Vec::as_slice)
     }
 
+    /// Whether any task has several names.
+    pub fn has_synonyms(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     /// The task with this id.
     pub fn find(&self, id: TaskId) -> Option<TaskIdx> {
         self.by_id.get(&id).copied()

@@ -2,7 +2,7 @@
 //!
 //! Unaware of trust: whose receipts count was decided before they got here.
 
-use quipu_store::cid::{OutputId, ReceiptId, TaskId, TreeId};
+use quipu_store::cid::{OutputId, ReceiptId, TreeId};
 use quipu_store::receipt::{Failure, FailureKind, Via};
 use quipu_store::tree::Entry;
 
@@ -33,7 +33,7 @@ impl Run {
             return;
         }
         let external = matches!(self.work(task), Work::External(_));
-        let by_inputs = slot.forced || slot.inputs_first || self.rules.ignore_shortcuts;
+        let by_inputs = slot.inputs_first || self.rules.ignore_shortcuts;
         if by_inputs && !external {
             return self.wait_for_inputs(task);
         }
@@ -45,9 +45,9 @@ impl Run {
         }
     }
 
-    pub(super) fn demand_all(&mut self, tasks: Vec<TaskIdx>) {
-        let idle = tasks.into_iter().filter(|d| self.slots[d.index()].state == State::Idle);
-        self.todo.extend(idle.map(Todo::Demand));
+    pub(super) fn demand_all(&mut self, tasks: &[TaskIdx]) {
+        let idle = tasks.iter().filter(|d| self.slots[d.index()].state == State::Idle);
+        self.todo.extend(idle.map(|d| Todo::Demand(*d)));
     }
 
     fn look_up(&mut self, task: TaskIdx) {
@@ -63,10 +63,10 @@ impl Run {
         accepted: Option<(ReceiptId, OutputId)>,
     ) {
         self.in_flight -= 1;
-        // What this store already goes by, then our own, then trust, age and id: the same choice every time.
+        // What this store already goes by, then success, our own, trust, age and id: the same choice every time.
         let (receipt, out) = accepted.unzip();
         let known = |c: &Candidate| (Some(c.receipt) != receipt, Some(c.out) != out);
-        candidates.sort_by_key(|c| (known(c), !c.own, c.rank, c.issued_at, c.receipt));
+        candidates.sort_by_key(|c| (known(c), c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
         self.slot_mut(task).lookup = Lookup::Known { candidates, accepted };
         for asker in std::mem::take(&mut self.slot_mut(task).askers) {
             // Weighed once all it asked for is known, not at each answer.
@@ -82,6 +82,11 @@ impl Run {
             return;
         }
         let Lookup::Known { candidates, accepted } = &self.slot(task).lookup else { return };
+        if self.slot(task).forced {
+            // It runs whatever they say; what they say tells whether it came out as before.
+            self.slot_mut(task).table = self.slot(task).table.or(accepted.map(|(_, out)| out));
+            return self.wait_for_inputs(task);
+        }
         let accepted = accepted.map(|(receipt, _)| receipt);
         let candidates: Vec<Candidate> = candidates.iter().filter(|c| self.is_usable(task, c)).cloned().collect();
         for candidate in &candidates {
@@ -134,10 +139,16 @@ impl Run {
         let mut hints = vec![];
         let mut ask = vec![];
         // A stack of receipts to be weighed, instead of recursion: the via of a foreign one leads to others.
-        let mut stack: Vec<&Candidate> = vec![candidate];
-        while let Some(c) = stack.pop() {
+        let mut stack: Vec<(TaskIdx, &Candidate)> = vec![(task, candidate)];
+        while let Some((of, c)) = stack.pop() {
+            let is_external = matches!(self.work(of), Work::External(_));
             for (id, out) in &c.via {
-                let Some(awaited) = self.find(*id) else { return Fit::No };
+                let awaited = match self.subject.ids.find(*id) {
+                    Some(awaited) => self.first(awaited),
+                    // What a task of another workflow awaited need not be part of this one.
+                    None if is_external => continue,
+                    None => return Fit::No,
+                };
                 let slot = self.slot(awaited);
                 if slot.must_run || (slot.forced && slot.settled.is_none()) {
                     return Fit::No;
@@ -156,7 +167,7 @@ impl Run {
                         let backing = candidates.iter().find(|b| b.out == *out && self.is_usable(awaited, b));
                         let Some(backing) = backing else { return Fit::No };
                         hints.push((awaited, *out));
-                        stack.push(backing);
+                        stack.push((awaited, backing));
                         if hints.len() > MAX_BACKING {
                             return Fit::No;
                         }
@@ -167,10 +178,6 @@ impl Run {
         ask.sort_unstable();
         ask.dedup();
         if ask.is_empty() { Fit::Yes(hints) } else { Fit::Ask(ask) }
-    }
-
-    fn find(&self, id: TaskId) -> Option<TaskIdx> {
-        self.subject.ids.find(id)
     }
 
     fn report_divergence(&mut self, task: TaskIdx, chosen: &Candidate, all: &[Candidate]) {
@@ -186,17 +193,19 @@ impl Run {
 
     /// Rule 3, first half: values of all inputs.
     pub(super) fn wait_for_inputs(&mut self, task: TaskIdx) {
-        let inputs = self.inputs(task);
+        let subject = self.shared();
+        let inputs = subject.inputs(task);
         let missing = inputs.iter().filter(|d| !self.is_ended(**d)).count() as u32;
         let slot = self.slot_mut(task);
         slot.state = State::Waiting;
         slot.epoch += 1;
         slot.missing = missing;
         slot.errand = None;
+        slot.stale = false;
         if missing == 0 {
             self.todo.push_back(Todo::Ready(task));
         }
-        self.demand_all(inputs);
+        self.demand_all(&inputs);
     }
 
     /// Rule 3, second half: the invocation, and receipts under its id.
@@ -204,15 +213,16 @@ impl Run {
         if self.slot(task).state != State::Waiting || self.slot(task).missing > 0 {
             return;
         }
-        for input in self.inputs(task) {
-            match self.slot(input).state {
+        let subject = self.shared();
+        let inputs = subject.inputs(task);
+        for input in inputs.iter() {
+            match self.slot(*input).state {
                 State::Ended(End::Blocked { cause }) => return self.end(task, End::Blocked { cause }),
                 State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
                 State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
                 _ => {}
             }
         }
-        let subject = std::sync::Arc::clone(&self.subject);
         let Work::Task(recipe) = &subject.workflow.node(task).work else { unreachable!("externals never wait") };
         let mut parts = vec![];
         let mut refused = None;
@@ -263,7 +273,11 @@ impl Run {
         let recipe = recipe.clone();
         let invocation = Invocation { sub: recipe.sub, cmd: recipe.cmd, args, nonce: recipe.nonce };
         let (id, _) = invocation.encode();
+        let settled = inputs.iter().filter_map(|d| Some((subject.ids.of(*d), self.slot(*d).settled.as_ref()?)));
+        let via = settled.clone().map(|(d, s)| (d, s.out)).collect();
+        let ins = settled.filter_map(|(_, s)| s.receipt).collect();
         let errand = self.errand(task);
+        (errand.via, errand.ins) = (via, ins);
         errand.invocation = Some((id, invocation.into()));
         errand.needs = needs
             .into_iter()
@@ -284,16 +298,13 @@ impl Run {
             *slot = entry;
         }
         if trees.iter().any(|t| hollow.contains(t)) {
-            // Directory nodes themselves are gone: their makers run again.
-            let makers: Vec<TaskIdx> = self
-                .inputs(task)
-                .into_iter()
-                .filter(|d| match self.slot(*d).settled.as_ref().map(|s| &s.result) {
-                    Some(Ok(out)) => out.links().any(|l| hollow.iter().any(|t| t.link() == l)),
-                    _ => false,
-                })
-                .collect();
-            return self.staged(task, &makers);
+            // Directory nodes themselves are gone: their makers run again, unless they do so already.
+            let made = |d: &TaskIdx| match self.slot(*d).settled.as_ref().map(|s| &s.result) {
+                Some(Ok(out)) => out.links().any(|l| hollow.iter().any(|t| t.link() == l)),
+                _ => false,
+            };
+            let makers: Vec<TaskIdx> = self.subject.inputs(task).iter().copied().filter(made).collect();
+            return self.make_again(task, &makers);
         }
         self.slot_mut(task).state = State::Waiting;
         self.todo.push_back(Todo::Ready(task));
@@ -302,7 +313,7 @@ impl Run {
     pub(super) fn found_invocation(&mut self, task: TaskIdx, mut candidates: Vec<Candidate>) {
         let table = self.slot(task).table;
         candidates.retain(|c| self.is_usable(task, c));
-        candidates.sort_by_key(|c| (Some(c.out) != table, !c.own, c.rank, c.issued_at, c.receipt));
+        candidates.sort_by_key(|c| (Some(c.out) != table, c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
         let Some(chosen) = candidates.first().cloned() else { return self.order(task) };
         if let Some(other) = candidates.iter().find(|c| match (&c.result, &chosen.result) {
             (Ok(a), Ok(b)) => a.artifacts != b.artifacts,
@@ -324,23 +335,24 @@ impl Run {
         let kind = match refusal {
             Refusal::Unknown => return self.end(task, End::Blocked { cause: task }),
             Refusal::Failed(on) => return self.end(task, End::Skipped { cause: on }),
-            Refusal::Branch(on)
-                if self.slot(on).attempts > 0 && self.slot(on).settled.as_ref().is_some_and(|s| s.result.is_err()) =>
-            {
-                return self.end(task, End::Skipped { cause: on });
-            }
+            Refusal::Branch(on) if self.failed_here(on) => return self.end(task, End::Skipped { cause: on }),
             Refusal::Branch(on) => FailureKind::BranchMismatch { on: self.subject.ids.of(on) },
             Refusal::Missing(path) => FailureKind::MissingOutput { path },
         };
         self.fail(task, Failure::from(kind), None);
     }
 
-    /// The outputs and receipts a task is made from: its direct awaits, as this run goes by them.
+    /// Whether it failed in this run, rather than by a receipt of an earlier failure.
+    fn failed_here(&self, task: TaskIdx) -> bool {
+        let slot = self.slot(task);
+        let failure = slot.settled.as_ref().filter(|s| s.result.is_err());
+        failure.is_some_and(|s| slot.attempts > 0 || s.receipt.is_none())
+    }
+
+    /// The outputs and receipts a task's invocation is made from: its direct awaits.
     pub(super) fn made_from(&self, task: TaskIdx) -> (Via, Vec<ReceiptId>) {
-        let inputs = self.inputs(task);
-        let settled = inputs.iter().filter_map(|d| Some((*d, self.slot(*d).settled.as_ref()?)));
-        let via = settled.clone().map(|(d, s)| (self.subject.ids.of(d), s.out)).collect();
-        (via, settled.filter_map(|(_, s)| s.receipt).collect())
+        let errand = self.slot(task).errand.as_ref().expect("a task with an invocation has an errand");
+        (errand.via.clone(), errand.ins.clone())
     }
 
     pub(super) fn diverge(&mut self, task: TaskIdx, known: OutputId, other: OutputId) {

@@ -7,23 +7,24 @@ mod lookup;
 mod queue;
 mod settle;
 pub mod step;
+mod subject;
 pub mod values;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use quipu_store::cid::{InvocationId, OutputId, ReceiptId};
+use quipu_store::receipt::Via;
 use quipu_store::tree::Entry;
 
 pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
 use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
+pub use subject::{Subject, SubjectError};
 
-use crate::graph::{Cycle, Graph, TaskIdx};
-use crate::identity::{IdentityError, Ids};
+use crate::graph::TaskIdx;
 use crate::task::{Invocation, Policy, Work};
 use crate::value::Text;
-use crate::workflow::Workflow;
 
 /// How often the bytes of one task may vanish in one run before its users fail.
 const MAX_REPRODUCTIONS: u8 = 3;
@@ -52,38 +53,6 @@ pub struct Rules {
     pub expected_ms: Vec<u64>,
     /// Whether everything but the work is done: what would run stays queued.
     pub dry: bool,
-}
-
-/// A workflow with its edges and ids: what a run is about.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// The tasks.
-    pub workflow: Workflow,
-    /// Their edges.
-    pub graph: Graph,
-    /// Their ids.
-    pub ids: Ids,
-}
-
-/// Why a workflow cannot be run.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SubjectError {
-    /// Its tasks wait for one another.
-    #[error(transparent)]
-    Cycle(#[from] Cycle),
-    /// Some task has no id.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-}
-
-impl Subject {
-    /// Finds edges, order and ids.
-    pub fn new(workflow: Workflow) -> Result<Self, SubjectError> {
-        let graph = Graph::build(&workflow)?;
-        let ids = Ids::compute(&workflow, &graph)?;
-        Ok(Self { workflow, graph, ids })
-    }
 }
 
 /// Counts of tasks by how they ended, over all that the goals lead to.
@@ -131,6 +100,10 @@ struct Errand {
     selected: Vec<(Part, Option<Entry>)>,
     invocation: Option<(InvocationId, Arc<Invocation>)>,
     needs: Vec<Need>,
+    /// Awaited outputs the invocation is made from: those that stood when it was made, whatever comes later.
+    via: Via,
+    /// Receipts of the inputs, likewise.
+    ins: Vec<ReceiptId>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -232,14 +205,16 @@ impl Run {
         }
         while let Some(task) = stack.pop() {
             if !std::mem::replace(&mut self.slots[task.index()].in_scope, true) {
-                stack.extend(self.inputs(task));
-                stack.extend(self.after(task));
+                stack.extend(self.subject.inputs(task).iter());
+                stack.extend(self.subject.after(task).iter());
             }
         }
-        let subject = Arc::clone(&self.subject);
-        for &task in subject.graph.order() {
+        if self.rules.force.is_empty() {
+            return;
+        }
+        for &task in self.shared().graph.order() {
             let task = self.first(task);
-            let upstream = self.inputs(task).into_iter().any(|d| {
+            let upstream = self.subject.inputs(task).iter().any(|d| {
                 let d = &self.slots[d.index()];
                 d.forced || d.inputs_first
             });
@@ -249,11 +224,17 @@ impl Run {
 
     /// The next step, if there is one before something happens outside.
     pub fn poll(&mut self) -> Option<Step> {
-        self.pump();
-        if self.steps.is_empty() && !self.stopping && !self.rules.dry {
-            self.dispatch();
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                return Some(step);
+            }
+            // One at a time: a million demands at once would be a million steps at once.
+            match self.todo.pop_front() {
+                Some(todo) => self.take_up(todo),
+                None if self.may_dispatch() && self.dispatch() => {}
+                None => return None,
+            }
         }
-        self.steps.pop_front()
     }
 
     /// Takes an event. Answers to questions that no longer matter are ignored.
@@ -276,8 +257,9 @@ impl Run {
                 self.in_flight -= 1;
                 if self.at(task, State::Running, epoch) {
                     self.release(task);
-                    self.unlead(task);
+                    let followers = self.unlead(task);
                     self.staged(task, &hollow);
+                    followers.into_iter().for_each(|f| self.wait_for_inputs(f));
                 } else if self.at(task, State::Staging, epoch) {
                     self.staged(task, &hollow);
                 }
@@ -324,9 +306,9 @@ impl Run {
         self.priority = critical_path(&self.subject.graph, &expected_ms);
         self.rules.expected_ms = expected_ms;
         self.queue = Queue::default();
-        for i in 0..self.slots.len() {
+        for (i, node) in self.subject.workflow.nodes().iter().enumerate() {
             if self.slots[i].state == State::Queued {
-                self.queue.push(TaskIdx::new(i), self.priority[i], self.slots[i].epoch);
+                self.queue.push(TaskIdx::new(i), self.priority[i], self.slots[i].epoch, &node.policy.slots);
             }
         }
     }
@@ -427,40 +409,9 @@ impl Run {
         &self.subject.workflow.node(task).policy
     }
 
-    /// What a task awaits, each once, the same task under two names as one.
-    fn inputs(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.firsts(self.subject.graph.awaits(task))
-    }
-
-    fn after(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.firsts(self.subject.graph.after(task))
-    }
-
-    fn firsts(&self, tasks: &[TaskIdx]) -> Vec<TaskIdx> {
-        let mut firsts: Vec<TaskIdx> = tasks.iter().map(|d| self.first(*d)).collect();
-        firsts.sort_unstable();
-        firsts.dedup();
-        firsts
-    }
-
-    /// Who awaits a task, under any of its names.
-    fn awaiters(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.names_of(task, |graph, name| graph.awaited_by(name))
-    }
-
-    fn followers_in_order(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.names_of(task, |graph, name| graph.before(name))
-    }
-
-    fn names_of<'a>(&'a self, task: TaskIdx, row: impl Fn(&'a Graph, TaskIdx) -> &'a [TaskIdx]) -> Vec<TaskIdx> {
-        let graph = &self.subject.graph;
-        match self.subject.ids.others(task) {
-            None => self.firsts(row(graph, task)),
-            Some(names) => {
-                let all: Vec<TaskIdx> = names.iter().flat_map(|n| row(graph, *n)).copied().collect();
-                self.firsts(&all)
-            }
-        }
+    /// The subject, to be held on to while slots change.
+    fn shared(&self) -> Arc<Subject> {
+        Arc::clone(&self.subject)
     }
 
     fn is_ended(&self, task: TaskIdx) -> bool {
@@ -484,36 +435,44 @@ impl Run {
         self.steps.push_back(Step::Tell(notice));
     }
 
-    fn pump(&mut self) {
-        while let Some(todo) = self.todo.pop_front() {
-            match todo {
-                Todo::Demand(task) => self.demand(task),
-                Todo::Weigh(task) => self.weigh(task),
-                Todo::Ready(task) => self.inputs_ready(task),
-                Todo::Changed(task) => self.value_changed(task),
-            }
+    fn take_up(&mut self, todo: Todo) {
+        match todo {
+            Todo::Demand(task) => self.demand(task),
+            Todo::Weigh(task) => self.weigh(task),
+            Todo::Ready(task) => self.inputs_ready(task),
+            Todo::Changed(task) => self.value_changed(task),
         }
     }
 
-    fn dispatch(&mut self) {
+    /// One job at a time starts the best of all that could start, so it waits until no question is open:
+    /// the order is then the same whichever answer comes first. More jobs start what is ready at once.
+    fn may_dispatch(&self) -> bool {
+        !self.stopping && !self.rules.dry && (self.rules.jobs > 1 || self.in_flight == 0)
+    }
+
+    fn dispatch(&mut self) -> bool {
         let Self { queue, slots, free, .. } = self;
-        let subject = &self.subject;
-        let found = queue.pop(|task, epoch| {
-            let slot = &mut slots[task.index()];
-            if slot.state != State::Queued || slot.epoch != epoch {
-                return None;
-            }
-            slot.taken = free.take(&subject.workflow.node(task).policy.slots);
-            Some(slot.taken.is_some())
-        });
-        let Some(task) = found else { return };
+        let current = |task: TaskIdx, epoch| {
+            let slot: &Slot = &slots[task.index()];
+            slot.state == State::Queued && slot.epoch == epoch
+        };
+        let Some((task, taken)) = queue.pop(free, current) else { return false };
         let (via, ins) = self.made_from(task);
+        let must_run = self.must_run(task);
         let slot = self.slot_mut(task);
+        slot.taken = Some(taken);
         slot.state = State::Running;
         slot.attempts += 1;
-        let (epoch, attempt, must_run) = (slot.epoch, slot.attempts, slot.must_run || slot.forced);
+        let (epoch, attempt) = (slot.epoch, slot.attempts);
         let (id, invocation) = self.errand(task).invocation.clone().expect("queued tasks have an invocation");
         self.ask(Step::Execute { task, epoch, attempt, id, invocation, must_run, via, ins });
+        true
+    }
+
+    /// Whether no receipt may settle it any more: only work will do.
+    fn must_run(&self, task: TaskIdx) -> bool {
+        let slot = self.slot(task);
+        slot.must_run || slot.forced || !self.policy(task).cache
     }
 }
 

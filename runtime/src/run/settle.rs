@@ -11,13 +11,15 @@ use crate::graph::TaskIdx;
 use crate::run::step::{Candidate, End, Notice, Outcome, Placed, State, Step};
 use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Settlement, Todo};
 use crate::task::Work;
+use crate::value::{Branch, On};
 
 impl Run {
     /// The task will run: what it must come after is asked for, and waited for.
     pub(super) fn order(&mut self, task: TaskIdx) {
-        let after = self.after(task);
+        let subject = self.shared();
+        let after = subject.after(task);
         let missing = after.iter().filter(|d| !self.is_ended(**d)).count() as u32;
-        self.demand_all(after);
+        self.demand_all(&after);
         let slot = self.slot_mut(task);
         slot.state = State::Ordering;
         slot.missing = missing;
@@ -27,13 +29,18 @@ impl Run {
     }
 
     fn ordered(&mut self, task: TaskIdx) {
-        for before in self.after(task) {
+        for &before in self.shared().after(task).iter() {
             match self.slot(before).state {
-                State::Ended(End::Ran | End::Cached | End::CutOff) | State::Idle => {}
+                State::Ended(End::Ran | End::Cached | End::CutOff) => {}
                 State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
+                State::Ended(End::Blocked { cause }) => return self.end(task, End::Blocked { cause }),
                 State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
                 _ => return self.end(task, End::Skipped { cause: before }),
             }
+        }
+        if self.stopping {
+            // Bytes may be far away, and nobody will use them now.
+            return;
         }
         self.slot_mut(task).state = State::Staging;
         let epoch = self.slot(task).epoch;
@@ -46,10 +53,18 @@ impl Run {
 
     /// Bytes were seen to: work, or their makers first.
     pub(super) fn staged(&mut self, task: TaskIdx, hollow: &[TaskIdx]) {
-        if hollow.is_empty() {
-            return self.enqueue(task);
+        match hollow {
+            [] => self.enqueue(task),
+            // Nothing is made again now; what was settled stays so.
+            _ if self.stopping => {}
+            _ => self.make_again(task, hollow),
         }
-        for producer in self.firsts(hollow) {
+    }
+
+    /// Lets the makers of missing bytes run again, and the task wait for them.
+    pub(super) fn make_again(&mut self, task: TaskIdx, makers: &[TaskIdx]) {
+        for maker in makers {
+            let producer = self.first(*maker);
             if !self.reproduce(producer) {
                 let path = self.subject.workflow.node(producer).name.to_string();
                 let kind = FailureKind::Executor { why: format!("the output of `{path}` keeps vanishing") };
@@ -83,16 +98,25 @@ impl Run {
         if let Some((leader, followers)) = self.leaders.get_mut(&id)
             && *leader != task
         {
-            followers.push(task);
-            self.slot_mut(task).state = State::Following;
-            return;
+            // The better of two that wait leads, so that it does not matter which of them came first.
+            let better = |t: TaskIdx| (self.priority[t.index()], std::cmp::Reverse(t));
+            if self.slots[leader.index()].state != State::Queued || better(*leader) > better(task) {
+                followers.push(task);
+                self.slot_mut(task).state = State::Following;
+                return;
+            }
+            let behind = std::mem::replace(leader, task);
+            followers.push(behind);
+            self.slot_mut(behind).state = State::Following;
         }
         self.leaders.entry(id).or_insert((task, vec![]));
         let priority = self.priority[task.index()];
+        let subject = self.shared();
+        let wanted = &subject.workflow.node(task).policy.slots;
         let slot = self.slot_mut(task);
         slot.state = State::Queued;
         let epoch = slot.epoch;
-        self.queue.push(task, priority, epoch);
+        self.queue.push(task, priority, epoch, wanted);
     }
 
     /// Takes a task out of the lead of its invocation; those who followed it look for themselves.
@@ -160,6 +184,8 @@ impl Run {
                 self.in_flight -= 1;
                 self.release(task);
             }
+            // Nobody asked: a receipt its rules do not take changes nothing.
+            State::Queued if self.must_run(task) || candidate.result.is_err() => return,
             State::Queued => {}
             _ => return,
         }
@@ -168,25 +194,38 @@ impl Run {
             return self.wait_for_inputs(task);
         }
         for follower in self.unlead(task) {
-            self.cut_off(follower, candidate);
+            if self.must_run(follower) { self.wait_for_inputs(follower) } else { self.cut_off(follower, candidate) }
         }
         self.cut_off(task, candidate);
     }
 
     pub(super) fn fail(&mut self, task: TaskIdx, failure: Failure, receipt: Option<ReceiptId>) {
         let out = failure.id();
-        self.slot_mut(task).settled = Some(Settlement { result: Err(failure.into()), out, receipt });
-        self.slot_mut(task).table = Some(out);
+        let slot = self.slot_mut(task);
+        slot.settled = Some(Settlement { result: Err(failure.into()), out, receipt });
+        // A task that fails while it is made again for its bytes leaves what was made from them as it was.
+        slot.table.get_or_insert(out);
+        self.end_failed(task);
+    }
+
+    fn end_failed(&mut self, task: TaskIdx) {
         self.end(task, End::Failed);
-        let subject = &self.subject;
         // Whoever awaits the error, or either branch, takes care of it.
-        let handled =
-            subject.graph.awaited_by(task).iter().any(|w| {
-                self.slot(self.first(*w)).in_scope && !crate::graph::awaits_only_ok(&subject.workflow, *w, task)
-            });
+        let handles = |w: &TaskIdx| self.slot(*w).in_scope && !self.awaits_only_ok(*w, task);
+        let handled = self.subject.awaiters(task).iter().any(handles);
         if !self.rules.keep_going && !handled {
             self.stop();
         }
+    }
+
+    fn awaits_only_ok(&self, awaiter: TaskIdx, on: TaskIdx) -> bool {
+        let Work::Task(recipe) = self.work(awaiter) else { return true };
+        let mut only_ok = true;
+        recipe.args.promises(&mut |promise| {
+            let is_on = matches!(promise.on, On::Here(o) if self.first(o) == on);
+            only_ok &= !is_on || promise.branch == Branch::Ok;
+        });
+        only_ok
     }
 
     /// A task has a value: others may go on.
@@ -204,7 +243,7 @@ impl Run {
         slot.settled = Some(Settlement { result: result.clone(), out, receipt });
         if result.is_err() {
             // A recorded failure that people asked to believe.
-            return self.end(task, End::Failed);
+            return self.end_failed(task);
         }
         self.end(task, end);
         if let Some(known) = known.filter(|known| *known != out) {
@@ -228,11 +267,12 @@ impl Run {
             other => other,
         };
         self.tell(Notice::Ended { task, end });
-        for awaiter in self.awaiters(task) {
-            self.count_down(awaiter, State::Waiting);
+        let subject = self.shared();
+        for awaiter in subject.awaiters(task).iter() {
+            self.count_down(*awaiter, State::Waiting);
         }
-        for follower in self.followers_in_order(task) {
-            self.count_down(follower, State::Ordering);
+        for follower in subject.before(task).iter() {
+            self.count_down(*follower, State::Ordering);
         }
     }
 
@@ -256,17 +296,20 @@ impl Run {
         slot.settled = None;
         slot.inputs_first = true;
         slot.placing = false;
-        for awaiter in self.awaiters(task) {
-            let slot = self.slot_mut(awaiter);
-            if slot.state == State::Waiting {
-                slot.missing += 1;
+        let subject = self.shared();
+        for (others, state) in [(subject.awaiters(task), State::Waiting), (subject.before(task), State::Ordering)] {
+            for other in others.iter() {
+                let slot = self.slot_mut(*other);
+                if slot.state == state {
+                    slot.missing += 1;
+                }
             }
         }
     }
 
     /// A task came out differently than others were settled by: they are looked at again, inputs first.
     pub(super) fn value_changed(&mut self, task: TaskIdx) {
-        for awaiter in self.awaiters(task) {
+        for &awaiter in self.shared().awaiters(task).iter() {
             match self.slot(awaiter).state {
                 State::Idle => {
                     self.slot_mut(awaiter).inputs_first = true;

@@ -9,8 +9,7 @@ use quipu_store::tree::Entry;
 
 use super::step::{Candidate, End, Event, Notice, Outcome, Placed, State, Step};
 use super::{Counts, Rules, Run, Subject};
-use crate::graph::{Graph, TaskIdx};
-use crate::identity::Ids;
+use crate::graph::TaskIdx;
 use crate::task::{DEFAULT_SUBJECT, Invocation, Task};
 use crate::value::{Branch, On, Value};
 use crate::workflow::Workflow;
@@ -65,9 +64,7 @@ pub(super) fn recipe(does: Does, source: i64, reads: &[(TaskIdx, Branch, &[&str]
 }
 
 pub(super) fn subject(workflow: Workflow) -> Arc<Subject> {
-    let graph = Graph::build(&workflow).expect("no ring");
-    let ids = Ids::compute(&workflow, &graph).expect("ids");
-    Arc::new(Subject { workflow, graph, ids })
+    Arc::new(Subject::new(workflow).expect("no ring, and ids"))
 }
 
 #[derive(Clone)]
