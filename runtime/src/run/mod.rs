@@ -53,6 +53,9 @@ pub struct Rules {
     pub expected_ms: Vec<u64>,
     /// Whether everything but the work is done: what would run stays queued.
     pub dry: bool,
+    /// A rule that is broken on purpose: the model test must notice.
+    #[cfg(test)]
+    pub(crate) sabotage: Option<Sabotage>,
 }
 
 /// Counts of tasks by how they ended, over all that the goals lead to.
@@ -478,6 +481,10 @@ impl Run {
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod mutants;
+#[cfg(test)]
+use mutants::Sabotage;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

@@ -8,6 +8,8 @@ use quipu_store::cid::{OutputId, ReceiptId};
 use quipu_store::receipt::{Failure, FailureKind};
 
 use crate::graph::TaskIdx;
+#[cfg(test)]
+use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, Outcome, Placed, State, Step};
 use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Settlement, Todo};
 use crate::task::Work;
@@ -53,6 +55,8 @@ impl Run {
 
     /// Bytes were seen to: work, or their makers first.
     pub(super) fn staged(&mut self, task: TaskIdx, hollow: &[TaskIdx]) {
+        #[cfg(test)]
+        let hollow = if self.rules.sabotage == Some(Sabotage::NoBytes) { &[] } else { hollow };
         match hollow {
             [] => self.enqueue(task),
             // Nothing is made again now; what was settled stays so.
@@ -309,6 +313,10 @@ impl Run {
 
     /// A task came out differently than others were settled by: they are looked at again, inputs first.
     pub(super) fn value_changed(&mut self, task: TaskIdx) {
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::NoReopening) {
+            return;
+        }
         for &awaiter in self.shared().awaiters(task).iter() {
             match self.slot(awaiter).state {
                 State::Idle => {

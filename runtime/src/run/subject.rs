@@ -79,9 +79,9 @@ impl Subject {
         self.firsts(self.graph.awaits(task))
     }
 
-    /// What must end before a task starts, likewise.
+    /// What must end before a task starts, under any of its names.
     pub fn after(&self, task: TaskIdx) -> Cow<'_, [TaskIdx]> {
-        self.firsts(self.graph.after(task))
+        self.of_names(task, Graph::after)
     }
 
     /// Who awaits a task, under any of its names.
