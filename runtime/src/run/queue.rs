@@ -157,4 +157,25 @@ mod tests {
         slots.give(taken);
         assert_eq!(next(&mut slots).map(|(t, _)| t), Some(2));
     }
+
+    #[test]
+    fn a_full_house_costs_one_look_at_each_line() {
+        let mut queue = Queue::default();
+        let wishes = [BTreeMap::new(), BTreeMap::from([("gpu".into(), 1)])];
+        for n in 0..1000 {
+            queue.push(TaskIdx::new(n), 1, 0, &wishes[n % 2]);
+        }
+        let mut slots = Slots::new(1, &BTreeMap::new());
+        let looks = std::cell::Cell::new(0);
+        let mut pop = |slots: &mut Slots| {
+            looks.set(0);
+            let popped = queue.pop(slots, |_, _| {
+                looks.set(looks.get() + 1);
+                true
+            });
+            (popped.map(|(task, _)| task.index()), looks.get())
+        };
+        assert_eq!(pop(&mut slots), (Some(0), 2));
+        assert_eq!(pop(&mut slots), (None, 2));
+    }
 }

@@ -90,6 +90,7 @@ pub(super) struct Rec {
     pub(super) result: Outcome,
     pub(super) own: bool,
     pub(super) session: Option<u64>,
+    pub(super) rank: u32,
     pub(super) issued_at: u64,
 }
 
@@ -127,6 +128,9 @@ pub(super) struct Report {
     pub(super) staged: BTreeSet<String>,
     pub(super) looked_up: BTreeSet<String>,
     pub(super) hollow: BTreeSet<String>,
+    /// What each task was asked to do.
+    pub(super) invocations: BTreeMap<String, Arc<Invocation>>,
+    pub(super) failures: BTreeMap<String, FailureKind>,
     /// Tasks that were to run although a receipt from before the run fits.
     pub(super) late: Vec<String>,
     /// Tasks that were to run without bytes they need.
@@ -241,8 +245,10 @@ impl<'w> Drive<'w> {
             if self.run.in_scope(task) {
                 self.report.ends.insert(name.clone(), self.run.state(task));
             }
-            if let Some(Ok(output)) = self.run.outcome(task) {
-                self.report.outputs.insert(name.clone(), output.id());
+            match self.run.outcome(task) {
+                Some(Ok(output)) => drop(self.report.outputs.insert(name.clone(), output.id())),
+                Some(Err(failure)) => drop(self.report.failures.insert(name.clone(), failure.kind.clone())),
+                None => {}
             }
             self.report.receipts.insert(name, self.run.receipt(task));
         }
@@ -291,6 +297,7 @@ impl<'w> Drive<'w> {
                     return Event::Staged { task, epoch, hollow };
                 }
                 self.report.ran.push(self.name(task));
+                self.report.invocations.insert(self.name(task), Arc::clone(&invocation));
                 let result = self.world.execute(&invocation);
                 let receipt = self.world.record(self.subject.ids.of(task), id, via, result.clone());
                 Event::Finished { task, epoch, result, receipt: Some(receipt), cancelled: false }
@@ -359,7 +366,7 @@ impl World {
             via: task.and_then(|t| r.tasks.get(&t)).cloned().unwrap_or_default(),
             own: r.own,
             session: r.session.is_some() && r.session == self.session,
-            rank: 0,
+            rank: r.rank,
             issued_at: r.issued_at,
         };
         self.receipts.iter().filter(|r| keep(r)).map(of).collect()
@@ -432,7 +439,7 @@ impl World {
             self.accepted.insert(task, (id, output.id()));
         }
         let (tasks, session) = (BTreeMap::from([(task, via)]), self.session);
-        self.receipts.push(Rec { id, ran, tasks, result, own: true, session, issued_at: self.clock });
+        self.receipts.push(Rec { id, ran, tasks, result, own: true, session, rank: 0, issued_at: self.clock });
         id
     }
 
