@@ -251,7 +251,9 @@ pub struct Listing {
 pub enum Leaf {
     /// A link to a block.
     Link(Link),
-    /// Anything else, as a person reads it.
+    /// Text.
+    Text(Text),
+    /// Anything else, as a person reads it. Kept apart from text: `1` and `"1"` are different ingredients.
     Plain(Text),
 }
 
@@ -259,7 +261,7 @@ impl std::fmt::Display for Leaf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Link(link) => write!(f, "{link}"),
-            Self::Plain(text) => f.write_str(text),
+            Self::Text(text) | Self::Plain(text) => f.write_str(text),
         }
     }
 }
@@ -271,6 +273,16 @@ enum Step {
 }
 
 impl Listing {
+    /// What a decoded task's id is made of: one whose promises name tasks by id.
+    pub fn of(task: &Task) -> Self {
+        let mut listing = Self::default();
+        feed_task(task, &mut listing, &|on| match on {
+            On::Id(id) => id,
+            On::Here(_) => unreachable!("a decoded task names others by id; use `Ids::listing` for the rest"),
+        });
+        listing
+    }
+
     fn leaf(&mut self, leaf: Leaf) {
         self.lines.push((self.path(), leaf));
         self.advance();
@@ -288,7 +300,7 @@ impl Listing {
                         path.push('.');
                     }
                     // A key that is a path or empty would read as several.
-                    if key.is_empty() || key.contains(['.', '[', ' ']) {
+                    if key.is_empty() || key.contains(['.', '[', ' ', '"', '\\']) {
                         let _ = write!(path, "{key:?}");
                     } else {
                         path.push_str(key);
@@ -333,7 +345,7 @@ impl Ingredients for Listing {
     }
 
     fn text(&mut self, value: &str) {
-        self.plain(value.to_owned());
+        self.leaf(Leaf::Text(value.into()));
     }
 
     fn bytes(&mut self, value: &[u8]) {
@@ -399,6 +411,7 @@ mod tests {
         back.args.promises(&mut |p| seen.push((**p).clone()));
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].on, seen[0].branch, seen[0].at.len()), (On::Id(ids.of(a)), Branch::Ok, 2));
+        assert_eq!(Listing::of(&back), ids.listing(task), "listed alike before and after");
     }
 
     #[test]

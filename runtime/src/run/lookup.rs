@@ -136,7 +136,7 @@ impl Run {
         }
     }
 
-    fn is_usable(&self, task: TaskIdx, candidate: &Candidate) -> bool {
+    pub(super) fn is_usable(&self, task: TaskIdx, candidate: &Candidate) -> bool {
         (candidate.result.is_ok() || self.rules.use_failures) && (self.policy(task).cache || candidate.session)
     }
 

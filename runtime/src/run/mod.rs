@@ -352,6 +352,35 @@ impl Run {
         self.slot(self.first(task)).forced
     }
 
+    /// Whether it is asked for by name.
+    pub fn is_goal(&self, task: TaskIdx) -> bool {
+        self.slot(self.first(task)).goal
+    }
+
+    /// How long it is expected to take, when it was ever timed.
+    pub fn expected_ms(&self, task: TaskIdx) -> Option<u64> {
+        self.rules.expected_ms.get(self.first(task).index()).copied().filter(|ms| *ms > 0)
+    }
+
+    /// Whether a task it depends on is forced, so that its own receipt under the task id does not count.
+    pub(crate) fn goes_by_inputs(&self, task: TaskIdx) -> bool {
+        self.slot(self.first(task)).inputs_first || self.rules.ignore_shortcuts
+    }
+
+    /// Whether receipts under its task id were found that would do, were they made from what this run goes by.
+    pub(crate) fn has_candidates(&self, task: TaskIdx) -> bool {
+        let task = self.first(task);
+        let Lookup::Known { candidates, .. } = &self.slot(task).lookup else { return false };
+        candidates.iter().any(|c| self.is_usable(task, c))
+    }
+
+    /// The task with the same invocation that works for this one, too.
+    pub(crate) fn leader(&self, task: TaskIdx) -> Option<TaskIdx> {
+        let task = self.first(task);
+        let (leader, _) = self.leaders.get(&self.invocation(task)?)?;
+        (*leader != task).then_some(*leader)
+    }
+
     /// Tasks by how they ended; the same task under two names counts once.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
