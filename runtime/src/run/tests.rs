@@ -5,6 +5,7 @@
 mod bytes;
 mod cases;
 mod failures;
+mod planning;
 mod scheduling;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::step::End;
 use super::{Rules, Subject};
 use crate::graph::TaskIdx;
 use crate::task::{Node, Policy, Task, Work};
-use crate::value::Branch;
+use crate::value::{Branch, Text};
 use crate::workflow::Workflow;
 
 /// Tasks of a test, and the world they run in.
