@@ -82,11 +82,12 @@ fn measure(tasks: usize) -> Result<(), Box<dyn Error>> {
 fn layers(tasks: usize) -> Result<Workflow, Box<dyn Error>> {
     let mut workflow = Workflow::new();
     let (sub, cmd, cc): (Text, Text, Text) = (DEFAULT_SUBJECT.into(), PROCESS.into(), "cc".into());
+    let at: [Text; 2] = ["outputs".into(), "o".into()];
     for i in 0..tasks {
         let layer = i / WIDTH;
         let awaited = (0..AWAITS).filter(|_| layer > 0).map(|k| (layer - 1) * WIDTH + (i * 7 + k * 331) % WIDTH);
         let inputs = awaited.map(|d| {
-            let promise = Value::promise(Branch::Ok, On::Here(TaskIdx::new(d)), ["outputs", "o"]);
+            let promise = Value::promise(Branch::Ok, On::Here(TaskIdx::new(d)), at.clone());
             (Text::from(format!("in/{d}")), promise)
         });
         let argv = [Value::Text(cc.clone()), Value::text(format!("src/{i}.c"))];

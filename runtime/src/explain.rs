@@ -216,11 +216,10 @@ fn parents(listing: &Listing) -> HashSet<&str> {
 
 /// Where the parent of a path ends. A quoted key is one step, whatever it holds.
 fn parent(path: &str) -> Option<usize> {
-    if path.ends_with('"') {
-        let open = path[..path.len() - 1].rfind(".\"")?;
-        return Some(open);
+    match path.strip_suffix('"') {
+        Some(path) => path.rfind(".\""),
+        None => path.rfind(['.', '[']),
     }
-    path.rfind(['.', '['])
 }
 
 /// Where a line of the earlier listing would stand in the current one.
@@ -345,8 +344,8 @@ mod tests {
     fn each_ingredient_has_words_for_its_change() {
         check(|s| s.steps[0][2] = "-O2".into(), &["argument `steps[0][2]` was `-O1`, is `-O2`"]);
         check(|s| drop(s.env.insert("CFLAGS".into(), "-g".into())), &["environment `CFLAGS` added"]);
-        check(|s| drop(s.tools.insert("cc".into(), BlobId::of(b"cc 2"))), &["tool `cc` changed"]);
-        check(|s| drop(s.tools.remove("cc")), &["tool `cc` removed"]);
+        check(|s| _ = s.tools.insert("cc".into(), BlobId::of(b"cc 2")), &["tool `cc` changed"]);
+        check(|s| _ = s.tools.remove("cc"), &["tool `cc` removed"]);
         check(|s| s.dir = "src".into(), &["working directory was empty, is `src`"]);
         check(|s| s.tier = Tier::None, &["isolation was `ns`, is `none`"]);
         check(|s| s.network = true, &["network added"]);

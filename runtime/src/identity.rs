@@ -4,11 +4,11 @@
 //! lines that `explain` shows; both are fed by the same code, so what is shown is what was hashed. Unaware
 //! of stores and of where values come from.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use quipu_store::cid::{InvocationId, Link, TaskId};
 use quipu_store::dag::DagError;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::canon::{self, Encoder, MAX_TASK_BYTES};
 use crate::graph::{Graph, TaskIdx};
@@ -113,9 +113,9 @@ pub fn feed_task(task: &Task, writer: &mut impl Ingredients, id_of: &impl Fn(On)
 pub struct Ids {
     ids: Vec<TaskId>,
     first: Vec<TaskIdx>,
-    by_id: HashMap<TaskId, TaskIdx>,
+    by_id: FxHashMap<TaskId, TaskIdx>,
     /// All names of the tasks that have several, by the first.
-    names: HashMap<TaskIdx, Vec<TaskIdx>>,
+    names: FxHashMap<TaskIdx, Vec<TaskIdx>>,
 }
 
 /// Why a task has no id.
@@ -149,10 +149,10 @@ impl Ids {
                 }
             };
         }
-        let mut by_id = HashMap::with_capacity(ids.len());
+        let mut by_id = FxHashMap::with_capacity_and_hasher(ids.len(), FxBuildHasher);
         let first: Vec<TaskIdx> =
             ids.iter().enumerate().map(|(i, id)| *by_id.entry(*id).or_insert(TaskIdx::new(i))).collect();
-        let mut names = HashMap::<TaskIdx, Vec<TaskIdx>>::new();
+        let mut names = FxHashMap::<TaskIdx, Vec<TaskIdx>>::default();
         for (i, first) in first.iter().enumerate().filter(|(i, first)| first.index() != *i) {
             names.entry(*first).or_insert_with(|| vec![*first]).push(TaskIdx::new(i));
         }
@@ -291,22 +291,16 @@ impl Listing {
     fn path(&self) -> String {
         let mut path = String::new();
         for step in &self.path {
-            match step {
-                Step::List(i) => {
-                    let _ = write!(path, "[{i}]");
+            let dot = if path.is_empty() { "" } else { "." };
+            let written = match step {
+                Step::List(i) => write!(path, "[{i}]"),
+                // A key that is a path or empty would read as several.
+                Step::Map(key) if key.is_empty() || key.contains(['.', '[', ' ', '"', '\\']) => {
+                    write!(path, "{dot}{key:?}")
                 }
-                Step::Map(key) => {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    // A key that is a path or empty would read as several.
-                    if key.is_empty() || key.contains(['.', '[', ' ', '"', '\\']) {
-                        let _ = write!(path, "{key:?}");
-                    } else {
-                        path.push_str(key);
-                    }
-                }
-            }
+                Step::Map(key) => write!(path, "{dot}{key}"),
+            };
+            written.expect("a string takes what is written to it");
         }
         path
     }

@@ -176,6 +176,7 @@ fn text<S: Serializer>(id: &impl std::fmt::Display, serializer: S) -> Result<S::
     serializer.collect_str(id)
 }
 
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn some_text<S: Serializer>(id: &Option<impl std::fmt::Display>, serializer: S) -> Result<S::Ok, S::Error> {
     match id {
         Some(id) => serializer.collect_str(id),
@@ -271,10 +272,7 @@ fn reason(run: &Run, task: TaskIdx, status: Status) -> Option<Reason> {
         (_, State::Ended(End::Skipped { cause })) => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Blocked { cause })) if cause != task => Some(Reason::CausedBy { task: name(cause) }),
         (Status::Blocked, _) => Some(Reason::NoReceipt),
-        (Status::Failed, _) => {
-            let failure = run.outcome(task).and_then(|o| o.as_ref().err());
-            failure.map(|f| Reason::Failure { message: f.kind.to_string() })
-        }
+        (Status::Failed, _) => run.failure(task).map(|f| Reason::Failure { message: f.kind.to_string() }),
         _ => Some(match run.leader(task) {
             Some(leader) => Reason::SameAs { task: name(leader) },
             None if run.is_hollow(task) => Reason::BytesMissing,

@@ -11,7 +11,7 @@ use crate::graph::TaskIdx;
 use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, State, Step};
 use crate::run::values::{self, Resolved};
-use crate::run::{Lookup, Run, Todo};
+use crate::run::{Known, Lookup, Run, Todo};
 use crate::task::{Invocation, Work};
 use crate::value::{On, Value};
 
@@ -42,18 +42,18 @@ impl Run {
         self.slot_mut(task).state = State::Finding;
         match self.slot(task).lookup {
             Lookup::None => self.look_up(task),
-            Lookup::Asked => {}
-            Lookup::Known { .. } => self.todo.push_back(Todo::Weigh(task)),
+            Lookup::Asked(_) => {}
+            Lookup::Known(_) | Lookup::Past => self.todo.push_back(Todo::Weigh(task)),
         }
     }
 
     pub(super) fn demand_all(&mut self, tasks: &[TaskIdx]) {
         let idle = tasks.iter().filter(|d| self.slots[d.index()].state == State::Idle);
-        self.todo.extend(idle.map(|d| Todo::Demand(*d)));
+        self.demanded.extend(idle);
     }
 
     fn look_up(&mut self, task: TaskIdx) {
-        self.slot_mut(task).lookup = Lookup::Asked;
+        self.slot_mut(task).lookup = Lookup::Asked(vec![]);
         let id = self.subject.ids.of(task);
         self.ask(Step::Find { task, id });
     }
@@ -69,8 +69,9 @@ impl Run {
         let (receipt, out) = accepted.unzip();
         let known = |c: &Candidate| (Some(c.receipt) != receipt, Some(c.out) != out);
         candidates.sort_by_key(|c| (known(c), c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
-        self.slot_mut(task).lookup = Lookup::Known { candidates, accepted };
-        for asker in std::mem::take(&mut self.slot_mut(task).askers) {
+        let known = Lookup::Known(Box::new(Known { candidates, accepted }));
+        let Lookup::Asked(askers) = std::mem::replace(&mut self.slot_mut(task).lookup, known) else { return };
+        for asker in askers {
             // Weighed once all it asked for is known, not at each answer.
             self.slot_mut(asker).asked -= 1;
             self.todo.push_back(Todo::Weigh(asker));
@@ -83,7 +84,8 @@ impl Run {
         if self.slot(task).state != State::Finding || self.slot(task).asked > 0 {
             return;
         }
-        let Lookup::Known { candidates, accepted } = &self.slot(task).lookup else { return };
+        let Lookup::Known(known) = &self.slot(task).lookup else { return };
+        let Known { candidates, accepted } = &**known;
         if self.slot(task).forced {
             // It runs whatever they say; what they say tells whether it came out as before.
             self.slot_mut(task).table = self.slot(task).table.or(accepted.map(|(_, out)| out));
@@ -103,9 +105,11 @@ impl Run {
                 Fit::Ask(tasks) => {
                     self.slot_mut(task).asked = tasks.len() as u32;
                     for other in tasks {
-                        self.slot_mut(other).askers.push(task);
                         if matches!(self.slot(other).lookup, Lookup::None) {
                             self.look_up(other);
+                        }
+                        if let Lookup::Asked(askers) = &mut self.slot_mut(other).lookup {
+                            askers.push(task);
                         }
                     }
                     return;
@@ -165,17 +169,21 @@ impl Run {
                 // What it came out as stands while it is made again for its bytes; if it comes out differently,
                 // those settled by it are looked at again.
                 let known = slot.table.or_else(|| hints.iter().find(|(t, _)| *t == awaited).map(|(_, out)| *out));
-                match (known, &slot.lookup) {
-                    (Some(known), _) if known == *out => {}
-                    (Some(_), _) => return Fit::No,
-                    (None, Lookup::None | Lookup::Asked) => ask.push(awaited),
-                    (None, Lookup::Known { accepted: Some((_, accepted)), .. }) if accepted == out => {
-                        hints.push((awaited, *out))
+                let known = match (known, &slot.lookup) {
+                    (Some(known), _) if known == *out => continue,
+                    (Some(_), _) | (None, Lookup::Past) => return Fit::No,
+                    (None, Lookup::None | Lookup::Asked(_)) => {
+                        ask.push(awaited);
+                        continue;
                     }
-                    (None, Lookup::Known { accepted: Some(_), .. }) => return Fit::No,
-                    (None, Lookup::Known { .. }) if c.own => hints.push((awaited, *out)),
-                    (None, Lookup::Known { candidates, .. }) => {
-                        let backing = candidates.iter().find(|b| b.out == *out && self.is_usable(awaited, b));
+                    (None, Lookup::Known(known)) => known,
+                };
+                match known.accepted {
+                    Some((_, accepted)) if accepted == *out => hints.push((awaited, *out)),
+                    Some(_) => return Fit::No,
+                    None if c.own => hints.push((awaited, *out)),
+                    None => {
+                        let backing = known.candidates.iter().find(|b| b.out == *out && self.is_usable(awaited, b));
                         let Some(backing) = backing else { return Fit::No };
                         hints.push((awaited, *out));
                         stack.push((awaited, backing));
@@ -246,7 +254,7 @@ impl Run {
             let Some(settled) = &self.slot(on).settled else {
                 return refused.insert(Refusal::Failed(on)).fail();
             };
-            let mut resolved = values::resolve(&settled.result, promise);
+            let mut resolved = values::resolve(&settled.kept, promise);
             if let Resolved::Within(part) = resolved {
                 let known = self.slot(task).errand.iter().flat_map(|e| &e.selected).find(|(p, _)| *p == part);
                 resolved = match known {
@@ -314,9 +322,9 @@ impl Run {
         }
         if trees.iter().any(|t| hollow.contains(t)) {
             // Directory nodes themselves are gone: their makers run again, unless they do so already.
-            let made = |d: &TaskIdx| match self.slot(*d).settled.as_ref().map(|s| &s.result) {
-                Some(Ok(out)) => out.links().any(|l| hollow.iter().any(|t| t.link() == l)),
-                _ => false,
+            let made = |d: &TaskIdx| {
+                let kept = self.slot(*d).settled.as_ref().map(|s| &s.kept);
+                kept.is_some_and(|kept| hollow.iter().any(|t| kept.has_link(t.link())))
             };
             let makers: Vec<TaskIdx> = self.subject.inputs(task).iter().copied().filter(made).collect();
             return self.make_again(task, &makers);
@@ -364,7 +372,7 @@ impl Run {
     /// Whether it failed in this run, rather than by a receipt of an earlier failure.
     fn failed_here(&self, task: TaskIdx) -> bool {
         let slot = self.slot(task);
-        let failure = slot.settled.as_ref().filter(|s| s.result.is_err());
+        let failure = slot.settled.as_ref().filter(|s| s.kept.is_failure());
         failure.is_some_and(|s| slot.attempts > 0 || s.receipt.is_none())
     }
 

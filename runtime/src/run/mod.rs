@@ -9,6 +9,7 @@ mod settle;
 pub mod step;
 mod subject;
 pub mod values;
+mod view;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,8 +20,10 @@ use quipu_store::tree::Entry;
 
 pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
-use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
+use step::{Candidate, End, Event, Need, Notice, Part, State, Step};
 pub use subject::{Subject, SubjectError};
+use values::Kept;
+pub use view::Counts;
 
 use crate::graph::TaskIdx;
 use crate::task::{Invocation, Policy, Work};
@@ -58,41 +61,26 @@ pub struct Rules {
     pub(crate) sabotage: Option<Sabotage>,
 }
 
-/// Counts of tasks by how they ended, over all that the goals lead to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Counts {
-    /// Ran and succeeded.
-    pub ran: usize,
-    /// Settled by a receipt under the task id.
-    pub cached: usize,
-    /// Settled by a receipt under the invocation id.
-    pub cut_off: usize,
-    /// Never asked for.
-    pub unneeded: usize,
-    /// Failed.
-    pub failed: usize,
-    /// Skipped since a task they depend on did not succeed.
-    pub skipped: usize,
-    /// Blocked by a task of another workflow.
-    pub blocked: usize,
-    /// Cancelled.
-    pub cancelled: usize,
-}
-
 #[derive(Debug, Clone, Default)]
 enum Lookup {
     #[default]
     None,
-    Asked,
-    Known {
-        candidates: Vec<Candidate>,
-        accepted: Option<(ReceiptId, OutputId)>,
-    },
+    /// Beside it, tasks whose receipts are weighed once it is answered.
+    Asked(Vec<TaskIdx>),
+    Known(Box<Known>),
+    /// The task has an output since: that says all.
+    Past,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    candidates: Vec<Candidate>,
+    accepted: Option<(ReceiptId, OutputId)>,
 }
 
 #[derive(Debug, Clone)]
 struct Settlement {
-    result: Outcome,
+    kept: Kept,
     out: OutputId,
     receipt: Option<ReceiptId>,
 }
@@ -107,8 +95,11 @@ struct Errand {
     via: Via,
     /// Receipts of the inputs, likewise.
     ins: Vec<ReceiptId>,
+    /// Slots it holds while it runs.
+    taken: Option<Taken>,
 }
 
+/// What a run knows of one task. There are as many as tasks: what few have at a time is boxed.
 #[derive(Debug, Clone, Default)]
 struct Slot {
     state: State,
@@ -120,12 +111,9 @@ struct Slot {
     table: Option<OutputId>,
     settled: Option<Settlement>,
     lookup: Lookup,
-    /// Tasks whose receipts are weighed once this one's lookup is answered.
-    askers: Vec<TaskIdx>,
     /// Lookups it asked for and has no answer to, while `Finding`.
     asked: u32,
     errand: Option<Box<Errand>>,
-    taken: Option<Taken>,
     attempts: u32,
     reproductions: u8,
     goal: bool,
@@ -142,7 +130,6 @@ struct Slot {
 
 #[derive(Debug, Clone, Copy)]
 enum Todo {
-    Demand(TaskIdx),
     Weigh(TaskIdx),
     Ready(TaskIdx),
     Changed(TaskIdx),
@@ -159,6 +146,8 @@ pub struct Run {
     free: Slots,
     steps: VecDeque<Step>,
     todo: VecDeque<Todo>,
+    /// Tasks somebody wants the value of; taken up last, so that one answer is used up before the next is asked for.
+    demanded: VecDeque<TaskIdx>,
     /// Queued or running task of each invocation, and those that wait for its result.
     leaders: HashMap<InvocationId, (TaskIdx, Vec<TaskIdx>)>,
     in_flight: usize,
@@ -181,6 +170,7 @@ impl Run {
             queue: Queue::default(),
             steps: VecDeque::new(),
             todo: VecDeque::new(),
+            demanded: VecDeque::new(),
             leaders: HashMap::new(),
             in_flight: 0,
             stopping: false,
@@ -192,7 +182,7 @@ impl Run {
         goals.sort_unstable();
         goals.dedup();
         run.mark(&goals);
-        run.todo.extend(goals.iter().map(|g| Todo::Demand(*g)));
+        run.demanded.extend(goals);
         run
     }
 
@@ -234,6 +224,7 @@ impl Run {
             // One at a time: a million demands at once would be a million steps at once.
             match self.todo.pop_front() {
                 Some(todo) => self.take_up(todo),
+                None if let Some(task) = self.demanded.pop_front() => self.demand(task),
                 None if self.may_dispatch() && self.dispatch() => {}
                 None => return None,
             }
@@ -287,7 +278,7 @@ impl Run {
 
     /// Whether nothing is left to do. Call after [`Run::poll`] gave nothing.
     pub fn is_done(&self) -> bool {
-        self.steps.is_empty() && self.todo.is_empty() && self.in_flight == 0
+        self.steps.is_empty() && self.todo.is_empty() && self.demanded.is_empty() && self.in_flight == 0
     }
 
     /// Ends what has no end yet. To be called once, when the run is done; not when it was only planned.
@@ -315,111 +306,6 @@ impl Run {
             }
         }
     }
-
-    /// Where a task stands.
-    pub fn state(&self, task: TaskIdx) -> State {
-        self.slot(self.first(task)).state
-    }
-
-    /// Whether the goals lead to it.
-    pub fn in_scope(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).in_scope
-    }
-
-    /// What came out of a settled task.
-    pub fn outcome(&self, task: TaskIdx) -> Option<&Outcome> {
-        self.slot(self.first(task)).settled.as_ref().map(|s| &s.result)
-    }
-
-    /// The receipt a settled task goes by.
-    pub fn receipt(&self, task: TaskIdx) -> Option<ReceiptId> {
-        self.slot(self.first(task)).settled.as_ref().and_then(|s| s.receipt)
-    }
-
-    /// The invocation a task got to, as long as it is not settled.
-    pub fn invocation(&self, task: TaskIdx) -> Option<InvocationId> {
-        let errand = self.slot(self.first(task)).errand.as_ref()?;
-        errand.invocation.as_ref().map(|(id, _)| *id)
-    }
-
-    /// Whether a task has a receipt and runs all the same, since its bytes are gone.
-    pub fn is_hollow(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).must_run
-    }
-
-    /// Whether it was asked to run whatever receipts there are.
-    pub fn is_forced(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).forced
-    }
-
-    /// Whether it is asked for by name.
-    pub fn is_goal(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).goal
-    }
-
-    /// How long it is expected to take, when it was ever timed.
-    pub fn expected_ms(&self, task: TaskIdx) -> Option<u64> {
-        self.rules.expected_ms.get(self.first(task).index()).copied().filter(|ms| *ms > 0)
-    }
-
-    /// Whether a task it depends on is forced, so that its own receipt under the task id does not count.
-    pub(crate) fn goes_by_inputs(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).inputs_first || self.rules.ignore_shortcuts
-    }
-
-    /// Whether receipts under its task id were found that would do, were they made from what this run goes by.
-    pub(crate) fn has_candidates(&self, task: TaskIdx) -> bool {
-        let task = self.first(task);
-        let Lookup::Known { candidates, .. } = &self.slot(task).lookup else { return false };
-        candidates.iter().any(|c| self.is_usable(task, c))
-    }
-
-    /// The task with the same invocation that works for this one, too.
-    pub(crate) fn leader(&self, task: TaskIdx) -> Option<TaskIdx> {
-        let task = self.first(task);
-        let (leader, _) = self.leaders.get(&self.invocation(task)?)?;
-        (*leader != task).then_some(*leader)
-    }
-
-    /// Tasks by how they ended; the same task under two names counts once.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for slot in self.slots.iter().filter(|s| s.in_scope) {
-            match slot.state {
-                State::Ended(End::Ran) => counts.ran += 1,
-                State::Ended(End::Cached) => counts.cached += 1,
-                State::Ended(End::CutOff) => counts.cut_off += 1,
-                State::Ended(End::Failed) => counts.failed += 1,
-                State::Ended(End::Skipped { .. }) => counts.skipped += 1,
-                State::Ended(End::Blocked { .. }) => counts.blocked += 1,
-                State::Ended(End::Cancelled) => counts.cancelled += 1,
-                _ => counts.unneeded += 1,
-            }
-        }
-        counts
-    }
-
-    /// How many goals could not be placed.
-    pub fn place_failures(&self) -> usize {
-        self.place_failures
-    }
-
-    /// Whether two outcomes of one task stopped the run.
-    pub fn stopped_by_divergence(&self) -> bool {
-        self.diverged && self.rules.fail_on_divergence
-    }
-
-    /// Whether people asked for the end.
-    pub fn was_stopped(&self) -> bool {
-        self.asked_to_stop
-    }
-
-    /// The tasks this run is about.
-    pub fn subject(&self) -> &Subject {
-        &self.subject
-    }
-
-    // Small things the parts share.
 
     fn slot(&self, task: TaskIdx) -> &Slot {
         &self.slots[task.index()]
@@ -469,7 +355,6 @@ impl Run {
 
     fn take_up(&mut self, todo: Todo) {
         match todo {
-            Todo::Demand(task) => self.demand(task),
             Todo::Weigh(task) => self.weigh(task),
             Todo::Ready(task) => self.inputs_ready(task),
             Todo::Changed(task) => self.value_changed(task),
@@ -492,10 +377,10 @@ impl Run {
         let (via, ins) = self.made_from(task);
         let must_run = self.must_run(task);
         let slot = self.slot_mut(task);
-        slot.taken = Some(taken);
         slot.state = State::Running;
         slot.attempts += 1;
         let (epoch, attempt) = (slot.epoch, slot.attempts);
+        self.errand(task).taken = Some(taken);
         let (id, invocation) = self.errand(task).invocation.clone().expect("queued tasks have an invocation");
         self.ask(Step::Execute { task, epoch, attempt, id, invocation, must_run, via, ins });
         true

@@ -45,7 +45,7 @@ impl Garden {
     fn random(dice: &mut Dice, kind: Kind) -> Self {
         let n = 1 + dice.roll(8);
         let mut plants: Vec<Plant> = vec![];
-        for i in 0..n {
+        for _ in 0..n {
             let does = match dice.roll(12) {
                 0..=3 => Does::Hash,
                 4 | 5 => Does::Collapse,

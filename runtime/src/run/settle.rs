@@ -11,6 +11,7 @@ use crate::graph::TaskIdx;
 #[cfg(test)]
 use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, Outcome, Placed, State, Step};
+use crate::run::values::Kept;
 use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Settlement, Todo};
 use crate::task::Work;
 use crate::value::{Branch, On};
@@ -136,7 +137,7 @@ impl Run {
     }
 
     pub(super) fn release(&mut self, task: TaskIdx) {
-        if let Some(taken) = self.slot_mut(task).taken.take() {
+        if let Some(taken) = self.slot_mut(task).errand.as_mut().and_then(|e| e.taken.take()) {
             self.free.give(taken);
         }
     }
@@ -206,7 +207,7 @@ impl Run {
     pub(super) fn fail(&mut self, task: TaskIdx, failure: Failure, receipt: Option<ReceiptId>) {
         let out = failure.id();
         let slot = self.slot_mut(task);
-        slot.settled = Some(Settlement { result: Err(failure.into()), out, receipt });
+        slot.settled = Some(Settlement { kept: Kept::Failure(failure.into()), out, receipt });
         // A task that fails while it is made again for its bytes leaves what was made from them as it was.
         slot.table.get_or_insert(out);
         self.end_failed(task);
@@ -241,11 +242,15 @@ impl Run {
         out: OutputId,
         receipt: Option<ReceiptId>,
     ) {
+        let place = self.rules.place;
         let slot = self.slot_mut(task);
         let known = slot.table.replace(out);
         slot.must_run = false;
-        slot.settled = Some(Settlement { result: result.clone(), out, receipt });
-        if result.is_err() {
+        // Few outputs are placed; the rest give their map up.
+        let to_place = (slot.goal && place).then(|| result.clone());
+        let is_failure = result.is_err();
+        slot.settled = Some(Settlement { kept: Kept::new(result), out, receipt });
+        if is_failure {
             // A recorded failure that people asked to believe.
             return self.end_failed(task);
         }
@@ -254,7 +259,7 @@ impl Run {
             self.diverge(task, known, out);
             self.todo.push_back(Todo::Changed(task));
         }
-        if let (true, true, Ok(output)) = (self.slot(task).goal, self.rules.place, result) {
+        if let Some(Ok(output)) = to_place {
             let epoch = self.slot(task).epoch;
             self.slot_mut(task).placing = true;
             self.ask(Step::Place { task, epoch, output, fresh: end == End::Ran });
@@ -265,11 +270,12 @@ impl Run {
         let slot = self.slot_mut(task);
         slot.state = State::Ended(end);
         slot.errand = None;
-        slot.lookup = match std::mem::take(&mut slot.lookup) {
-            // Others may still weigh their receipts by it.
-            Lookup::Known { accepted, .. } => Lookup::Known { candidates: vec![], accepted },
-            other => other,
-        };
+        match &mut slot.lookup {
+            lookup @ Lookup::Known(_) if slot.table.is_some() => *lookup = Lookup::Past,
+            // Others may still weigh their receipts by what is accepted.
+            Lookup::Known(known) => known.candidates = vec![],
+            _ => {}
+        }
         self.tell(Notice::Ended { task, end });
         let subject = self.shared();
         for awaiter in subject.awaiters(task).iter() {

@@ -160,7 +160,7 @@ fn t19_a_task_of_another_workflow_without_receipt_blocks_its_dependents_only() {
     // One more receipt, and the rest runs.
     let mut more = there;
     more.run("e");
-    more.world.receipts.extend(case.world.receipts.drain(..));
+    more.world.receipts.append(&mut case.world.receipts);
     case.world.accepted.extend(more.world.accepted.drain());
     case.world.receipts = more.world.receipts;
     case.world.blobs.extend(more.world.blobs);
@@ -263,8 +263,7 @@ fn t23_equal_invocations_run_once_and_both_tasks_are_remembered() {
 #[test]
 fn t24_what_another_process_did_meanwhile_is_taken() {
     let mut case = Flow::default().task("a", "").task("b", "a").case();
-    let mut elsewhere = World::default();
-    elsewhere.clock = 1000;
+    let mut elsewhere = World { clock: 1000, ..World::default() };
     let goals = case.goals("a");
     elsewhere.run(&case.subject, &goals, keep_going(), &mut Dice(3));
     let mut drive = case.drive("b", keep_going());
