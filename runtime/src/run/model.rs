@@ -97,7 +97,7 @@ impl Garden {
 }
 
 fn cases() -> u64 {
-    std::env::var("QUIPU_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000)
+    std::env::var("QUIPU_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000)
 }
 
 fn rules(dice: &mut Dice) -> Rules {
