@@ -6,39 +6,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use globset::{GlobBuilder, GlobMatcher};
 use quipu_store::ingest::{IngestError, IngestOptions, Ingested, ingest_at};
 use quipu_store::receipt::FailureKind;
 use quipu_store::tree::Entry;
 use quipu_store::{Store, Take};
 
 use crate::process::{OutputKind, OutputSpec};
+use crate::workfile::globs::Pattern;
 
 /// Artifacts by path.
 pub(crate) type Artifacts = BTreeMap<Box<str>, Entry>;
-
-/// What a pattern matches.
-pub(crate) struct Pattern {
-    matcher: GlobMatcher,
-    /// The directory that all matches are in.
-    pub(crate) prefix: String,
-}
-
-impl Pattern {
-    /// Reads a pattern.
-    pub(crate) fn new(text: &str) -> Result<Self, FailureKind> {
-        let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
-        let glob = glob.map_err(|e| FailureKind::BadOutput { path: text.to_owned(), why: e.to_string() })?;
-        let end = text.find(['*', '?', '[', '{', '\\']).unwrap_or(text.len());
-        let prefix = text[..end].rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
-        Ok(Self { matcher: glob.compile_matcher(), prefix })
-    }
-
-    /// Whether `path` matches.
-    pub(crate) fn matches(&self, path: &str) -> bool {
-        self.matcher.is_match(path)
-    }
-}
 
 /// Declared outputs, ready to be compared with what is there.
 pub(crate) struct Declared<'a> {
@@ -49,17 +26,17 @@ impl<'a> Declared<'a> {
     /// Reads the patterns among them.
     pub(crate) fn new(outputs: &'a [OutputSpec]) -> Result<Self, FailureKind> {
         let outputs = outputs.iter().map(|output| {
-            let pattern = (output.kind == OutputKind::Glob).then(|| Pattern::new(&output.path)).transpose()?;
-            Ok((output, pattern))
+            let pattern = (output.kind == OutputKind::Glob).then(|| Pattern::read(&output.path)).transpose();
+            Ok((output, pattern.map_err(|e| bad(&output.path, &e.to_string()))?))
         });
         Ok(Self { outputs: outputs.collect::<Result<_, FailureKind>>()? })
     }
 
     /// Directories that have to be there for the outputs to be written.
-    pub(crate) fn parents(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn parents(&self) -> impl Iterator<Item = String> {
         self.outputs.iter().map(|(output, pattern)| match pattern {
-            Some(pattern) => &*pattern.prefix,
-            None => output.path.rsplit_once('/').map_or("", |(parent, _)| parent),
+            Some(pattern) => pattern.prefix(),
+            None => output.path.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned(),
         })
     }
 
@@ -86,7 +63,7 @@ impl<'a> Declared<'a> {
             let missing = || FailureKind::MissingOutput { path: path.to_owned() };
             if let Some(pattern) = pattern {
                 let mut matches = Vec::new();
-                walk(root, &pattern.prefix, &mut |path, is_dir| {
+                walk(root, &pattern.prefix(), &mut |path, is_dir| {
                     if !is_dir && pattern.matches(path) && !is_input(path) {
                         matches.push(path.to_owned());
                     }

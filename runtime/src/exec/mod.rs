@@ -8,13 +8,18 @@ mod collect;
 pub mod fake;
 mod lookup;
 pub mod native;
+mod plain;
 pub mod process;
 #[cfg(test)]
 mod process_tests;
 pub mod sandbox;
+#[cfg(test)]
+mod sandbox_tests;
 mod spawn;
 mod stop;
 mod sys;
+#[cfg(test)]
+mod test_place;
 pub mod workspace;
 
 use std::collections::HashMap;

@@ -9,8 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use quipu_store::checkout::CheckoutError;
-use quipu_store::cid::{BlobId, Link};
+use quipu_store::cid::BlobId;
 use quipu_store::receipt::{Failure, FailureKind, Output};
 use quipu_store::stamp::FileKind;
 use quipu_store::tree::Entry;
@@ -18,8 +17,9 @@ use quipu_store::{Blob, Store, Take};
 
 use super::capture::Streams;
 use super::collect::{Artifacts, Declared};
-use super::sandbox::{Enter, EnterError, Sandbox};
-use super::spawn::{Forced, Launch, launch};
+use super::plain::{Halt, Plain};
+use super::sandbox::{Enter, Entered, Sandbox};
+use super::spawn::{Ended, Forced, Launch, launch};
 use super::stop::StopFlag;
 use super::sys::{Status, Usage};
 use super::workspace::Workspace;
@@ -27,9 +27,6 @@ use super::{Done, Executor, Job, Stop, Unusable, lookup};
 use crate::process::{OutputKind, ProcessSpec, Tier};
 use crate::run::values::entry_of;
 use crate::value::Value;
-
-/// Longest text that an argument may take from another task's output, in bytes.
-const ARGUMENT_BYTES: u64 = 128 << 10;
 
 /// Runs processes, in the workspace itself or in sandboxes over it. Cheap to clone.
 #[derive(Clone)]
@@ -88,45 +85,6 @@ struct RaiseOnDrop(Arc<StopFlag>);
 impl Drop for RaiseOnDrop {
     fn drop(&mut self) {
         self.0.raise(Stop::Kill);
-    }
-}
-
-/// The arguments with every value made plain.
-struct Plain {
-    spec: ProcessSpec,
-    steps: Vec<Vec<String>>,
-    env: Vec<(String, String)>,
-    artifacts: Vec<(String, Entry)>,
-}
-
-/// Why nothing ran, or nothing more.
-enum Halt {
-    Failed(FailureKind),
-    /// Bytes of these inputs are not in the store.
-    Gone(Vec<String>),
-}
-
-impl From<FailureKind> for Halt {
-    fn from(kind: FailureKind) -> Self {
-        Self::Failed(kind)
-    }
-}
-
-impl From<EnterError> for Halt {
-    fn from(error: EnterError) -> Self {
-        match error {
-            EnterError::Input { path, source } => Self::input(path, source),
-            other => Self::Failed(other.into()),
-        }
-    }
-}
-
-impl Halt {
-    fn input(path: String, error: CheckoutError) -> Self {
-        match error {
-            CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) => Self::Gone(vec![path]),
-            other => Self::Failed(FailureKind::Executor { why: format!("input `{path}`: {other}") }),
-        }
     }
 }
 
@@ -240,17 +198,19 @@ impl Shared {
             };
             let process =
                 launch(&what).map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })?;
-            let ended = process.supervise(streams, deadline, stop).map_err(executor_failed("waiting for it"))?;
-            ran.usage = ran.usage.and(ended.usage);
-            ran.forced = ended.forced;
-            if let Err(kind) = self.judge(ended.status) {
-                ran.result = Err(kind);
-            }
+            let ended = process.supervise(streams, deadline, stop, &mut || {});
+            let ended = ended.map_err(executor_failed("waiting for it"))?;
+            self.note(&mut ran, ended);
             if ran.forced.is_some() || ran.result.is_err() {
-                return Ok(ran);
+                break;
             }
         }
-        ran.result = workspace.collect(&spec.outputs);
+        if ran.forced.is_none() && ran.result.is_ok() {
+            ran.result = workspace.collect(&spec.outputs);
+        }
+        if ran.forced.is_some() || ran.result.is_err() {
+            workspace.note_leftovers(&spec.outputs);
+        }
         Ok(ran)
     }
 
@@ -272,33 +232,50 @@ impl Shared {
             sources: job.sources.iter().map(|(path, stamp)| (&**path, stamp.kind == FileKind::Symlink)).collect(),
             artifacts: plain.artifacts.iter().map(|(path, entry)| (&**path, entry)).collect(),
             outputs: &spec.outputs,
-            steps: &plain.steps,
             env: &plain.env,
             dir: &spec.dir,
             network: spec.network,
-            stdin: stdin.as_ref(),
-            stdout: spec.stdout.as_deref(),
         };
-        let (entered, room) = sandbox.enter(&task)?;
-        let ended = entered.process.supervise(streams, deadline, stop).map_err(executor_failed("waiting for it"))?;
-        let (status, usage) = entered.outcome.read(ended.status)?;
-        let mut ran = Ran { usage: usage.unwrap_or_default(), forced: ended.forced, result: Ok(Artifacts::new()) };
-        if ran.forced.is_none() {
-            ran.result = self.judge(status).and_then(|()| {
-                let is_input = |path: &str| room.is_input(path);
-                declared.check_nothing_else(&room.ws(), &is_input)?;
-                declared.collect(&job.store, &room.ws(), Take::Move, &is_input, &mut |_| {})
-            });
+        let mut entered = sandbox.enter(&task)?;
+        let outputs = entered.outputs();
+        let stdout = match (&spec.stdout, &outputs) {
+            (Some(path), Some(outputs)) => {
+                Some(File::create(outputs.join(&**path)).map_err(executor_failed("standard output"))?)
+            }
+            (Some(path), None) => return Err(FailureKind::UndeclaredOutput { path: path.to_string() }.into()),
+            (None, _) => None,
+        };
+        let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
+        for argv in &plain.steps {
+            if let Some(mut file) = stdin.as_ref() {
+                let _ = file.rewind();
+            }
+            let process = entered.start(argv, stdin.as_ref(), stdout.as_ref())?;
+            let ended = process.supervise(streams, deadline, stop, &mut || entered.end_rest());
+            self.note(&mut ran, ended.map_err(executor_failed("waiting for it"))?);
+            if ran.forced.is_some() || ran.result.is_err() {
+                return Ok(ran);
+            }
         }
+        ran.result = take_outputs(&entered, &declared, &job.store);
         Ok(ran)
     }
 
-    fn sandbox(&self) -> Result<Arc<Sandbox>, FailureKind> {
+    /// Adds what a step took and how it ended.
+    fn note(&self, ran: &mut Ran, ended: Ended) {
+        ran.usage = ran.usage.and(ended.usage);
+        ran.forced = ended.forced;
+        if let Err(kind) = self.judge(ended.status) {
+            ran.result = Err(kind);
+        }
+    }
+
+    fn sandbox(&self) -> Result<Arc<Sandbox>, Halt> {
         let mut sandbox = self.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sandbox) = &*sandbox {
             return Ok(sandbox.clone());
         }
-        let made = Arc::new(Sandbox::new(self.workspace.store()).map_err(executor_failed("sandbox"))?);
+        let made = Arc::new(Sandbox::new(self.workspace.store(), self.workspace.root())?);
         *sandbox = Some(made.clone());
         Ok(made)
     }
@@ -349,6 +326,17 @@ impl Shared {
     }
 }
 
+/// Takes what a task left in its sandbox.
+fn take_outputs(entered: &Entered<'_>, declared: &Declared<'_>, store: &Store) -> Result<Artifacts, FailureKind> {
+    if let Some(memory) = entered.memory() {
+        declared.check_nothing_else(&memory, &|path| entered.is_elsewhere(path))?;
+    }
+    let Some(outputs) = entered.outputs() else { return Ok(Artifacts::new()) };
+    let is_input = |path: &str| entered.is_input(path);
+    declared.check_nothing_else(&outputs, &is_input)?;
+    declared.collect(store, &outputs, Take::Move, &is_input, &mut |_| {})
+}
+
 /// Nothing ran: inputs have to be made, or fetched, again.
 fn gone(paths: Vec<String>, tier: &'static str) -> Done {
     let why = format!("bytes of `{}` are not in the store any more", paths.join("`, `"));
@@ -359,86 +347,4 @@ fn gone(paths: Vec<String>, tier: &'static str) -> Done {
 fn oom_kills() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
     counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
-}
-
-impl Plain {
-    fn read(store: &Store, args: &Value) -> Result<Self, Halt> {
-        let failed = |why: String| Halt::Failed(FailureKind::Executor { why });
-        let spec = ProcessSpec::from_args(args).map_err(|e| failed(e.to_string()))?;
-        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
-        if (&*spec.platform.0, &*spec.platform.1) != (os, arch) {
-            let (for_os, for_arch) = &spec.platform;
-            let why = format!("it is for {for_os}/{for_arch}, this machine is {os}/{arch}");
-            return Err(FailureKind::Spawn { why }.into());
-        }
-        let mut steps = Vec::with_capacity(spec.steps.len());
-        for (i, argv) in spec.steps.iter().enumerate() {
-            let texts = argv.iter().enumerate();
-            let texts = texts.map(|(j, v)| text(store, v, &|| format!("argument {j} of step {}", i + 1)));
-            steps.push(texts.collect::<Result<Vec<_>, _>>()?);
-        }
-        let mut env = Vec::with_capacity(spec.env.len());
-        for (name, value) in &spec.env {
-            if name.is_empty() || name.contains(['=', '\0']) {
-                return Err(failed(format!("`{name}` cannot be the name of an environment variable")));
-            }
-            env.push((name.to_string(), text(store, value, &|| format!("environment variable `{name}`"))?));
-        }
-        let mut artifacts = Vec::new();
-        for (path, value) in &spec.inputs {
-            let no_artifact = |path: &str| failed(format!("input `{path}` is not an artifact"));
-            if let Some(task) = path.strip_prefix('@') {
-                let Value::Map(outputs) = value else { return Err(no_artifact(task)) };
-                for (path, value) in outputs.iter() {
-                    artifacts.push((path.to_string(), entry_of(value).ok_or_else(|| no_artifact(path))?));
-                }
-            } else {
-                artifacts.push((path.to_string(), input(store, value).ok_or_else(|| no_artifact(path))?));
-            }
-        }
-        // The same thing by two ways is one thing; two things at one path are a mistake found before.
-        artifacts.sort_by(|a, b| a.0.cmp(&b.0));
-        artifacts.dedup();
-        Ok(Self { spec, steps, env, artifacts })
-    }
-
-    fn path(&self) -> &str {
-        self.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value)
-    }
-}
-
-/// An input: an artifact, or a link to a stream another task printed.
-fn input(store: &Store, value: &Value) -> Option<Entry> {
-    if let Value::Link(link) = value {
-        let blob = BlobId::try_from(*link).ok()?;
-        let size = match store.blob(blob).ok()?? {
-            Blob::Inline(bytes) => bytes.len() as u64,
-            Blob::File { size, .. } => size,
-        };
-        return Some(Entry::File { blob, size, exec: false });
-    }
-    entry_of(value)
-}
-
-/// A value as text: what another task printed stands without its last line end. `what` names it where that fails.
-fn text(store: &Store, value: &Value, what: &dyn Fn() -> String) -> Result<String, Halt> {
-    let failed = |why: &str| Halt::Failed(FailureKind::Executor { why: format!("{}: {why}", what()) });
-    let blob = |link: Link| match store.get(link, ARGUMENT_BYTES) {
-        Ok(Some(bytes)) => {
-            let text = String::from_utf8(bytes).map_err(|_| failed("it is not text"))?;
-            Ok(text.trim_end_matches(['\n', '\r']).to_owned())
-        }
-        Ok(None) => Err(Halt::Gone(vec![what()])),
-        Err(e) => Err(failed(&e.to_string())),
-    };
-    let text = match value {
-        Value::Text(text) => text.to_string(),
-        Value::Int(number) => number.to_string(),
-        Value::Link(link) => blob(*link)?,
-        other => match entry_of(other) {
-            Some(Entry::File { blob: id, .. }) => blob(id.link())?,
-            _ => return Err(failed("it is neither text nor a file")),
-        },
-    };
-    if text.contains('\0') { Err(failed("it has a NUL byte in it")) } else { Ok(text) }
 }

@@ -1,199 +1,19 @@
 //! Tests of the process executor with real processes, in each tier that this machine has.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_store::cid::{BlobId, Codec, InvocationId};
-use quipu_store::receipt::{Failure, FailureKind, Output};
-use quipu_store::stamp::Stamp;
+use quipu_store::cid::BlobId;
+use quipu_store::receipt::FailureKind;
 use quipu_store::tree::{Entry, Name, Tree};
-use quipu_store::{Options, SignerSource, Store};
-use tokio::sync::watch;
 
-use super::process::ProcessExecutor;
+use super::test_place::{Place, Task, in_each_tier, text};
 use super::tests::runtime;
-use super::workspace::Workspace;
-use super::{Done, Executor, Invocation, Job, Stop, Unusable};
-use crate::process::{OutputKind, OutputSpec, ProcessSpec, Tier};
+use super::{Executor, Stop, Unusable};
+use crate::process::{OutputKind, Tier};
 use crate::run::values::artifact;
-use crate::value::{Text, Value};
-
-/// A workspace with a store beside it, and something to run tasks in it.
-struct Place {
-    dir: tempfile::TempDir,
-    store: Store,
-    workspace: Arc<Workspace>,
-    executor: ProcessExecutor,
-}
-
-fn signer() -> SignerSource {
-    SignerSource::Fixed(quipu_store::sign::Signer::from_secret(&[7; 32]))
-}
-
-impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().expect("space left");
-        let root = dir.path().join("work");
-        fs::create_dir(&root).expect("made");
-        let store = Store::open(&dir.path().join("store"), Options::new(signer())).expect("opened");
-        let workspace = Arc::new(Workspace::open(&store, &root));
-        Self { executor: ProcessExecutor::new(workspace.clone()), dir, store, workspace }
-    }
-
-    fn path(&self, rel: &str) -> PathBuf {
-        self.workspace.root().join(rel)
-    }
-
-    fn write(&self, rel: &str, text: &str) {
-        fs::create_dir_all(self.path(rel).parent().expect("below the root")).expect("made");
-        fs::write(self.path(rel), text).expect("written");
-    }
-
-    fn read(&self, entry: &Entry) -> String {
-        let Entry::File { blob, .. } = entry else { panic!("{entry:?} is no file") };
-        self.text(Some(*blob))
-    }
-
-    fn text(&self, blob: Option<BlobId>) -> String {
-        let blob = blob.expect("there");
-        let bytes = self.store.get(blob.link(), u64::MAX).expect("readable").expect("kept");
-        String::from_utf8(bytes).expect("text")
-    }
-
-    fn file(&self, text: &str, exec: bool) -> Entry {
-        self.store.put(Codec::Raw, text.into()).expect("kept");
-        Entry::File { blob: BlobId::of(text.as_bytes()), size: text.len() as u64, exec }
-    }
-
-    fn stamps(&self, sources: &[&str]) -> Arc<[(String, Stamp)]> {
-        let mut index = self.workspace.index();
-        let scanned = index.scan(sources).into_iter().map(|s| {
-            let (_, stamp) = s.result.expect("readable").expect("there");
-            (s.path.to_owned(), stamp)
-        });
-        scanned.collect()
-    }
-
-    fn job(&self, task: &Task) -> (Job, watch::Sender<Stop>) {
-        let args = task.spec.to_args().expect("canonical");
-        let invocation = Invocation { sub: "did:web:test".into(), cmd: "/quipu/process".into(), args, nonce: vec![] };
-        let (sender, stop) = watch::channel(Stop::No);
-        let job = Job {
-            name: "task".into(),
-            id: InvocationId::of(b"task"),
-            invocation: Arc::new(invocation),
-            sources: self.stamps(&task.sources),
-            timeout: task.timeout,
-            store: self.store.clone(),
-            sink: Arc::new(|_, _| {}),
-            stop,
-        };
-        (job, sender)
-    }
-
-    fn run(&self, task: &Task) -> Done {
-        let (job, _stop) = self.job(task);
-        runtime().block_on(self.executor.execute(job))
-    }
-
-    fn ok(&self, task: &Task) -> Output {
-        let done = self.run(task);
-        assert_eq!(done.unusable, None);
-        done.result.unwrap_or_else(|f| panic!("{}: {}", f.kind, f.stderr.map_or(String::new(), |e| self.text(Some(e)))))
-    }
-
-    fn failed(&self, task: &Task) -> FailureKind {
-        match self.run(task).result {
-            Err(Failure { kind, .. }) => kind,
-            Ok(output) => panic!("it succeeded: {output:?}"),
-        }
-    }
-}
-
-#[derive(Clone)]
-struct Task {
-    spec: ProcessSpec,
-    sources: Vec<&'static str>,
-    timeout: Option<Duration>,
-}
-
-fn text(text: &str) -> Text {
-    text.into()
-}
-
-impl Task {
-    fn new(tier: Tier, script: &str) -> Self {
-        let env = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/home")];
-        let spec = ProcessSpec {
-            steps: vec![["sh", "-euc", script].map(Value::from).to_vec()],
-            env: env.into_iter().map(|(k, v)| (text(k), v.into())).collect(),
-            dir: "".into(),
-            stdin: None,
-            stdout: None,
-            sources: None,
-            inputs: BTreeMap::new(),
-            outputs: Vec::new(),
-            platform: (std::env::consts::OS.into(), std::env::consts::ARCH.into()),
-            tools: BTreeMap::new(),
-            tier,
-            network: false,
-        };
-        Self { spec, sources: Vec::new(), timeout: None }
-    }
-
-    fn step(mut self, argv: &[&str]) -> Self {
-        self.spec.steps.push(argv.iter().map(|a| (*a).into()).collect());
-        self
-    }
-
-    fn output(mut self, kind: OutputKind, path: &str) -> Self {
-        self.spec.outputs.push(OutputSpec { path: path.into(), kind, optional: false });
-        self
-    }
-
-    fn file(self, path: &str) -> Self {
-        self.output(OutputKind::File, path)
-    }
-
-    fn input(mut self, path: &str, entry: &Entry) -> Self {
-        self.spec.inputs.insert(text(path), artifact(entry));
-        self
-    }
-
-    fn sources(mut self, sources: &[&'static str]) -> Self {
-        self.sources.extend(sources);
-        self
-    }
-}
-
-/// Runs the check in every tier there is here.
-fn in_each_tier(check: impl Fn(Tier)) {
-    check(Tier::None);
-    if has_ns() {
-        check(Tier::Ns);
-    }
-}
-
-/// Whether sandboxes work here. Where they do not the test says so and checks nothing.
-fn has_ns() -> bool {
-    static HAS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *HAS.get_or_init(probe_ns)
-}
-
-fn probe_ns() -> bool {
-    let ns = super::sandbox::probe().into_iter().find(|c| c.name.contains("ns")).expect("it is probed");
-    if let Err(why) = &ns.state {
-        assert!(std::env::var_os("QUIPU_TEST_NEEDS_NS").is_none(), "{why}");
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            format!("skipped: no `ns` tier here: {why}\n").as_bytes(),
-        );
-    }
-    ns.state.is_ok()
-}
+use crate::value::Value;
 
 #[test]
 fn outputs_of_each_kind_are_taken_with_what_was_printed() {
@@ -305,30 +125,53 @@ fn programs_that_cannot_be_started_are_named() {
 #[test]
 fn what_is_missing_bad_or_of_another_kind_is_told_apart() {
     in_each_tier(|tier| {
-        let bad = |path: &str, script: &str, kind| match Place::new()
-            .failed(&Task::new(tier, script).output(kind, path))
-        {
-            FailureKind::BadOutput { path: found, why } if found == path || found.starts_with(&format!("{path}/")) => {
-                why
-            }
-            other => panic!("{script}: {other:?}"),
-        };
+        let place = Place::new();
         for kind in [OutputKind::File, OutputKind::Dir, OutputKind::Glob] {
-            let missing = Place::new().failed(&Task::new(tier, ":").output(kind, "a/out"));
+            let missing = place.failed(&Task::new(tier, ":").output(kind, "a/out"));
             assert_eq!(missing, FailureKind::MissingOutput { path: "a/out".into() });
         }
-        assert!(bad("o", "mkdir o", OutputKind::File).contains("is a directory"));
-        assert!(bad("o", "echo > o", OutputKind::Dir).contains("is a file"));
-        assert!(bad("o", "mkfifo o", OutputKind::File).contains("named pipe"));
-        assert!(bad("o", "mkdir o; mkfifo o/p", OutputKind::Dir).contains("named pipe"));
-        assert!(bad("o", "ln -s /etc/passwd o", OutputKind::File).contains("/etc/passwd"));
-        assert!(bad("o", "mkdir o; ln -s ../../x o/l", OutputKind::Dir).contains("../../x"));
         let socket = "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"o\")'";
-        assert!(bad("o", socket, OutputKind::File).contains("socket"));
+        for (script, kind, said) in [
+            ("mkdir o", OutputKind::File, "is a directory"),
+            ("echo > o", OutputKind::Dir, "is a file"),
+            ("ln -s x o", OutputKind::Dir, "is a symbolic link"),
+            ("mkfifo o", OutputKind::File, "named pipe"),
+            ("mkdir o; mkfifo o/p", OutputKind::Dir, "named pipe"),
+            ("ln -s /etc/passwd o", OutputKind::File, "/etc/passwd"),
+            ("mkdir o; ln -s ../../x o/l", OutputKind::Dir, "../../x"),
+            (socket, OutputKind::File, "socket"),
+        ] {
+            match place.failed(&Task::new(tier, script).output(kind, "o")) {
+                FailureKind::BadOutput { path, why } => {
+                    assert!(path == "o" || path.starts_with("o/"), "{path}");
+                    assert!(why.contains(said), "{script}: {why}");
+                }
+                other => panic!("{script}: {other:?}"),
+            }
+            // The next round begins with nothing there.
+            if tier == Tier::None && place.workspace.clear_output("o").is_err() {
+                fs::remove_dir_all(place.path("o")).expect("removed");
+            }
+        }
         let mut optional = Task::new(tier, ":").file("a/out");
         optional.spec.outputs[0].optional = true;
-        assert!(Place::new().ok(&optional).artifacts.is_empty());
+        assert!(place.ok(&optional).artifacts.is_empty());
     });
+}
+
+#[test]
+fn what_a_failed_task_left_is_quipus_to_remove() {
+    let place = Place::new();
+    let failing = Task::new(
+        Tier::None,
+        "test ! -e out; test ! -e dir; mkdir dir; echo a > dir/a; echo partly > out; mkfifo pipe; exit 1",
+    );
+    let failing = failing.file("out").output(OutputKind::Dir, "dir").file("pipe");
+    for _ in 0..2 {
+        assert_eq!(place.failed(&failing), FailureKind::Exit { code: 1 });
+        assert!(place.path("out").exists(), "it stays to be looked at");
+    }
+    assert_eq!(place.workspace.take_kept(), []);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::capture::Streams;
 use super::stop::StopFlag;
@@ -44,20 +44,10 @@ pub(crate) struct Launch<'a> {
     pub(crate) stdout: Option<&'a File>,
 }
 
-/// How what runs is ended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Leash {
-    /// By signals to its process group, and what escaped from the group lives on.
-    Group,
-    /// By signals to the first process of its pid namespace; nothing escapes.
-    Namespace,
-}
-
 /// A process that runs.
 pub(crate) struct Process {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
-    pub(crate) leash: Leash,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
 }
@@ -119,36 +109,33 @@ pub(crate) fn launch(launch: &Launch<'_>) -> io::Result<Process> {
             return Err(error.into());
         }
     };
-    Ok(Process { pid, pidfd, leash: Leash::Group, stdout, stderr: Some(stderr.into()) })
+    Ok(Process { pid, pidfd, stdout, stderr: Some(stderr.into()) })
 }
 
 impl Process {
     fn ask(&self) {
-        let _ = match self.leash {
-            Leash::Group => kill_process_group(self.pid, Signal::TERM),
-            Leash::Namespace => pidfd_send_signal(&self.pidfd, Signal::TERM),
-        };
+        let _ = kill_process_group(self.pid, Signal::TERM);
     }
 
     /// Invariant: the process is not reaped yet, so that its number is still its own.
     fn kill(&self) {
-        let _ = match self.leash {
-            Leash::Group => kill_process_group(self.pid, Signal::KILL),
-            Leash::Namespace => pidfd_send_signal(&self.pidfd, Signal::KILL),
-        };
+        let _ = kill_process_group(self.pid, Signal::KILL);
     }
 
-    /// Waits for its end, taking its streams and heeding `deadline` and `stop`. When this returns nothing of it runs.
+    /// Waits for its end, taking its streams and heeding `deadline` and `stop`. When this returns nothing of its group runs,
+    /// and nothing of what `end_rest` ends.
     pub(crate) fn supervise(
         mut self,
         streams: &mut Streams,
         deadline: Option<Instant>,
         stop: &StopFlag,
+        end_rest: &mut dyn FnMut(),
     ) -> io::Result<Ended> {
         let attended = self.attend(streams, deadline, stop);
         // The process is a zombie now, or attending it failed: either way nothing of it may go on.
         self.kill();
         let (status, usage) = sys::reap(self.pid)?;
+        end_rest();
         let forced = attended?;
         self.drain(streams)?;
         Ok(Ended { status, usage, forced })
@@ -331,7 +318,8 @@ mod tests {
             stdout: None,
         };
         let process = launch(&what).expect("there is a shell");
-        let ended = process.supervise(&mut streams, limit.map(|l| Instant::now() + l), &stop).expect("attended");
+        let ended =
+            process.supervise(&mut streams, limit.map(|l| Instant::now() + l), &stop, &mut || {}).expect("attended");
         let (stdout, stderr) = streams.finish(true).expect("kept");
         let seen = std::mem::take(&mut *seen.lock().expect("whole"));
         Ran { ended, stdout: text(&store, stdout), stderr: text(&store, stderr), seen }
@@ -440,8 +428,9 @@ mod tests {
         let process = launch(&what).expect("the writer ends");
         thread.join().expect("no panic");
         let mut streams = Streams::new(&memory(), Arc::new(|_, _| {}));
-        let ended =
-            process.supervise(&mut streams, None, &StopFlag::new().expect("descriptors left")).expect("attended");
+        let ended = process
+            .supervise(&mut streams, None, &StopFlag::new().expect("descriptors left"), &mut || {})
+            .expect("attended");
         assert_eq!(ended.status, Status::Exit(0));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -140,27 +140,30 @@ pub(crate) fn exit_now(code: i32) -> ! {
 /// Memory for [`vfork`]'s child to run on.
 pub(crate) struct Stack(Box<[u128]>);
 
-impl Stack {
+impl Default for Stack {
     /// 64 KiB.
-    pub(crate) fn new() -> Self {
+    fn default() -> Self {
         Self(vec![0; 4096].into())
     }
 }
 
 /// Makes a child that shares this process's memory while this thread waits until it has called `execve` or ended.
 ///
+/// As a `sibling` it is a child of this process's parent and has copies of its descriptors; otherwise it shares them.
+///
 /// # Safety
 ///
-/// `child` runs in this process's memory: it must not change what the caller relies on, must not panic, and calls
+/// `child` runs in this process's memory, with its signal handlers: signals must be blocked; it must not change what the caller relies on, must not panic, and calls
 /// nothing but async-signal-safe functions.
-pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, child: &F) -> Result<Pid, i32> {
+pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, sibling: bool, child: &F) -> Result<Pid, i32> {
     extern "C" fn enter<F: Fn() -> i32>(child: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the pointer is to the closure that the suspended parent keeps alive.
         let child = unsafe { &*child.cast::<F>() };
         child()
     }
     let top = stack.0.as_mut_ptr_range().end.cast::<libc::c_void>();
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let kind = if sibling { libc::CLONE_PARENT } else { libc::CLONE_FILES };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | kind;
     // SAFETY: the stack is ours and grows downwards from its aligned end; CLONE_VFORK keeps `child` alive meanwhile.
     let pid = unsafe { libc::clone(enter::<F>, top, flags, std::ptr::from_ref(child).cast_mut().cast()) };
     positive(pid).ok_or_else(errno)
@@ -226,12 +229,6 @@ pub(crate) fn close_from_on_exec(first: RawFd) -> Result<(), i32> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
     // SAFETY: integers in, integer out.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, !0_u32, CLOSE_RANGE_CLOEXEC) })
-}
-
-/// Goes back to the beginning of what `fd` reads, where it has one.
-pub(crate) fn rewind(fd: RawFd) {
-    // SAFETY: integers in, integer out.
-    unsafe { libc::lseek(fd, 0, libc::SEEK_SET) };
 }
 
 #[repr(C)]
@@ -302,11 +299,11 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> Result<(), i32> {
     })
 }
 
-/// Lets signals through again and gives those back their meaning that this program ignores.
+/// Gives every signal its first meaning, so that nothing of this program's runs, and lets them through again.
 pub(crate) fn reset_signals() {
-    // SAFETY: `signal` with SIG_DFL and an empty mask run nothing of ours.
+    // SAFETY: `signal` with SIG_DFL and an empty mask run nothing of ours. The C library refuses those it needs itself.
     unsafe {
-        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGCHLD] {
+        for signal in 1..=64 {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut none = std::mem::zeroed();
@@ -315,39 +312,35 @@ pub(crate) fn reset_signals() {
     }
 }
 
-/// Makes ended children wait to be reaped, whatever this program did before.
-pub(crate) fn keep_zombies() {
-    // SAFETY: SIG_DFL runs nothing of ours.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+/// Lets children that end vanish at once.
+pub(crate) fn forget_children() {
+    // SAFETY: SIG_IGN runs nothing of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Waits for one of two signals that are blocked: whether it was the one that asks to end.
-pub(crate) fn asked_or_child() -> bool {
-    // SAFETY: the set is a live local; no information beyond the number is asked for.
+/// Ends every other process of this pid namespace, and returns when none is left.
+pub(crate) fn end_all_others() {
+    // SAFETY: integers in, integers out; only called by the first process of a namespace of ours.
     unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        libc::sigaddset(&raw mut set, libc::SIGTERM);
-        libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) == libc::SIGTERM
+        while libc::kill(-1, libc::SIGKILL) == 0 {
+            // Waits until all our children are gone. Others become our children when their parents go.
+            if libc::wait4(-1, std::ptr::null_mut(), 0, std::ptr::null_mut()) < 0 {
+                libc::sched_yield();
+            }
+        }
     }
 }
 
-/// Asks every other process of this pid namespace to end.
-pub(crate) fn ask_all() {
-    // SAFETY: integers in, integer out; only called by the first process of a namespace of ours.
-    unsafe { libc::kill(-1, libc::SIGTERM) };
+/// Makes this thread a member of a namespace.
+pub(crate) fn enter_namespace(namespace: &OwnedFd) -> Result<(), i32> {
+    // SAFETY: integers in, integer out.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), 0) }.into())
 }
 
-/// Reaps one child that has ended, if there is one.
-pub(crate) fn reap_any() -> Option<(Pid, i32, Usage)> {
-    let mut status = 0;
-    // SAFETY: both pointers are to live locals of the right types.
-    let (pid, usage) = unsafe {
-        let mut usage = std::mem::zeroed();
-        (libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage), usage)
-    };
-    Some((positive(pid)?, status, Usage::from_rusage(&usage)))
+/// Gives this thread namespaces of its own.
+pub(crate) fn unshare(namespaces: i32) -> Result<(), i32> {
+    // SAFETY: integers in, integer out; file descriptors are not among what can be named here.
+    check(unsafe { libc::unshare(namespaces) }.into())
 }
 
 /// The version of Landlock this kernel has.

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -83,7 +84,8 @@ impl Workspace {
             other => other.map_err(failed)?,
         };
         let ours = self.index().ours(rel);
-        if !all_ours(&path, rel, &ours) {
+        // What has no content cannot be lost.
+        if !found.file_type().is_fifo() && !found.file_type().is_socket() && !all_ours(&path, rel, &ours) {
             self.keep(rel)?;
         }
         if found.is_dir() { remove_dir(&path) } else { fs::remove_file(&path) }.map_err(failed)?;
@@ -133,7 +135,7 @@ impl Workspace {
     /// Makes the directories that outputs are to be written in.
     pub(crate) fn make_parents(&self, declared: &Declared<'_>) -> Result<(), FailureKind> {
         for parent in declared.parents() {
-            let made = fs::create_dir_all(self.root.join(parent));
+            let made = fs::create_dir_all(self.root.join(&parent));
             made.map_err(|e| FailureKind::Spawn { why: format!("directory `{parent}` for outputs: {e}") })?;
         }
         Ok(())
@@ -150,6 +152,14 @@ impl Workspace {
             index.note_ingested(found, true);
         }
         Ok(artifacts)
+    }
+
+    /// Notes what a task that failed left at its declared outputs: it stays to be looked at, and is quipu's to remove.
+    pub(crate) fn note_leftovers(&self, outputs: &[OutputSpec]) {
+        // One by one, since one that cannot be kept says nothing about the others.
+        for output in outputs {
+            let _ = self.collect(std::slice::from_ref(output));
+        }
     }
 
     /// Which of the files `seen` do not look any more as they did then.

@@ -1,51 +1,60 @@
 //! The `ns` tier: a task in namespaces of its own, where what it did not declare is not there.
 //!
-//! Knows what to bind where, and how to say why the kernel refused; unaware of outputs' meaning and of receipts. Design and
-//! measurements: `docs/design/sandbox.md`.
+//! Knows what to bind where; unaware of outputs' meaning and of receipts. Design and measurements:
+//! `docs/design/sandbox.md`.
 
+mod cell;
 mod child;
 mod filter;
+mod mounts;
 mod refusal;
+mod room;
 mod skeleton;
+mod stage;
 mod view;
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quipu_store::checkout::{CheckoutError, checkout};
 use quipu_store::receipt::FailureKind;
-use quipu_store::sign::Signer;
 use quipu_store::tree::Entry;
-use quipu_store::{Blob, Options, SignerSource, Store};
+use quipu_store::{Blob, Store};
 use rustc_hash::FxHashMap;
 
-use self::child::{Bind, REPORT_BYTES, Report, Script, Stage, Step};
+use self::cell::{Cell, CellError, Template};
+use self::child::{Common, Op, Own, Stacks, Step, Where};
+use self::mounts::{Hidden, c_path, c_string};
+use self::room::{Room, Rooms};
 use self::skeleton::Skeleton;
+use self::stage::{Failed, Stage};
 use self::view::{Seen, View, ViewError, Wanted};
-use super::capture::{ScratchDir, Streams};
-use super::spawn::{Leash, Process};
-use super::stop::StopFlag;
-use super::sys::{self, Pointers, Stack, Status, Usage};
+use super::capture::ScratchDir;
+use super::spawn::Process;
+use super::sys::Pointers;
 use crate::process::OutputSpec;
 
 pub use self::refusal::{Capability, probe};
 
-/// Where tasks find the workspace.
-pub(crate) const WS: &str = "/ws";
-
 /// What all sandboxed tasks of one run share. Gone with everything in it when dropped.
 pub(crate) struct Sandbox {
     store: Store,
-    skeleton: Skeleton,
+    /// With the network, and without.
+    templates: [Template; 2],
+    /// Cells that wait for a task, by template.
+    idle: [Mutex<Vec<Cell>>; 2],
     filter: Vec<libc::sock_filter>,
+    hidden: Hidden,
     /// Inputs that are not files of the store as they stand, made once each.
     inputs: PathBuf,
     made: Mutex<FxHashMap<String, Arc<Mutex<bool>>>>,
+    /// A file that has many names.
+    empty: PathBuf,
+    rooms: Rooms,
+    // Dropped last: the cells' mounts are of it.
     _base: ScratchDir,
 }
 
@@ -80,6 +89,10 @@ impl From<EnterError> for FailureKind {
     }
 }
 
+fn io_at(what: &'static str) -> impl FnOnce(io::Error) -> EnterError {
+    move |source| EnterError::Io { what, source }
+}
+
 /// One task to be run in a sandbox.
 pub(crate) struct Enter<'a> {
     /// The workspace.
@@ -90,83 +103,56 @@ pub(crate) struct Enter<'a> {
     pub(crate) artifacts: Vec<(&'a str, &'a Entry)>,
     /// What will be written.
     pub(crate) outputs: &'a [OutputSpec],
-    /// Command lines.
-    pub(crate) steps: &'a [Vec<String>],
     /// All of the environment.
     pub(crate) env: &'a [(String, String)],
     /// Where it runs, from the workspace's root.
     pub(crate) dir: &'a str,
     /// Whether it may use the network.
     pub(crate) network: bool,
-    /// What it reads; nothing when absent.
-    pub(crate) stdin: Option<&'a File>,
-    /// Where its standard output goes when it is not captured: a path in the workspace.
-    pub(crate) stdout: Option<&'a str>,
 }
 
-/// A task in its sandbox.
-pub(crate) struct Entered {
-    /// The sandbox's first process.
-    pub(crate) process: Process,
-    /// What the child says, once it has ended.
-    pub(crate) outcome: Outcome,
-}
-
-/// Reads what became of the task.
-pub(crate) struct Outcome {
-    pipe: OwnedFd,
-    binds: Vec<String>,
-    programs: Vec<String>,
-    path: String,
-}
-
-/// The task's own place: what it wrote is left here when it has ended.
-pub(crate) struct Room {
-    scratch: ScratchDir,
+/// A task in its sandbox, between its steps.
+pub(crate) struct Entered<'a> {
+    sandbox: &'a Sandbox,
     view: View,
-}
-
-impl Room {
-    /// The directory that was the task's workspace.
-    pub(crate) fn ws(&self) -> PathBuf {
-        self.scratch.path().join("ws")
-    }
-
-    /// Whether what stands at `path` was put there for the task to read.
-    pub(crate) fn is_input(&self, path: &str) -> bool {
-        match self.view.seen.get(path) {
-            Some(Seen::Link(target)) => std::fs::read_link(self.ws().join(path)).is_ok_and(|t| t == *target),
-            Some(_) => true,
-            None => false,
-        }
-    }
-}
-
-fn c_string(bytes: impl AsRef<[u8]>) -> Result<CString, EnterError> {
-    CString::new(bytes.as_ref()).map_err(|e| EnterError::Nul(String::from_utf8_lossy(&e.into_vec()).into_owned()))
-}
-
-fn c_path(path: &Path) -> Result<CString, EnterError> {
-    c_string(path.as_os_str().as_bytes())
-}
-
-fn io_at(what: &'static str) -> impl FnOnce(io::Error) -> EnterError {
-    move |source| EnterError::Io { what, source }
+    /// Where outputs are written, when there are any.
+    room: Option<Room>,
+    cell: Option<Cell>,
+    network: usize,
+    ops: Vec<Op>,
+    own: Option<Own>,
+    common: Common<'a>,
+    path: String,
+    stacks: Stacks,
 }
 
 impl Sandbox {
-    /// Makes what tasks share, on the store's file system.
-    pub(crate) fn new(store: &Store) -> io::Result<Self> {
-        let base = ScratchDir::new(store)?;
-        let inputs = base.path().join("in");
-        std::fs::create_dir(&inputs)?;
-        let skeleton = Skeleton::create(base.path().join("root"))?;
+    /// Makes what tasks over `workspace` share, on the store's file system.
+    pub(crate) fn new(store: &Store, workspace: &Path) -> Result<Self, EnterError> {
+        let base = ScratchDir::new(store).map_err(io_at("scratch directory"))?;
+        let in_base = |name: &str| base.path().join(name);
+        let (inputs, empty, root) = (in_base("in"), in_base("empty"), in_base("root"));
+        let made = std::fs::create_dir(&inputs).and_then(|()| std::fs::write(&empty, ""));
+        let skeleton = made.and_then(|()| Skeleton::create(&root)).map_err(io_at("root directory"))?;
+        let scratch = base.path().parent().unwrap_or(base.path()).to_owned();
+        let mut bases = vec![(scratch, "scratch"), (workspace.to_owned(), "ws")];
+        bases.extend(store.runs_dir().and_then(|runs| Some((runs.parent()?.to_owned(), "store"))));
+        for (_, name) in &bases {
+            std::fs::create_dir_all(root.join("q").join(name)).map_err(io_at("root directory"))?;
+        }
+        std::fs::create_dir_all(root.join("q/in")).map_err(io_at("root directory"))?;
+        let templates =
+            [mounts::template(&root, &skeleton, &bases, false)?, mounts::template(&root, &skeleton, &bases, true)?];
         Ok(Self {
             store: store.clone(),
-            skeleton,
+            templates,
+            idle: Default::default(),
             filter: filter::program(),
+            hidden: Hidden(bases),
             inputs,
             made: Mutex::default(),
+            empty,
+            rooms: Rooms::new(store),
             _base: base,
         })
     }
@@ -176,7 +162,10 @@ impl Sandbox {
         let name = match entry {
             Entry::Symlink { target } => return Ok(Seen::Link(PathBuf::from(&**target))),
             Entry::File { blob, exec, .. } => {
-                if !exec && let Ok(Some(Blob::File { path, .. })) = self.store.blob(*blob) {
+                if !exec
+                    && let Ok(Some(Blob::File { path, .. })) = self.store.blob(*blob)
+                    && self.hidden.path(&path).is_some()
+                {
                     return Ok(Seen::File(path));
                 }
                 format!("{blob}{}", if *exec { "-x" } else { "" })
@@ -194,8 +183,28 @@ impl Sandbox {
         Ok(if matches!(entry, Entry::Dir { .. }) { Seen::Dir(host) } else { Seen::File(host) })
     }
 
-    /// Starts a task in a sandbox of its own.
-    pub(crate) fn enter(&self, task: &Enter<'_>) -> Result<(Entered, Room), EnterError> {
+    fn cell(&self, network: usize) -> Result<Cell, EnterError> {
+        if let Some(cell) = self.idle[network].lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(cell);
+        }
+        let template = &self.templates[network];
+        Cell::new(template, network == 1).map_err(|error| {
+            EnterError::Refused(match error {
+                CellError::Fork(error) => refusal::of_fork(&error),
+                CellError::Failed(failed) => {
+                    let bound = template
+                        .binds
+                        .get(failed.index)
+                        .map_or_else(String::new, |b| b.from.to_string_lossy().into_owned());
+                    refusal::of_stage(failed, &bound)
+                }
+                CellError::Io(error) => format!("sandbox: its first process did not answer: {error}"),
+            })
+        })
+    }
+
+    /// Makes a task's place ready.
+    pub(crate) fn enter<'a>(&'a self, task: &Enter<'a>) -> Result<Entered<'a>, EnterError> {
         let artifacts = task.artifacts.iter().map(|(path, entry)| Ok((*path, self.input(path, entry)?)));
         let view = View::new(Wanted {
             root: task.workspace,
@@ -204,162 +213,146 @@ impl Sandbox {
             outputs: task.outputs,
             dir: task.dir,
         })?;
-        let scratch = ScratchDir::new(&self.store).map_err(io_at("scratch directory"))?;
-        let ws = scratch.path().join("ws");
-        private_dir(scratch.path()).and_then(|()| std::fs::create_dir(&ws)).map_err(io_at("scratch directory"))?;
-        view.make(&ws).map_err(io_at("places for inputs"))?;
-        let stdin = match task.stdin {
-            Some(file) => file.try_clone(),
-            None => File::open("/dev/null"),
+        let room =
+            if view.disk.is_empty() { None } else { Some(self.rooms.take().map_err(io_at("scratch directory"))?) };
+        if let Some(room) = &room {
+            view.make(&room.ws(), &self.empty).map_err(io_at("places for inputs"))?;
+        }
+        let ops = mounts::ops(&self.hidden, &view, room.as_ref().map(Room::ws).as_deref())?;
+        let env = task.env.iter().map(|(name, value)| c_string(format!("{name}={value}")));
+        let common = Common {
+            filter: &self.filter,
+            dir: c_path(&Path::new("/ws").join(task.dir))?,
+            env: Pointers::new(env.collect::<Result<_, _>>()?),
         };
-        let stdin = stdin.map_err(io_at("standard input"))?;
-        let (stdout, child_stdout) = match task.stdout {
-            Some(path) => (None, OwnedFd::from(File::create(ws.join(path)).map_err(io_at("standard output"))?)),
-            None => {
-                let (reader, writer) = io::pipe().map_err(io_at("pipe"))?;
-                (Some(OwnedFd::from(reader)), OwnedFd::from(writer))
-            }
-        };
-        let (stderr, child_stderr) = io::pipe().map_err(io_at("pipe"))?;
-        let (pipe, child_report) = io::pipe().map_err(io_at("pipe"))?;
-        let script = self.script(
-            task,
-            &view,
-            &ws,
-            [stdin.as_raw_fd(), child_stdout.as_raw_fd(), child_stderr.as_raw_fd(), child_report.as_raw_fd()],
-        )?;
-        let mut stack = Stack::new();
-        let network = if task.network { 0 } else { libc::CLONE_NEWNET };
-        let namespaces = libc::CLONE_NEWUSER
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | network;
-        let (pid, pidfd) =
-            fork(namespaces, &script, &mut stack).map_err(|e| EnterError::Refused(refusal::of_fork(&e)))?;
-        let binds = script.binds.iter().map(|b| b.from.to_string_lossy().into_owned()).collect();
         let path =
             task.env.iter().find(|(name, _)| name == "PATH").map_or_else(String::new, |(_, value)| value.clone());
-        let outcome = Outcome {
-            pipe: pipe.into(),
-            binds,
-            programs: task.steps.iter().map(|argv| argv[0].clone()).collect(),
+        let network = usize::from(task.network);
+        let cell = Some(self.cell(network)?);
+        Ok(Entered {
+            sandbox: self,
+            view,
+            room,
+            cell,
+            network,
+            ops,
+            own: None,
+            common,
             path,
-        };
-        let process = Process { pid, pidfd, leash: Leash::Namespace, stdout, stderr: Some(stderr.into()) };
-        Ok((Entered { process, outcome }, Room { scratch, view }))
-    }
-
-    fn script(&self, task: &Enter<'_>, view: &View, ws: &Path, fds: [i32; 4]) -> Result<Script, EnterError> {
-        let mut binds = Vec::with_capacity(self.skeleton.binds.len() + view.seen.len() + 3);
-        let bind = |from: &Path, to: &Path, recursive| {
-            Ok::<_, EnterError>(Bind { from: c_path(from)?, to: c_path(to)?, recursive })
-        };
-        for (from, to) in &self.skeleton.binds {
-            binds.push(bind(from, to, !to.starts_with("dev"))?);
-        }
-        if task.network {
-            for name in ["/etc/resolv.conf", "/etc/hosts"] {
-                // Often a link to where the sandbox shows nothing.
-                if let Ok(real) = std::fs::canonicalize(name) {
-                    binds.push(bind(&real, Path::new(&name[1..]), false)?);
-                }
-            }
-        }
-        binds.push(bind(ws, Path::new("ws"), false)?);
-        for (path, seen) in &view.seen {
-            let to = format!("ws/{path}");
-            match seen {
-                Seen::File(host) => binds.push(bind(host, Path::new(&to), false)?),
-                Seen::Dir(host) => binds.push(bind(host, Path::new(&to), true)?),
-                Seen::Link(_) => {}
-            }
-        }
-        let path = task.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| &**value);
-        let steps = task.steps.iter().map(|argv| {
-            let programs = super::lookup::candidates(&argv[0], path.unwrap_or_default());
-            let programs = programs.into_iter().map(|p| c_path(&p)).collect::<Result<_, _>>()?;
-            let argv = argv.iter().map(c_string).collect::<Result<_, _>>()?;
-            Ok(Step { programs, argv: Pointers::new(argv) })
-        });
-        let env = task.env.iter().map(|(name, value)| c_string(format!("{name}={value}")));
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let [stdin, stdout, stderr, report] = fds;
-        Ok(Script {
-            uid_map: format!("{} {uid} 1", skeleton::UID).into_bytes(),
-            gid_map: format!("{} {gid} 1", skeleton::UID).into_bytes(),
-            root: c_path(&self.skeleton.root)?,
-            binds,
-            writable: vec![c"ws".to_owned()],
-            memory: vec![c"tmp".to_owned(), c"home".to_owned()],
-            filter: self.filter.clone(),
-            dir: c_path(&Path::new(WS).join(task.dir))?,
-            steps: steps.collect::<Result<_, EnterError>>()?,
-            env: Pointers::new(env.collect::<Result<_, _>>()?),
-            stdio: [stdin, stdout, stderr],
-            report,
+            stacks: Stacks::default(),
         })
     }
 }
 
-fn private_dir(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
-}
+impl Entered<'_> {
+    /// Starts the next command line.
+    pub(crate) fn start(
+        &mut self,
+        argv: &[String],
+        stdin: Option<&File>,
+        stdout: Option<&File>,
+    ) -> Result<Process, FailureKind> {
+        self.try_start(argv, stdin, stdout).map_err(FailureKind::from)
+    }
 
-#[expect(unsafe_code, reason = "the child runs prepared code only")]
-fn fork(namespaces: i32, script: &Script, stack: &mut Stack) -> io::Result<(rustix::process::Pid, OwnedFd)> {
-    // SAFETY: `child::run` neither allocates nor locks; all it needs is in the script.
-    unsafe { sys::fork_into(namespaces, || child::run(script, stack)) }
-}
+    fn try_start(
+        &mut self,
+        argv: &[String],
+        stdin: Option<&File>,
+        stdout: Option<&File>,
+    ) -> Result<Process, EnterError> {
+        let Some(cell) = &self.cell else { return Err(EnterError::Refused("sandbox: it is gone".into())) };
+        let step = Step {
+            programs: super::lookup::candidates(&argv[0], &self.path)
+                .iter()
+                .map(|p| c_path(p))
+                .collect::<Result<_, _>>()?,
+            argv: Pointers::new(argv.iter().map(c_string).collect::<Result<_, _>>()?),
+        };
+        let nothing;
+        let stdin = match stdin {
+            Some(file) => file,
+            None => {
+                nothing = File::open("/dev/null").map_err(io_at("standard input"))?;
+                &nothing
+            }
+        };
+        let pipe = || io::pipe().map_err(io_at("pipe"));
+        let (reader, captured) =
+            if stdout.is_some() { (None, None) } else { pipe().map(|(r, w)| (Some(r), Some(w)))? };
+        let stdout =
+            stdout.map(File::as_raw_fd).or(captured.as_ref().map(AsRawFd::as_raw_fd)).expect("one of the two is there");
+        let (stderr, child_stderr) = pipe()?;
+        let place = self.own.as_ref().map_or(Where::New(&self.ops), Where::Same);
+        let stdio = [stdin.as_raw_fd(), stdout, child_stderr.as_raw_fd()];
+        let started = child::start(cell, &place, &self.common, &step, stdio, &mut self.stacks);
+        let (pid, own) = started.map_err(|failed| EnterError::Refused(self.explain(failed, &argv[0])))?;
+        self.own = own.or(self.own.take());
+        let pidfd = cell::pidfd_of(pid).map_err(io_at("descriptor of the process"))?;
+        Ok(Process { pid, pidfd, stdout: reader.map(OwnedFd::from), stderr: Some(stderr.into()) })
+    }
 
-impl Outcome {
-    /// How the last step that ran ended, or why none did. `ended` is what is known of the sandbox's first process.
-    pub(crate) fn read(&self, ended: Status) -> Result<(Status, Option<Usage>), FailureKind> {
-        let _ = rustix::io::ioctl_fionbio(&self.pipe, true);
-        let mut bytes = [0; REPORT_BYTES];
-        let read = rustix::io::read(&self.pipe, &mut bytes).unwrap_or(0);
-        match Report::decode(&bytes[..read]) {
-            Some(Report::Ended { status, usage, .. }) => Ok((Status::from_wait(status), Some(usage))),
-            Some(Report::Failed { stage: Stage::Exec, index, errno }) => {
-                let program = self.programs.get(index as usize).map_or("", |p| p);
-                Err(FailureKind::Spawn { why: refusal::of_exec(program, &self.path, errno) })
+    fn explain(&self, failed: Failed, program: &str) -> String {
+        if failed.stage == Stage::Exec {
+            return refusal::of_exec(program, &self.path, failed.errno);
+        }
+        let item = match self.ops.get(failed.index) {
+            Some(Op::Bind(bind)) => &bind.from,
+            Some(Op::Dir(path) | Op::File(path) | Op::Link { path, .. }) => path,
+            _ => c"",
+        };
+        let item = self.sandbox.hidden.host(Path::new(&*item.to_string_lossy()));
+        refusal::of_stage(failed, &item.to_string_lossy())
+    }
+
+    /// Where outputs are written; nowhere when there are none.
+    pub(crate) fn outputs(&self) -> Option<PathBuf> {
+        self.room.as_ref().map(Room::ws)
+    }
+
+    /// Whether what stands at `path` where outputs are written was put there for the task to read.
+    pub(crate) fn is_input(&self, path: &str) -> bool {
+        match self.view.seen.get(path) {
+            // A task can replace a link, and nothing else.
+            Some(Seen::Link(target)) => {
+                let found = [self.outputs(), self.memory()].into_iter().flatten();
+                found.filter_map(|root| std::fs::read_link(root.join(path)).ok()).any(|found| found == *target)
             }
-            Some(Report::Failed { stage, index, errno }) => {
-                Err(FailureKind::Spawn { why: refusal::of_stage(stage, index as usize, errno, &self.binds) })
-            }
-            // It was ended before it could say anything.
-            None => Ok((ended, None)),
+            Some(_) => true,
+            None => self.view.still.contains(path),
+        }
+    }
+
+    /// Whether what stands at `path` in memory is to be looked at elsewhere, or not at all.
+    pub(crate) fn is_elsewhere(&self, path: &str) -> bool {
+        self.is_input(path) || self.view.disk.contains(path)
+    }
+
+    /// What the task sees of its workspace in memory, once it has run.
+    pub(crate) fn memory(&self) -> Option<PathBuf> {
+        let own = self.own.as_ref().filter(|_| !self.view.disk.contains(""))?;
+        Some(format!("/proc/self/fd/{}", own.ws.as_raw_fd()).into())
+    }
+
+    /// Ends whatever still runs of the task.
+    pub(crate) fn end_rest(&mut self) {
+        if let Some(cell) = &mut self.cell
+            && cell.clean().is_err()
+        {
+            self.cell = None;
         }
     }
 }
 
-/// Runs a program in a sandbox of its own and says how that went.
-fn try_out() -> Result<String, String> {
-    let store = Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[1; 32]))));
-    let sandbox = Sandbox::new(&store).map_err(|e| e.to_string())?;
-    let steps = [vec!["true".to_owned()]];
-    let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
-    let task = Enter {
-        workspace: Path::new("/"),
-        sources: Vec::new(),
-        artifacts: Vec::new(),
-        outputs: &[],
-        steps: &steps,
-        env: &env,
-        dir: "",
-        network: false,
-        stdin: None,
-        stdout: None,
-    };
-    let (entered, _room) = sandbox.enter(&task).map_err(|e| e.to_string())?;
-    let mut streams = Streams::new(&store, Arc::new(|_, _| {}));
-    let stop = StopFlag::new().map_err(|e| e.to_string())?;
-    let ended = entered.process.supervise(&mut streams, None, &stop).map_err(|e| e.to_string())?;
-    match entered.outcome.read(ended.status) {
-        Ok((Status::Exit(0), _)) => Ok("a task in namespaces of its own sees what it declares and nothing else".into()),
-        Ok((status, _)) => Err(format!("`true` ended with {status:?} in it")),
-        Err(kind) => Err(kind.to_string()),
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.end_rest();
+        self.own = None;
+        if let Some(room) = self.room.take() {
+            self.sandbox.rooms.give_back(room);
+        }
+        if let Some(cell) = self.cell.take() {
+            self.sandbox.idle[self.network].lock().unwrap_or_else(PoisonError::into_inner).push(cell);
+        }
     }
 }

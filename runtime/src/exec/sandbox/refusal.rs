@@ -3,9 +3,17 @@
 //! Knows error numbers and where systems keep their restrictions; unaware of tasks.
 
 use std::io;
+use std::sync::Arc;
 
-use super::child::Stage;
+use quipu_store::sign::Signer;
+use quipu_store::{Options, SignerSource, Store};
+
+use super::stage::{Failed, Stage};
+use super::{Enter, Sandbox};
+use crate::exec::capture::Streams;
 use crate::exec::lookup;
+use crate::exec::stop::StopFlag;
+use crate::exec::sys::Status;
 
 const CHOICES: &str = "the choices are `sandbox = \"landlock\"` (what is not declared is refused, not hidden), \
                        or `sandbox = \"none\"` (not isolated; its receipts are not shared)";
@@ -53,19 +61,20 @@ pub(super) fn of_fork(error: &io::Error) -> String {
     with_reason(what, error.raw_os_error().unwrap_or(0))
 }
 
-/// The child got so far.
-pub(super) fn of_stage(stage: Stage, index: usize, errno: i32, binds: &[String]) -> String {
+/// It got so far; `item` is what was being bound or made.
+pub(super) fn of_stage(failed: Failed, item: &str) -> String {
+    let Failed { stage, errno, .. } = failed;
     let error = io::Error::from_raw_os_error(errno);
-    let bound = binds.get(index).map_or("", |b| b);
     match stage {
         Stage::Descriptors => format!("sandbox: descriptors: {error}"),
         Stage::UserMap => with_reason("sandbox: mapping the user into its namespace is refused", errno),
         Stage::HostName => with_reason("sandbox: setting the host name is refused", errno),
         Stage::Root => with_reason("sandbox: mounting is refused", errno),
         Stage::Bind if matches!(errno, libc::ENOENT | libc::ENOTDIR) => {
-            format!("sandbox: input `{bound}` is not there any more")
+            format!("sandbox: `{item}` is not there any more")
         }
-        Stage::Bind => with_reason(&format!("sandbox: binding `{bound}` is refused"), errno),
+        Stage::Bind => with_reason(&format!("sandbox: binding `{item}` is refused"), errno),
+        Stage::Make => format!("sandbox: a place for `{item}` could not be made: {error}"),
         Stage::Proc => with_reason(
             "sandbox: mounting /proc is refused (in a container it is when parts of the container's /proc are covered)",
             errno,
@@ -75,6 +84,7 @@ pub(super) fn of_stage(stage: Stage, index: usize, errno: i32, binds: &[String])
         }
         Stage::Memory => with_reason("sandbox: mounting tmpfs is refused", errno),
         Stage::Pivot => with_reason("sandbox: changing the root directory is refused", errno),
+        Stage::Enter => with_reason("sandbox: entering its namespaces is refused", errno),
         Stage::Privileges => with_reason("sandbox: giving up privileges is refused", errno),
         Stage::Filter => with_reason("sandbox: filtering system calls is refused", errno),
         Stage::Fork => format!("sandbox: no process could be made: {error}"),
@@ -115,10 +125,37 @@ pub struct Capability {
 /// Tries what tasks need of this machine.
 pub fn probe() -> Vec<Capability> {
     vec![
-        Capability { name: "sandbox `ns`", state: super::try_out() },
+        Capability { name: "sandbox `ns`", state: try_out() },
         Capability { name: "sandbox `landlock`", state: landlock() },
         Capability { name: "sandbox `none`", state: Ok("always works; nothing is isolated".into()) },
     ]
+}
+
+/// Runs a program in a sandbox of its own.
+fn try_out() -> Result<String, String> {
+    let said = |e: &dyn std::fmt::Display| e.to_string();
+    let store = Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[1; 32]))));
+    let workspace = store.scratch_dir().map_err(|e| said(&e))?;
+    let sandbox = Sandbox::new(&store, &workspace).map_err(|e| said(&e))?;
+    let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
+    let task = Enter {
+        workspace: &workspace,
+        sources: Vec::new(),
+        artifacts: Vec::new(),
+        outputs: &[],
+        env: &env,
+        dir: "",
+        network: false,
+    };
+    let mut entered = sandbox.enter(&task).map_err(|e| said(&e))?;
+    let process = entered.start(&["true".to_owned()], None, None).map_err(|e| said(&e))?;
+    let mut streams = Streams::new(&store, Arc::new(|_, _| {}));
+    let stop = StopFlag::new().map_err(|e| said(&e))?;
+    let ended = process.supervise(&mut streams, None, &stop, &mut || entered.end_rest()).map_err(|e| said(&e))?;
+    match ended.status {
+        Status::Exit(0) => Ok("a task sees what it declares and nothing else".into()),
+        other => Err(format!("`true` ended with {other:?} in it")),
+    }
 }
 
 fn landlock() -> Result<String, String> {

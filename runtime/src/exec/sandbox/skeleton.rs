@@ -20,9 +20,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("shm", "/tmp"),
 ];
-/// What is copied of this machine's `/etc`: how programs find libraries, each other, certificates and fonts. Nothing in it
-/// names the machine or its people.
-const ETC: [&str; 26] = [
+/// What is shown of this machine's `/etc`: how programs find libraries, each other, certificates and fonts. Nothing in it
+/// names the machine or its people, or is theirs alone.
+const ETC: [&str; 28] = [
     "alternatives",
     "ca-certificates",
     "crypto-policies",
@@ -41,19 +41,23 @@ const ETC: [&str; 26] = [
     "os-release",
     "perl",
     "pki/ca-trust",
-    "pki/tls",
+    "pki/tls/certs",
+    "pki/tls/openssl.cnf",
     "protocols",
     "python3",
     "services",
     "sgml",
-    "ssl",
+    "ssl/certs",
+    "ssl/openssl.cnf",
     "texmf",
     "xml",
 ];
 /// Versions stand in the names of these.
 const ETC_PREFIXES: [&str; 3] = ["java-", "python3.", "php"];
-/// Copies of `/etc` end here: what is larger is no configuration.
-const ETC_LIMIT_BYTES: u64 = 16 << 20;
+/// A directory with more files than this is bound; copying fewer costs less than one more mount for each task.
+const COPIED_FILES: usize = 12;
+/// Larger files are no configuration.
+const COPIED_BYTES: u64 = 4 << 20;
 
 /// Who a task is, whoever runs quipu.
 pub(super) const UID: u32 = 1000;
@@ -69,16 +73,17 @@ const MADE_UP: [(&str, &str); 4] = [
     ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\nservices: files\n"),
 ];
 
-/// A root directory, and what has to be bound into it.
+/// What has to be bound into a root directory.
 pub(super) struct Skeleton {
-    pub(super) root: PathBuf,
     /// From a path of this machine to a path relative to the root; directories with all below them.
     pub(super) binds: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Skeleton {
-    /// Makes one at `root`, which is not there yet.
-    pub(super) fn create(root: PathBuf) -> io::Result<Self> {
+    /// Makes a template's root at `top`, which is not there yet; what tasks will see as their root is `root` in it.
+    pub(super) fn create(top: &Path) -> io::Result<Self> {
+        fs::create_dir(top)?;
+        let root = &top.join("root");
         for dir in ["", "dev", "etc", "home", "proc", "tmp", "ws"] {
             fs::create_dir(root.join(dir))?;
         }
@@ -104,24 +109,26 @@ impl Skeleton {
         for (name, target) in DEVICE_LINKS {
             symlink(target, root.join("dev").join(name))?;
         }
-        etc(&root.join("etc"))?;
-        Ok(Self { root, binds })
+        etc(&root.join("etc"), &mut binds)?;
+        Ok(Self { binds })
     }
 }
 
-fn etc(etc: &Path) -> io::Result<()> {
-    let mut left_bytes = ETC_LIMIT_BYTES;
+fn etc(etc: &Path, binds: &mut Vec<(PathBuf, PathBuf)>) -> io::Result<()> {
     let host = Path::new("/etc");
-    for name in ETC {
-        if let Some(parent) = Path::new(name).parent() {
-            fs::create_dir_all(etc.join(parent))?;
+    let listing = fs::read_dir(host).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let versioned = listing.filter(|name| ETC_PREFIXES.iter().any(|p| name.to_string_lossy().starts_with(p)));
+    for name in ETC.into_iter().map(PathBuf::from).chain(versioned.map(PathBuf::from)) {
+        let (from, to) = (host.join(&name), etc.join(&name));
+        if fs::symlink_metadata(&to).is_ok() || fs::symlink_metadata(&from).is_err() {
+            continue;
         }
-        copy(&host.join(name), &etc.join(name), &mut left_bytes);
-    }
-    for entry in fs::read_dir(host).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if ETC_PREFIXES.iter().any(|p| name.to_string_lossy().starts_with(p)) && !ETC.iter().any(|n| name == *n) {
-            copy(&entry.path(), &etc.join(&name), &mut left_bytes);
+        fs::create_dir_all(to.parent().expect("below /etc"))?;
+        if fs::symlink_metadata(&from)?.is_dir() && files_in(&from, COPIED_FILES + 1) > COPIED_FILES {
+            fs::create_dir(&to)?;
+            binds.push((from, Path::new("etc").join(&name)));
+        } else {
+            copy(&from, &to);
         }
     }
     symlink("/proc/self/mounts", etc.join("mtab"))?;
@@ -132,33 +139,38 @@ fn etc(etc: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies what everybody may read, links as links. What cannot be copied is left out: tasks that need it fail by its name.
-fn copy(from: &Path, to: &Path, left_bytes: &mut u64) {
-    let Ok(found) = fs::symlink_metadata(from) else { return };
-    if found.is_symlink() {
-        if let Ok(target) = fs::read_link(from) {
-            // A link out of what is shown leads nowhere in the sandbox: the file itself is copied.
-            let shown = SYSTEM
-                .iter()
-                .any(|s| from.parent().is_some_and(|p| p.join(&target).starts_with(Path::new("/").join(s))));
-            let inside = target.is_relative() || target.starts_with("/etc");
-            if shown || inside {
-                let _ = symlink(&target, to);
-            } else if let Ok(real) = fs::canonicalize(from) {
-                copy(&real, to, left_bytes);
-            }
+/// How many files and links there are, as far as that is below `enough`.
+fn files_in(dir: &Path, enough: usize) -> usize {
+    let mut count = 0;
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        count += if entry.file_type().is_ok_and(|t| t.is_dir()) { files_in(&entry.path(), enough) } else { 1 };
+        if count >= enough {
+            break;
         }
-        return;
     }
+    count
+}
+
+/// Copies what everybody may read, links as links. What cannot be copied is left out: tasks that need it fail by its name.
+fn copy(from: &Path, to: &Path) {
+    let Ok(found) = fs::symlink_metadata(from) else { return };
     let everybody = found.permissions().mode() & 0o4 != 0;
-    if found.is_dir() && everybody {
+    if found.is_symlink() {
+        let Ok(target) = fs::read_link(from) else { return };
+        let target = from.parent().unwrap_or(from).join(target);
+        // A link out of what is shown leads nowhere in the sandbox: the file itself is copied.
+        if SYSTEM.iter().any(|s| target.starts_with(Path::new("/").join(s))) || target.starts_with("/etc") {
+            let _ = symlink(target, to);
+        } else if let Ok(real) = fs::canonicalize(from) {
+            copy(&real, to);
+        }
+    } else if found.is_dir() && everybody {
         if DirBuilder::new().mode(0o755).create(to).is_ok() {
             for entry in fs::read_dir(from).into_iter().flatten().flatten() {
-                copy(&entry.path(), &to.join(entry.file_name()), left_bytes);
+                copy(&entry.path(), &to.join(entry.file_name()));
             }
         }
-    } else if found.is_file() && everybody && found.len() <= *left_bytes {
-        *left_bytes -= found.len();
+    } else if found.is_file() && everybody && found.len() <= COPIED_BYTES {
         let _ = fs::copy(from, to);
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Knows paths and what is listed in directories; unaware of mounts, of the store and of processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
 
 use quipu_store::tree::{MAX_DEPTH, Name};
 use rustc_hash::FxHashSet;
-use rustix::fs::{FileType, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 
 use crate::process::{OutputKind, OutputSpec};
 
@@ -25,11 +25,29 @@ pub(super) enum Seen {
 }
 
 /// What a task sees, by path from the workspace's root.
+///
+/// Directories that outputs are written in are on disk, those that only have inputs in them cannot be written to (whether
+/// they are bound whole or not), and the rest is in memory: what is left there is looked at and then gone.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) seen: BTreeMap<String, Seen>,
     /// Directories that are there although nothing is in them yet.
-    pub(super) dirs: Vec<String>,
+    pub(super) dirs: BTreeSet<String>,
+    /// Outermost directories that have inputs in them and nothing else.
+    pub(super) still: BTreeSet<String>,
+    /// Outermost directories that outputs are written in.
+    pub(super) disk: BTreeSet<String>,
+}
+
+/// What a directory that the task sees is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// One that cannot be written to.
+    Still,
+    /// One on disk.
+    Disk,
+    /// One in memory.
+    Memory,
 }
 
 /// Why there is no such view.
@@ -71,7 +89,7 @@ fn is_plain(path: &str) -> bool {
     path.split('/').all(|part| Name::new(part).is_ok()) && path.split('/').count() <= MAX_DEPTH
 }
 
-fn parent(path: &str) -> &str {
+pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
@@ -101,15 +119,13 @@ impl View {
         }
         let mut view = Self::default();
         let mut blocked: FxHashSet<&str> = FxHashSet::default();
-        for path in wanted.artifacts.iter().map(|(path, _)| *path).chain(wanted.outputs.iter().map(|o| match o.kind {
-            OutputKind::Glob => literal_prefix(&o.path),
-            OutputKind::File | OutputKind::Dir => parent(&o.path),
-        })) {
-            add_with_parents(path, &mut blocked);
-        }
+        wanted.outputs.iter().for_each(|output| add_with_parents(written_in(output), &mut blocked));
         // The working directory can always be written to.
         add_with_parents(wanted.dir, &mut blocked);
-        let covering = Covering { root: wanted.root, blocked: &blocked, globs: &globs(wanted.outputs) };
+        let mut shared = blocked.clone();
+        wanted.artifacts.iter().for_each(|(path, _)| add_with_parents(path, &mut shared));
+        let globs: Vec<&str> = wanted.outputs.iter().filter(|o| o.kind == OutputKind::Glob).map(written_in).collect();
+        let covering = Covering { root: wanted.root, blocked: &shared, globs: &globs };
         covering.visit("", &wanted.sources, &mut view.seen)?;
         view.seen.extend(wanted.artifacts.into_iter().map(|(path, seen)| (path.to_owned(), seen)));
         // Invariant: no input is below another, so that no place is ever made through a link.
@@ -118,17 +134,26 @@ impl View {
                 return Err(ViewError::Inside { inner: path.clone(), outer: outer.to_owned() });
             }
         }
-        for output in wanted.outputs {
-            let dir = match output.kind {
-                OutputKind::Glob => literal_prefix(&output.path),
-                OutputKind::File | OutputKind::Dir => {
-                    view.check_apart(output)?;
-                    parent(&output.path)
-                }
-            };
-            view.dirs.push(dir.to_owned());
+        for output in wanted.outputs.iter().filter(|o| o.kind != OutputKind::Glob) {
+            view.check_apart(output)?;
         }
-        view.dirs.push(wanted.dir.to_owned());
+        let written: BTreeSet<&str> = wanted.outputs.iter().map(written_in).collect();
+        view.dirs = written.iter().copied().chain([wanted.dir]).map(str::to_owned).collect();
+        let outermost = written.iter().filter(|dir| !written.iter().any(|d| d != *dir && is_within(dir, d)));
+        view.disk = outermost.map(|dir| (*dir).to_owned()).collect();
+        for path in view.seen.keys() {
+            let mut outermost = None;
+            let mut dir = parent(path);
+            while !dir.is_empty() && !blocked.contains(dir) {
+                outermost = Some(dir);
+                dir = parent(dir);
+            }
+            if let Some(dir) = outermost.filter(|dir| !globs.iter().any(|glob| is_within(dir, glob)))
+                && !view.still.contains(dir)
+            {
+                view.still.insert(dir.to_owned());
+            }
+        }
         Ok(view)
     }
 
@@ -145,32 +170,47 @@ impl View {
         }
     }
 
-    /// Makes the places in `ws` that inputs are bound over, and the directories that are to be there.
-    pub(super) fn make(&self, ws: &Path) -> io::Result<()> {
+    /// What the directory `dir` is.
+    pub(super) fn ground(&self, dir: &str) -> Ground {
+        let mut dir = dir;
+        loop {
+            if self.still.contains(dir) {
+                return Ground::Still;
+            } else if self.disk.contains(dir) {
+                return Ground::Disk;
+            } else if dir.is_empty() {
+                return Ground::Memory;
+            }
+            dir = parent(dir);
+        }
+    }
+
+    /// Makes what is on disk, in `ws`: directories, and places that inputs are bound over. `empty` is a file on the same
+    /// file system: one more name for it is all a place needs.
+    pub(super) fn make(&self, ws: &Path, empty: &Path) -> io::Result<()> {
         let top = rustix::fs::open(ws, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let mut made: FxHashSet<&str> = FxHashSet::default();
-        let (dir_mode, file_mode) = (Mode::from_raw_mode(0o755), Mode::from_raw_mode(0o644));
-        let mut make_dir = |path| -> io::Result<()> {
-            let mut missing = Vec::new();
-            let mut path: &str = path;
-            while !path.is_empty() && made.insert(path) {
-                missing.push(path);
-                path = parent(path);
-            }
-            for dir in missing.into_iter().rev() {
-                match rustix::fs::mkdirat(&top, dir, dir_mode) {
+        let mut make_dir = |path| {
+            for dir in new_dirs(path, &mut made) {
+                match rustix::fs::mkdirat(&top, dir, Mode::from_raw_mode(0o755)) {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(io::Error::from(error)),
                 }
             }
             Ok(())
         };
-        for (path, seen) in &self.seen {
+        let is_on_disk = |path: &str| self.ground(parent(path)) == Ground::Disk;
+        for dir in self.disk.iter().chain(self.still.iter().filter(|dir| is_on_disk(dir))) {
+            make_dir(dir)?;
+        }
+        for (path, seen) in self.seen.iter().filter(|(path, _)| is_on_disk(path)) {
             match seen {
                 Seen::Dir(_) => make_dir(path)?,
                 Seen::File(_) => {
                     make_dir(parent(path))?;
-                    rustix::fs::mknodat(&top, path, FileType::RegularFile, file_mode, 0)?;
+                    if rustix::fs::linkat(rustix::fs::CWD, empty, &top, path, AtFlags::empty()).is_err() {
+                        rustix::fs::mknodat(&top, path, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)?;
+                    }
                 }
                 Seen::Link(target) => {
                     make_dir(parent(path))?;
@@ -178,14 +218,14 @@ impl View {
                 }
             }
         }
-        for dir in self.dirs.iter().filter(|dir| self.holder(dir).is_none()) {
+        for dir in self.dirs.iter().filter(|dir| self.ground(dir) == Ground::Disk && self.holder(dir).is_none()) {
             make_dir(dir)?;
         }
         Ok(())
     }
 
     /// The input that is at `path` or above it.
-    fn holder<'p>(&self, path: &'p str) -> Option<&'p str> {
+    pub(super) fn holder<'p>(&self, path: &'p str) -> Option<&'p str> {
         let mut above = Some(path);
         while let Some(path) = above {
             if self.seen.contains_key(path) {
@@ -197,8 +237,12 @@ impl View {
     }
 }
 
-fn globs(outputs: &[OutputSpec]) -> Vec<&str> {
-    outputs.iter().filter(|o| o.kind == OutputKind::Glob).map(|o| literal_prefix(&o.path)).collect()
+/// The directory that an output is written in, or below.
+fn written_in(output: &OutputSpec) -> &str {
+    match output.kind {
+        OutputKind::Glob => literal_prefix(&output.path),
+        OutputKind::File | OutputKind::Dir => parent(&output.path),
+    }
 }
 
 fn add_with_parents<'a>(path: &'a str, set: &mut FxHashSet<&'a str>) {
@@ -206,6 +250,18 @@ fn add_with_parents<'a>(path: &'a str, set: &mut FxHashSet<&'a str>) {
     while set.insert(path) && !path.is_empty() {
         path = parent(path);
     }
+}
+
+/// The directories from the top down to `path` that were not given before; `given` remembers.
+pub(super) fn new_dirs<'p>(path: &'p str, given: &mut FxHashSet<&'p str>) -> Vec<&'p str> {
+    let mut dirs = Vec::new();
+    let mut path = path;
+    while !path.is_empty() && given.insert(path) {
+        dirs.push(path);
+        path = parent(path);
+    }
+    dirs.reverse();
+    dirs
 }
 
 /// Finds the directories in which there is nothing but declared sources.
