@@ -451,7 +451,7 @@ impl Drive {
     }
 
     fn ended(&self, task: TaskIdx, end: End) -> RunEvent {
-        let failure = self.run.outcome(task).and_then(|o| o.as_ref().err());
+        let failure = self.run.failure(task);
         let (ended, reason) = match end {
             End::Cached => (Ended::Cached, None),
             End::CutOff => (Ended::CutOff, None),

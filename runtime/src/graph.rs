@@ -5,7 +5,7 @@
 //! magnitude faster to build and to sort at 100,000 nodes.
 
 use crate::task::Work;
-use crate::value::{Await, Branch, On};
+use crate::value::On;
 use crate::workflow::Workflow;
 
 /// A task's place in its workflow.
@@ -196,22 +196,4 @@ impl Graph {
     pub fn edges(&self) -> usize {
         self.awaits.total() + self.after.total()
     }
-}
-
-/// The promises of `awaiter` on `on`, in canonical order.
-pub fn promises_on(workflow: &Workflow, awaiter: TaskIdx, on: TaskIdx) -> Vec<Await> {
-    let mut out = vec![];
-    if let Work::Task(task) = &workflow.node(awaiter).work {
-        task.args.promises(&mut |promise| {
-            if promise.on == On::Here(on) {
-                out.push((**promise).clone());
-            }
-        });
-    }
-    out
-}
-
-/// Whether every promise of `awaiter` on `on` takes the ok branch.
-pub fn awaits_only_ok(workflow: &Workflow, awaiter: TaskIdx, on: TaskIdx) -> bool {
-    promises_on(workflow, awaiter, on).iter().all(|p| p.branch == Branch::Ok)
 }

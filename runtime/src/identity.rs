@@ -4,11 +4,11 @@
 //! lines that `explain` shows; both are fed by the same code, so what is shown is what was hashed. Unaware
 //! of stores and of where values come from.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use quipu_store::cid::{InvocationId, Link, TaskId};
 use quipu_store::dag::DagError;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::canon::{self, Encoder, MAX_TASK_BYTES};
 use crate::graph::{Graph, TaskIdx};
@@ -113,9 +113,9 @@ pub fn feed_task(task: &Task, writer: &mut impl Ingredients, id_of: &impl Fn(On)
 pub struct Ids {
     ids: Vec<TaskId>,
     first: Vec<TaskIdx>,
-    by_id: HashMap<TaskId, TaskIdx>,
+    by_id: FxHashMap<TaskId, TaskIdx>,
     /// All names of the tasks that have several, by the first.
-    names: HashMap<TaskIdx, Vec<TaskIdx>>,
+    names: FxHashMap<TaskIdx, Vec<TaskIdx>>,
 }
 
 /// Why a task has no id.
@@ -149,10 +149,10 @@ impl Ids {
                 }
             };
         }
-        let mut by_id = HashMap::with_capacity(ids.len());
+        let mut by_id = FxHashMap::with_capacity_and_hasher(ids.len(), FxBuildHasher);
         let first: Vec<TaskIdx> =
             ids.iter().enumerate().map(|(i, id)| *by_id.entry(*id).or_insert(TaskIdx::new(i))).collect();
-        let mut names = HashMap::<TaskIdx, Vec<TaskIdx>>::new();
+        let mut names = FxHashMap::<TaskIdx, Vec<TaskIdx>>::default();
         for (i, first) in first.iter().enumerate().filter(|(i, first)| first.index() != *i) {
             names.entry(*first).or_insert_with(|| vec![*first]).push(TaskIdx::new(i));
         }
@@ -172,6 +172,11 @@ impl Ids {
     /// Every name of a task that has several, given the first; `None` for a task with one name.
     pub fn others(&self, first: TaskIdx) -> Option<&[TaskIdx]> {
         self.names.get(&first).map(Vec::as_slice)
+    }
+
+    /// Whether any task has several names.
+    pub fn has_synonyms(&self) -> bool {
+        !self.names.is_empty()
     }
 
     /// The task with this id.
@@ -246,7 +251,9 @@ pub struct Listing {
 pub enum Leaf {
     /// A link to a block.
     Link(Link),
-    /// Anything else, as a person reads it.
+    /// Text.
+    Text(Text),
+    /// Anything else, as a person reads it. Kept apart from text: `1` and `"1"` are different ingredients.
     Plain(Text),
 }
 
@@ -254,7 +261,7 @@ impl std::fmt::Display for Leaf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Link(link) => write!(f, "{link}"),
-            Self::Plain(text) => f.write_str(text),
+            Self::Text(text) | Self::Plain(text) => f.write_str(text),
         }
     }
 }
@@ -266,6 +273,16 @@ enum Step {
 }
 
 impl Listing {
+    /// What a decoded task's id is made of: one whose promises name tasks by id.
+    pub fn of(task: &Task) -> Self {
+        let mut listing = Self::default();
+        feed_task(task, &mut listing, &|on| match on {
+            On::Id(id) => id,
+            On::Here(_) => unreachable!("a decoded task names others by id; use `Ids::listing` for the rest"),
+        });
+        listing
+    }
+
     fn leaf(&mut self, leaf: Leaf) {
         self.lines.push((self.path(), leaf));
         self.advance();
@@ -274,22 +291,16 @@ impl Listing {
     fn path(&self) -> String {
         let mut path = String::new();
         for step in &self.path {
-            match step {
-                Step::List(i) => {
-                    let _ = write!(path, "[{i}]");
+            let dot = if path.is_empty() { "" } else { "." };
+            let written = match step {
+                Step::List(i) => write!(path, "[{i}]"),
+                // A key that is a path or empty would read as several.
+                Step::Map(key) if key.is_empty() || key.contains(['.', '[', ' ', '"', '\\']) => {
+                    write!(path, "{dot}{key:?}")
                 }
-                Step::Map(key) => {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    // A key that is a path or empty would read as several.
-                    if key.is_empty() || key.contains(['.', '[', ' ']) {
-                        let _ = write!(path, "{key:?}");
-                    } else {
-                        path.push_str(key);
-                    }
-                }
-            }
+                Step::Map(key) => write!(path, "{dot}{key}"),
+            };
+            written.expect("a string takes what is written to it");
         }
         path
     }
@@ -328,7 +339,7 @@ impl Ingredients for Listing {
     }
 
     fn text(&mut self, value: &str) {
-        self.plain(value.to_owned());
+        self.leaf(Leaf::Text(value.into()));
     }
 
     fn bytes(&mut self, value: &[u8]) {
@@ -394,6 +405,7 @@ mod tests {
         back.args.promises(&mut |p| seen.push((**p).clone()));
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].on, seen[0].branch, seen[0].at.len()), (On::Id(ids.of(a)), Branch::Ok, 2));
+        assert_eq!(Listing::of(&back), ids.listing(task), "listed alike before and after");
     }
 
     #[test]

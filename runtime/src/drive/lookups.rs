@@ -13,13 +13,18 @@ use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
 use crate::run::step::{Candidate, Event, Need, Part, Placed, Step};
 
+/// How many look-ups share one read of the index at most: answers to a million at once would not fit.
+const LOOKUPS_AT_ONCE: usize = 4096;
+
 impl Drive {
     /// Answers what can be answered in place, until only work is left.
     pub(super) fn settle(&mut self) -> Result<(), DriveError> {
         loop {
             let (mut tasks, mut invocations) = (vec![], vec![]);
             let mut quiet = true;
-            while let Some(step) = self.run.poll() {
+            while tasks.len() + invocations.len() < LOOKUPS_AT_ONCE
+                && let Some(step) = self.run.poll()
+            {
                 quiet = false;
                 match step {
                     Step::Find { task, id } => tasks.push((task, id)),

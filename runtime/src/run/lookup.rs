@@ -2,14 +2,16 @@
 //!
 //! Unaware of trust: whose receipts count was decided before they got here.
 
-use quipu_store::cid::{OutputId, ReceiptId, TaskId, TreeId};
+use quipu_store::cid::{OutputId, ReceiptId, TreeId};
 use quipu_store::receipt::{Failure, FailureKind, Via};
 use quipu_store::tree::Entry;
 
 use crate::graph::TaskIdx;
+#[cfg(test)]
+use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, State, Step};
 use crate::run::values::{self, Resolved};
-use crate::run::{Lookup, Run, Todo};
+use crate::run::{Known, Lookup, Run, Todo};
 use crate::task::{Invocation, Work};
 use crate::value::{On, Value};
 
@@ -33,25 +35,25 @@ impl Run {
             return;
         }
         let external = matches!(self.work(task), Work::External(_));
-        let by_inputs = slot.forced || slot.inputs_first || self.rules.ignore_shortcuts;
+        let by_inputs = slot.inputs_first || self.rules.ignore_shortcuts;
         if by_inputs && !external {
             return self.wait_for_inputs(task);
         }
         self.slot_mut(task).state = State::Finding;
         match self.slot(task).lookup {
             Lookup::None => self.look_up(task),
-            Lookup::Asked => {}
-            Lookup::Known { .. } => self.todo.push_back(Todo::Weigh(task)),
+            Lookup::Asked(_) => {}
+            Lookup::Known(_) | Lookup::Past => self.todo.push_back(Todo::Weigh(task)),
         }
     }
 
-    pub(super) fn demand_all(&mut self, tasks: Vec<TaskIdx>) {
-        let idle = tasks.into_iter().filter(|d| self.slots[d.index()].state == State::Idle);
-        self.todo.extend(idle.map(Todo::Demand));
+    pub(super) fn demand_all(&mut self, tasks: &[TaskIdx]) {
+        let idle = tasks.iter().filter(|d| self.slots[d.index()].state == State::Idle);
+        self.demanded.extend(idle);
     }
 
     fn look_up(&mut self, task: TaskIdx) {
-        self.slot_mut(task).lookup = Lookup::Asked;
+        self.slot_mut(task).lookup = Lookup::Asked(vec![]);
         let id = self.subject.ids.of(task);
         self.ask(Step::Find { task, id });
     }
@@ -63,12 +65,13 @@ impl Run {
         accepted: Option<(ReceiptId, OutputId)>,
     ) {
         self.in_flight -= 1;
-        // What this store already goes by, then our own, then trust, age and id: the same choice every time.
+        // What this store already goes by, then success, our own, trust, age and id: the same choice every time.
         let (receipt, out) = accepted.unzip();
         let known = |c: &Candidate| (Some(c.receipt) != receipt, Some(c.out) != out);
-        candidates.sort_by_key(|c| (known(c), !c.own, c.rank, c.issued_at, c.receipt));
-        self.slot_mut(task).lookup = Lookup::Known { candidates, accepted };
-        for asker in std::mem::take(&mut self.slot_mut(task).askers) {
+        candidates.sort_by_key(|c| (known(c), c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
+        let known = Lookup::Known(Box::new(Known { candidates, accepted }));
+        let Lookup::Asked(askers) = std::mem::replace(&mut self.slot_mut(task).lookup, known) else { return };
+        for asker in askers {
             // Weighed once all it asked for is known, not at each answer.
             self.slot_mut(asker).asked -= 1;
             self.todo.push_back(Todo::Weigh(asker));
@@ -81,18 +84,32 @@ impl Run {
         if self.slot(task).state != State::Finding || self.slot(task).asked > 0 {
             return;
         }
-        let Lookup::Known { candidates, accepted } = &self.slot(task).lookup else { return };
+        let Lookup::Known(known) = &self.slot(task).lookup else { return };
+        let Known { candidates, accepted } = &**known;
+        if self.slot(task).forced {
+            // It runs whatever they say; what they say tells whether it came out as before.
+            self.slot_mut(task).table = self.slot(task).table.or(accepted.map(|(_, out)| out));
+            return self.wait_for_inputs(task);
+        }
         let accepted = accepted.map(|(receipt, _)| receipt);
         let candidates: Vec<Candidate> = candidates.iter().filter(|c| self.is_usable(task, c)).cloned().collect();
+        #[cfg(test)]
+        match self.rules.sabotage {
+            Some(Sabotage::NoShortcut) => return self.wait_for_inputs(task),
+            Some(Sabotage::LookAtInputs) => self.demand_all(&self.shared().inputs(task)),
+            _ => {}
+        }
         for candidate in &candidates {
             match self.fit(task, candidate) {
                 Fit::No => {}
                 Fit::Ask(tasks) => {
                     self.slot_mut(task).asked = tasks.len() as u32;
                     for other in tasks {
-                        self.slot_mut(other).askers.push(task);
                         if matches!(self.slot(other).lookup, Lookup::None) {
                             self.look_up(other);
+                        }
+                        if let Lookup::Asked(askers) = &mut self.slot_mut(other).lookup {
+                            askers.push(task);
                         }
                     }
                     return;
@@ -123,40 +140,53 @@ impl Run {
         }
     }
 
-    fn is_usable(&self, task: TaskIdx, candidate: &Candidate) -> bool {
+    pub(super) fn is_usable(&self, task: TaskIdx, candidate: &Candidate) -> bool {
         (candidate.result.is_ok() || self.rules.use_failures) && (self.policy(task).cache || candidate.session)
     }
 
     fn fit(&self, task: TaskIdx, candidate: &Candidate) -> Fit {
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::NoCoherence) {
+            return Fit::Yes(vec![]);
+        }
         if self.slot(task).table.is_some_and(|known| known != candidate.out) {
             return Fit::No;
         }
         let mut hints = vec![];
         let mut ask = vec![];
         // A stack of receipts to be weighed, instead of recursion: the via of a foreign one leads to others.
-        let mut stack: Vec<&Candidate> = vec![candidate];
-        while let Some(c) = stack.pop() {
+        let mut stack: Vec<(TaskIdx, &Candidate)> = vec![(task, candidate)];
+        while let Some((of, c)) = stack.pop() {
+            let is_external = matches!(self.work(of), Work::External(_));
             for (id, out) in &c.via {
-                let Some(awaited) = self.find(*id) else { return Fit::No };
+                let awaited = match self.subject.ids.find(*id) {
+                    Some(awaited) => self.first(awaited),
+                    // What a task of another workflow awaited need not be part of this one.
+                    None if is_external => continue,
+                    None => return Fit::No,
+                };
                 let slot = self.slot(awaited);
-                if slot.must_run || (slot.forced && slot.settled.is_none()) {
-                    return Fit::No;
-                }
+                // What it came out as stands while it is made again for its bytes; if it comes out differently,
+                // those settled by it are looked at again.
                 let known = slot.table.or_else(|| hints.iter().find(|(t, _)| *t == awaited).map(|(_, out)| *out));
-                match (known, &slot.lookup) {
-                    (Some(known), _) if known == *out => {}
-                    (Some(_), _) => return Fit::No,
-                    (None, Lookup::None | Lookup::Asked) => ask.push(awaited),
-                    (None, Lookup::Known { accepted: Some((_, accepted)), .. }) if accepted == out => {
-                        hints.push((awaited, *out))
+                let known = match (known, &slot.lookup) {
+                    (Some(known), _) if known == *out => continue,
+                    (Some(_), _) | (None, Lookup::Past) => return Fit::No,
+                    (None, Lookup::None | Lookup::Asked(_)) => {
+                        ask.push(awaited);
+                        continue;
                     }
-                    (None, Lookup::Known { accepted: Some(_), .. }) => return Fit::No,
-                    (None, Lookup::Known { .. }) if c.own => hints.push((awaited, *out)),
-                    (None, Lookup::Known { candidates, .. }) => {
-                        let backing = candidates.iter().find(|b| b.out == *out && self.is_usable(awaited, b));
+                    (None, Lookup::Known(known)) => known,
+                };
+                match known.accepted {
+                    Some((_, accepted)) if accepted == *out => hints.push((awaited, *out)),
+                    Some(_) => return Fit::No,
+                    None if c.own => hints.push((awaited, *out)),
+                    None => {
+                        let backing = known.candidates.iter().find(|b| b.out == *out && self.is_usable(awaited, b));
                         let Some(backing) = backing else { return Fit::No };
                         hints.push((awaited, *out));
-                        stack.push(backing);
+                        stack.push((awaited, backing));
                         if hints.len() > MAX_BACKING {
                             return Fit::No;
                         }
@@ -167,10 +197,6 @@ impl Run {
         ask.sort_unstable();
         ask.dedup();
         if ask.is_empty() { Fit::Yes(hints) } else { Fit::Ask(ask) }
-    }
-
-    fn find(&self, id: TaskId) -> Option<TaskIdx> {
-        self.subject.ids.find(id)
     }
 
     fn report_divergence(&mut self, task: TaskIdx, chosen: &Candidate, all: &[Candidate]) {
@@ -186,17 +212,19 @@ impl Run {
 
     /// Rule 3, first half: values of all inputs.
     pub(super) fn wait_for_inputs(&mut self, task: TaskIdx) {
-        let inputs = self.inputs(task);
+        let subject = self.shared();
+        let inputs = subject.inputs(task);
         let missing = inputs.iter().filter(|d| !self.is_ended(**d)).count() as u32;
         let slot = self.slot_mut(task);
         slot.state = State::Waiting;
         slot.epoch += 1;
         slot.missing = missing;
         slot.errand = None;
+        slot.stale = false;
         if missing == 0 {
             self.todo.push_back(Todo::Ready(task));
         }
-        self.demand_all(inputs);
+        self.demand_all(&inputs);
     }
 
     /// Rule 3, second half: the invocation, and receipts under its id.
@@ -204,15 +232,16 @@ impl Run {
         if self.slot(task).state != State::Waiting || self.slot(task).missing > 0 {
             return;
         }
-        for input in self.inputs(task) {
-            match self.slot(input).state {
+        let subject = self.shared();
+        let inputs = subject.inputs(task);
+        for input in inputs.iter() {
+            match self.slot(*input).state {
                 State::Ended(End::Blocked { cause }) => return self.end(task, End::Blocked { cause }),
                 State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
                 State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
                 _ => {}
             }
         }
-        let subject = std::sync::Arc::clone(&self.subject);
         let Work::Task(recipe) = &subject.workflow.node(task).work else { unreachable!("externals never wait") };
         let mut parts = vec![];
         let mut refused = None;
@@ -225,7 +254,7 @@ impl Run {
             let Some(settled) = &self.slot(on).settled else {
                 return refused.insert(Refusal::Failed(on)).fail();
             };
-            let mut resolved = values::resolve(&settled.result, promise);
+            let mut resolved = values::resolve(&settled.kept, promise);
             if let Resolved::Within(part) = resolved {
                 let known = self.slot(task).errand.iter().flat_map(|e| &e.selected).find(|(p, _)| *p == part);
                 resolved = match known {
@@ -263,7 +292,11 @@ impl Run {
         let recipe = recipe.clone();
         let invocation = Invocation { sub: recipe.sub, cmd: recipe.cmd, args, nonce: recipe.nonce };
         let (id, _) = invocation.encode();
+        let settled = inputs.iter().filter_map(|d| Some((subject.ids.of(*d), self.slot(*d).settled.as_ref()?)));
+        let via = settled.clone().map(|(d, s)| (d, s.out)).collect();
+        let ins = settled.filter_map(|(_, s)| s.receipt).collect();
         let errand = self.errand(task);
+        (errand.via, errand.ins) = (via, ins);
         errand.invocation = Some((id, invocation.into()));
         errand.needs = needs
             .into_iter()
@@ -271,6 +304,10 @@ impl Run {
             .filter(|n| !(n.entries.is_empty() && n.streams.is_empty()))
             .collect();
         if self.slot(task).forced || self.slot(task).must_run {
+            return self.order(task);
+        }
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::NoCutOff) {
             return self.order(task);
         }
         self.slot_mut(task).state = State::FindingInvocation;
@@ -284,16 +321,17 @@ impl Run {
             *slot = entry;
         }
         if trees.iter().any(|t| hollow.contains(t)) {
-            // Directory nodes themselves are gone: their makers run again.
-            let makers: Vec<TaskIdx> = self
-                .inputs(task)
-                .into_iter()
-                .filter(|d| match self.slot(*d).settled.as_ref().map(|s| &s.result) {
-                    Some(Ok(out)) => out.links().any(|l| hollow.iter().any(|t| t.link() == l)),
-                    _ => false,
-                })
-                .collect();
-            return self.staged(task, &makers);
+            // Directory nodes themselves are gone: their makers run again, unless they do so already.
+            let made = |d: &TaskIdx| {
+                let kept = self.slot(*d).settled.as_ref().map(|s| &s.kept);
+                kept.is_some_and(|kept| hollow.iter().any(|t| kept.has_link(t.link())))
+            };
+            let makers: Vec<TaskIdx> = self.subject.inputs(task).iter().copied().filter(made).collect();
+            return self.make_again(task, &makers);
+        }
+        if self.subject.inputs(task).iter().any(|d| !self.is_ended(*d)) {
+            // One of them is being made again meanwhile.
+            return self.wait_for_inputs(task);
         }
         self.slot_mut(task).state = State::Waiting;
         self.todo.push_back(Todo::Ready(task));
@@ -302,7 +340,7 @@ impl Run {
     pub(super) fn found_invocation(&mut self, task: TaskIdx, mut candidates: Vec<Candidate>) {
         let table = self.slot(task).table;
         candidates.retain(|c| self.is_usable(task, c));
-        candidates.sort_by_key(|c| (Some(c.out) != table, !c.own, c.rank, c.issued_at, c.receipt));
+        candidates.sort_by_key(|c| (Some(c.out) != table, c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
         let Some(chosen) = candidates.first().cloned() else { return self.order(task) };
         if let Some(other) = candidates.iter().find(|c| match (&c.result, &chosen.result) {
             (Ok(a), Ok(b)) => a.artifacts != b.artifacts,
@@ -324,23 +362,29 @@ impl Run {
         let kind = match refusal {
             Refusal::Unknown => return self.end(task, End::Blocked { cause: task }),
             Refusal::Failed(on) => return self.end(task, End::Skipped { cause: on }),
-            Refusal::Branch(on)
-                if self.slot(on).attempts > 0 && self.slot(on).settled.as_ref().is_some_and(|s| s.result.is_err()) =>
-            {
-                return self.end(task, End::Skipped { cause: on });
-            }
+            Refusal::Branch(on) if self.failed_here(on) => return self.end(task, End::Skipped { cause: on }),
             Refusal::Branch(on) => FailureKind::BranchMismatch { on: self.subject.ids.of(on) },
             Refusal::Missing(path) => FailureKind::MissingOutput { path },
         };
         self.fail(task, Failure::from(kind), None);
     }
 
-    /// The outputs and receipts a task is made from: its direct awaits, as this run goes by them.
+    /// Whether it failed in this run, rather than by a receipt of an earlier failure.
+    fn failed_here(&self, task: TaskIdx) -> bool {
+        let slot = self.slot(task);
+        let failure = slot.settled.as_ref().filter(|s| s.kept.is_failure());
+        failure.is_some_and(|s| slot.attempts > 0 || s.receipt.is_none())
+    }
+
+    /// The outputs and receipts a task's invocation is made from: its direct awaits.
     pub(super) fn made_from(&self, task: TaskIdx) -> (Via, Vec<ReceiptId>) {
-        let inputs = self.inputs(task);
-        let settled = inputs.iter().filter_map(|d| Some((*d, self.slot(*d).settled.as_ref()?)));
-        let via = settled.clone().map(|(d, s)| (self.subject.ids.of(d), s.out)).collect();
-        (via, settled.filter_map(|(_, s)| s.receipt).collect())
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::LateVia) {
+            let now = |d: &TaskIdx| Some((self.subject.ids.of(*d), self.slot(*d).settled.as_ref()?.out));
+            return (self.subject.inputs(task).iter().filter_map(now).collect(), vec![]);
+        }
+        let errand = self.slot(task).errand.as_ref().expect("a task with an invocation has an errand");
+        (errand.via.clone(), errand.ins.clone())
     }
 
     pub(super) fn diverge(&mut self, task: TaskIdx, known: OutputId, other: OutputId) {

@@ -7,23 +7,27 @@ mod lookup;
 mod queue;
 mod settle;
 pub mod step;
+mod subject;
 pub mod values;
+mod view;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use quipu_store::cid::{InvocationId, OutputId, ReceiptId};
+use quipu_store::receipt::Via;
 use quipu_store::tree::Entry;
 
 pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
-use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
+use step::{Candidate, End, Event, Need, Notice, Part, State, Step};
+pub use subject::{Subject, SubjectError};
+use values::Kept;
+pub use view::Counts;
 
-use crate::graph::{Cycle, Graph, TaskIdx};
-use crate::identity::{IdentityError, Ids};
+use crate::graph::TaskIdx;
 use crate::task::{Invocation, Policy, Work};
 use crate::value::Text;
-use crate::workflow::Workflow;
 
 /// How often the bytes of one task may vanish in one run before its users fail.
 const MAX_REPRODUCTIONS: u8 = 3;
@@ -52,75 +56,31 @@ pub struct Rules {
     pub expected_ms: Vec<u64>,
     /// Whether everything but the work is done: what would run stays queued.
     pub dry: bool,
-}
-
-/// A workflow with its edges and ids: what a run is about.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// The tasks.
-    pub workflow: Workflow,
-    /// Their edges.
-    pub graph: Graph,
-    /// Their ids.
-    pub ids: Ids,
-}
-
-/// Why a workflow cannot be run.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SubjectError {
-    /// Its tasks wait for one another.
-    #[error(transparent)]
-    Cycle(#[from] Cycle),
-    /// Some task has no id.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-}
-
-impl Subject {
-    /// Finds edges, order and ids.
-    pub fn new(workflow: Workflow) -> Result<Self, SubjectError> {
-        let graph = Graph::build(&workflow)?;
-        let ids = Ids::compute(&workflow, &graph)?;
-        Ok(Self { workflow, graph, ids })
-    }
-}
-
-/// Counts of tasks by how they ended, over all that the goals lead to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Counts {
-    /// Ran and succeeded.
-    pub ran: usize,
-    /// Settled by a receipt under the task id.
-    pub cached: usize,
-    /// Settled by a receipt under the invocation id.
-    pub cut_off: usize,
-    /// Never asked for.
-    pub unneeded: usize,
-    /// Failed.
-    pub failed: usize,
-    /// Skipped since a task they depend on did not succeed.
-    pub skipped: usize,
-    /// Blocked by a task of another workflow.
-    pub blocked: usize,
-    /// Cancelled.
-    pub cancelled: usize,
+    /// A rule that is broken on purpose: the model test must notice.
+    #[cfg(test)]
+    pub(crate) sabotage: Option<Sabotage>,
 }
 
 #[derive(Debug, Clone, Default)]
 enum Lookup {
     #[default]
     None,
-    Asked,
-    Known {
-        candidates: Vec<Candidate>,
-        accepted: Option<(ReceiptId, OutputId)>,
-    },
+    /// Beside it, tasks whose receipts are weighed once it is answered.
+    Asked(Vec<TaskIdx>),
+    Known(Box<Known>),
+    /// The task has an output since: that says all.
+    Past,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    candidates: Vec<Candidate>,
+    accepted: Option<(ReceiptId, OutputId)>,
 }
 
 #[derive(Debug, Clone)]
 struct Settlement {
-    result: Outcome,
+    kept: Kept,
     out: OutputId,
     receipt: Option<ReceiptId>,
 }
@@ -131,8 +91,15 @@ struct Errand {
     selected: Vec<(Part, Option<Entry>)>,
     invocation: Option<(InvocationId, Arc<Invocation>)>,
     needs: Vec<Need>,
+    /// Awaited outputs the invocation is made from: those that stood when it was made, whatever comes later.
+    via: Via,
+    /// Receipts of the inputs, likewise.
+    ins: Vec<ReceiptId>,
+    /// Slots it holds while it runs.
+    taken: Option<Taken>,
 }
 
+/// What a run knows of one task. There are as many as tasks: what few have at a time is boxed.
 #[derive(Debug, Clone, Default)]
 struct Slot {
     state: State,
@@ -144,12 +111,9 @@ struct Slot {
     table: Option<OutputId>,
     settled: Option<Settlement>,
     lookup: Lookup,
-    /// Tasks whose receipts are weighed once this one's lookup is answered.
-    askers: Vec<TaskIdx>,
     /// Lookups it asked for and has no answer to, while `Finding`.
     asked: u32,
     errand: Option<Box<Errand>>,
-    taken: Option<Taken>,
     attempts: u32,
     reproductions: u8,
     goal: bool,
@@ -166,7 +130,6 @@ struct Slot {
 
 #[derive(Debug, Clone, Copy)]
 enum Todo {
-    Demand(TaskIdx),
     Weigh(TaskIdx),
     Ready(TaskIdx),
     Changed(TaskIdx),
@@ -183,6 +146,8 @@ pub struct Run {
     free: Slots,
     steps: VecDeque<Step>,
     todo: VecDeque<Todo>,
+    /// Tasks somebody wants the value of; taken up last, so that one answer is used up before the next is asked for.
+    demanded: VecDeque<TaskIdx>,
     /// Queued or running task of each invocation, and those that wait for its result.
     leaders: HashMap<InvocationId, (TaskIdx, Vec<TaskIdx>)>,
     in_flight: usize,
@@ -205,6 +170,7 @@ impl Run {
             queue: Queue::default(),
             steps: VecDeque::new(),
             todo: VecDeque::new(),
+            demanded: VecDeque::new(),
             leaders: HashMap::new(),
             in_flight: 0,
             stopping: false,
@@ -216,7 +182,7 @@ impl Run {
         goals.sort_unstable();
         goals.dedup();
         run.mark(&goals);
-        run.todo.extend(goals.iter().map(|g| Todo::Demand(*g)));
+        run.demanded.extend(goals);
         run
     }
 
@@ -232,14 +198,16 @@ impl Run {
         }
         while let Some(task) = stack.pop() {
             if !std::mem::replace(&mut self.slots[task.index()].in_scope, true) {
-                stack.extend(self.inputs(task));
-                stack.extend(self.after(task));
+                stack.extend(self.subject.inputs(task).iter());
+                stack.extend(self.subject.after(task).iter());
             }
         }
-        let subject = Arc::clone(&self.subject);
-        for &task in subject.graph.order() {
+        if self.rules.force.is_empty() {
+            return;
+        }
+        for &task in self.shared().graph.order() {
             let task = self.first(task);
-            let upstream = self.inputs(task).into_iter().any(|d| {
+            let upstream = self.subject.inputs(task).iter().any(|d| {
                 let d = &self.slots[d.index()];
                 d.forced || d.inputs_first
             });
@@ -249,11 +217,18 @@ impl Run {
 
     /// The next step, if there is one before something happens outside.
     pub fn poll(&mut self) -> Option<Step> {
-        self.pump();
-        if self.steps.is_empty() && !self.stopping && !self.rules.dry {
-            self.dispatch();
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                return Some(step);
+            }
+            // One at a time: a million demands at once would be a million steps at once.
+            match self.todo.pop_front() {
+                Some(todo) => self.take_up(todo),
+                None if let Some(task) = self.demanded.pop_front() => self.demand(task),
+                None if self.may_dispatch() && self.dispatch() => {}
+                None => return None,
+            }
         }
-        self.steps.pop_front()
     }
 
     /// Takes an event. Answers to questions that no longer matter are ignored.
@@ -276,8 +251,9 @@ impl Run {
                 self.in_flight -= 1;
                 if self.at(task, State::Running, epoch) {
                     self.release(task);
-                    self.unlead(task);
+                    let followers = self.unlead(task);
                     self.staged(task, &hollow);
+                    followers.into_iter().for_each(|f| self.wait_for_inputs(f));
                 } else if self.at(task, State::Staging, epoch) {
                     self.staged(task, &hollow);
                 }
@@ -302,7 +278,7 @@ impl Run {
 
     /// Whether nothing is left to do. Call after [`Run::poll`] gave nothing.
     pub fn is_done(&self) -> bool {
-        self.steps.is_empty() && self.todo.is_empty() && self.in_flight == 0
+        self.steps.is_empty() && self.todo.is_empty() && self.demanded.is_empty() && self.in_flight == 0
     }
 
     /// Ends what has no end yet. To be called once, when the run is done; not when it was only planned.
@@ -324,88 +300,12 @@ impl Run {
         self.priority = critical_path(&self.subject.graph, &expected_ms);
         self.rules.expected_ms = expected_ms;
         self.queue = Queue::default();
-        for i in 0..self.slots.len() {
+        for (i, node) in self.subject.workflow.nodes().iter().enumerate() {
             if self.slots[i].state == State::Queued {
-                self.queue.push(TaskIdx::new(i), self.priority[i], self.slots[i].epoch);
+                self.queue.push(TaskIdx::new(i), self.priority[i], self.slots[i].epoch, &node.policy.slots);
             }
         }
     }
-
-    /// Where a task stands.
-    pub fn state(&self, task: TaskIdx) -> State {
-        self.slot(self.first(task)).state
-    }
-
-    /// Whether the goals lead to it.
-    pub fn in_scope(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).in_scope
-    }
-
-    /// What came out of a settled task.
-    pub fn outcome(&self, task: TaskIdx) -> Option<&Outcome> {
-        self.slot(self.first(task)).settled.as_ref().map(|s| &s.result)
-    }
-
-    /// The receipt a settled task goes by.
-    pub fn receipt(&self, task: TaskIdx) -> Option<ReceiptId> {
-        self.slot(self.first(task)).settled.as_ref().and_then(|s| s.receipt)
-    }
-
-    /// The invocation a task got to, as long as it is not settled.
-    pub fn invocation(&self, task: TaskIdx) -> Option<InvocationId> {
-        let errand = self.slot(self.first(task)).errand.as_ref()?;
-        errand.invocation.as_ref().map(|(id, _)| *id)
-    }
-
-    /// Whether a task has a receipt and runs all the same, since its bytes are gone.
-    pub fn is_hollow(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).must_run
-    }
-
-    /// Whether it was asked to run whatever receipts there are.
-    pub fn is_forced(&self, task: TaskIdx) -> bool {
-        self.slot(self.first(task)).forced
-    }
-
-    /// Tasks by how they ended; the same task under two names counts once.
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for slot in self.slots.iter().filter(|s| s.in_scope) {
-            match slot.state {
-                State::Ended(End::Ran) => counts.ran += 1,
-                State::Ended(End::Cached) => counts.cached += 1,
-                State::Ended(End::CutOff) => counts.cut_off += 1,
-                State::Ended(End::Failed) => counts.failed += 1,
-                State::Ended(End::Skipped { .. }) => counts.skipped += 1,
-                State::Ended(End::Blocked { .. }) => counts.blocked += 1,
-                State::Ended(End::Cancelled) => counts.cancelled += 1,
-                _ => counts.unneeded += 1,
-            }
-        }
-        counts
-    }
-
-    /// How many goals could not be placed.
-    pub fn place_failures(&self) -> usize {
-        self.place_failures
-    }
-
-    /// Whether two outcomes of one task stopped the run.
-    pub fn stopped_by_divergence(&self) -> bool {
-        self.diverged && self.rules.fail_on_divergence
-    }
-
-    /// Whether people asked for the end.
-    pub fn was_stopped(&self) -> bool {
-        self.asked_to_stop
-    }
-
-    /// The tasks this run is about.
-    pub fn subject(&self) -> &Subject {
-        &self.subject
-    }
-
-    // Small things the parts share.
 
     fn slot(&self, task: TaskIdx) -> &Slot {
         &self.slots[task.index()]
@@ -427,40 +327,9 @@ impl Run {
         &self.subject.workflow.node(task).policy
     }
 
-    /// What a task awaits, each once, the same task under two names as one.
-    fn inputs(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.firsts(self.subject.graph.awaits(task))
-    }
-
-    fn after(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.firsts(self.subject.graph.after(task))
-    }
-
-    fn firsts(&self, tasks: &[TaskIdx]) -> Vec<TaskIdx> {
-        let mut firsts: Vec<TaskIdx> = tasks.iter().map(|d| self.first(*d)).collect();
-        firsts.sort_unstable();
-        firsts.dedup();
-        firsts
-    }
-
-    /// Who awaits a task, under any of its names.
-    fn awaiters(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.names_of(task, |graph, name| graph.awaited_by(name))
-    }
-
-    fn followers_in_order(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.names_of(task, |graph, name| graph.before(name))
-    }
-
-    fn names_of<'a>(&'a self, task: TaskIdx, row: impl Fn(&'a Graph, TaskIdx) -> &'a [TaskIdx]) -> Vec<TaskIdx> {
-        let graph = &self.subject.graph;
-        match self.subject.ids.others(task) {
-            None => self.firsts(row(graph, task)),
-            Some(names) => {
-                let all: Vec<TaskIdx> = names.iter().flat_map(|n| row(graph, *n)).copied().collect();
-                self.firsts(&all)
-            }
-        }
+    /// The subject, to be held on to while slots change.
+    fn shared(&self) -> Arc<Subject> {
+        Arc::clone(&self.subject)
     }
 
     fn is_ended(&self, task: TaskIdx) -> bool {
@@ -484,41 +353,52 @@ impl Run {
         self.steps.push_back(Step::Tell(notice));
     }
 
-    fn pump(&mut self) {
-        while let Some(todo) = self.todo.pop_front() {
-            match todo {
-                Todo::Demand(task) => self.demand(task),
-                Todo::Weigh(task) => self.weigh(task),
-                Todo::Ready(task) => self.inputs_ready(task),
-                Todo::Changed(task) => self.value_changed(task),
-            }
+    fn take_up(&mut self, todo: Todo) {
+        match todo {
+            Todo::Weigh(task) => self.weigh(task),
+            Todo::Ready(task) => self.inputs_ready(task),
+            Todo::Changed(task) => self.value_changed(task),
         }
     }
 
-    fn dispatch(&mut self) {
+    /// One job at a time starts the best of all that could start, so it waits until no question is open:
+    /// the order is then the same whichever answer comes first. More jobs start what is ready at once.
+    fn may_dispatch(&self) -> bool {
+        !self.stopping && !self.rules.dry && (self.rules.jobs > 1 || self.in_flight == 0)
+    }
+
+    fn dispatch(&mut self) -> bool {
         let Self { queue, slots, free, .. } = self;
-        let subject = &self.subject;
-        let found = queue.pop(|task, epoch| {
-            let slot = &mut slots[task.index()];
-            if slot.state != State::Queued || slot.epoch != epoch {
-                return None;
-            }
-            slot.taken = free.take(&subject.workflow.node(task).policy.slots);
-            Some(slot.taken.is_some())
-        });
-        let Some(task) = found else { return };
+        let current = |task: TaskIdx, epoch| {
+            let slot: &Slot = &slots[task.index()];
+            slot.state == State::Queued && slot.epoch == epoch
+        };
+        let Some((task, taken)) = queue.pop(free, current) else { return false };
         let (via, ins) = self.made_from(task);
+        let must_run = self.must_run(task);
         let slot = self.slot_mut(task);
         slot.state = State::Running;
         slot.attempts += 1;
-        let (epoch, attempt, must_run) = (slot.epoch, slot.attempts, slot.must_run || slot.forced);
+        let (epoch, attempt) = (slot.epoch, slot.attempts);
+        self.errand(task).taken = Some(taken);
         let (id, invocation) = self.errand(task).invocation.clone().expect("queued tasks have an invocation");
         self.ask(Step::Execute { task, epoch, attempt, id, invocation, must_run, via, ins });
+        true
+    }
+
+    /// Whether no receipt may settle it any more: only work will do.
+    fn must_run(&self, task: TaskIdx) -> bool {
+        let slot = self.slot(task);
+        slot.must_run || slot.forced || !self.policy(task).cache
     }
 }
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod mutants;
+#[cfg(test)]
+use mutants::Sabotage;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

@@ -8,16 +8,21 @@ use quipu_store::cid::{OutputId, ReceiptId};
 use quipu_store::receipt::{Failure, FailureKind};
 
 use crate::graph::TaskIdx;
+#[cfg(test)]
+use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, Outcome, Placed, State, Step};
+use crate::run::values::Kept;
 use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Settlement, Todo};
 use crate::task::Work;
+use crate::value::{Branch, On};
 
 impl Run {
     /// The task will run: what it must come after is asked for, and waited for.
     pub(super) fn order(&mut self, task: TaskIdx) {
-        let after = self.after(task);
+        let subject = self.shared();
+        let after = subject.after(task);
         let missing = after.iter().filter(|d| !self.is_ended(**d)).count() as u32;
-        self.demand_all(after);
+        self.demand_all(&after);
         let slot = self.slot_mut(task);
         slot.state = State::Ordering;
         slot.missing = missing;
@@ -27,13 +32,18 @@ impl Run {
     }
 
     fn ordered(&mut self, task: TaskIdx) {
-        for before in self.after(task) {
+        for &before in self.shared().after(task).iter() {
             match self.slot(before).state {
-                State::Ended(End::Ran | End::Cached | End::CutOff) | State::Idle => {}
+                State::Ended(End::Ran | End::Cached | End::CutOff) => {}
                 State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
+                State::Ended(End::Blocked { cause }) => return self.end(task, End::Blocked { cause }),
                 State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
                 _ => return self.end(task, End::Skipped { cause: before }),
             }
+        }
+        if self.stopping {
+            // Bytes may be far away, and nobody will use them now.
+            return;
         }
         self.slot_mut(task).state = State::Staging;
         let epoch = self.slot(task).epoch;
@@ -46,10 +56,20 @@ impl Run {
 
     /// Bytes were seen to: work, or their makers first.
     pub(super) fn staged(&mut self, task: TaskIdx, hollow: &[TaskIdx]) {
-        if hollow.is_empty() {
-            return self.enqueue(task);
+        #[cfg(test)]
+        let hollow = if self.rules.sabotage == Some(Sabotage::NoBytes) { &[] } else { hollow };
+        match hollow {
+            [] => self.enqueue(task),
+            // Nothing is made again now; what was settled stays so.
+            _ if self.stopping => {}
+            _ => self.make_again(task, hollow),
         }
-        for producer in self.firsts(hollow) {
+    }
+
+    /// Lets the makers of missing bytes run again, and the task wait for them.
+    pub(super) fn make_again(&mut self, task: TaskIdx, makers: &[TaskIdx]) {
+        for maker in makers {
+            let producer = self.first(*maker);
             if !self.reproduce(producer) {
                 let path = self.subject.workflow.node(producer).name.to_string();
                 let kind = FailureKind::Executor { why: format!("the output of `{path}` keeps vanishing") };
@@ -83,16 +103,25 @@ impl Run {
         if let Some((leader, followers)) = self.leaders.get_mut(&id)
             && *leader != task
         {
-            followers.push(task);
-            self.slot_mut(task).state = State::Following;
-            return;
+            // The better of two that wait leads, so that it does not matter which of them came first.
+            let better = |t: TaskIdx| (self.priority[t.index()], std::cmp::Reverse(t));
+            if self.slots[leader.index()].state != State::Queued || better(*leader) > better(task) {
+                followers.push(task);
+                self.slot_mut(task).state = State::Following;
+                return;
+            }
+            let behind = std::mem::replace(leader, task);
+            followers.push(behind);
+            self.slot_mut(behind).state = State::Following;
         }
         self.leaders.entry(id).or_insert((task, vec![]));
         let priority = self.priority[task.index()];
+        let subject = self.shared();
+        let wanted = &subject.workflow.node(task).policy.slots;
         let slot = self.slot_mut(task);
         slot.state = State::Queued;
         let epoch = slot.epoch;
-        self.queue.push(task, priority, epoch);
+        self.queue.push(task, priority, epoch, wanted);
     }
 
     /// Takes a task out of the lead of its invocation; those who followed it look for themselves.
@@ -108,7 +137,7 @@ impl Run {
     }
 
     pub(super) fn release(&mut self, task: TaskIdx) {
-        if let Some(taken) = self.slot_mut(task).taken.take() {
+        if let Some(taken) = self.slot_mut(task).errand.as_mut().and_then(|e| e.taken.take()) {
             self.free.give(taken);
         }
     }
@@ -160,6 +189,8 @@ impl Run {
                 self.in_flight -= 1;
                 self.release(task);
             }
+            // Nobody asked: a receipt its rules do not take changes nothing.
+            State::Queued if self.must_run(task) || candidate.result.is_err() => return,
             State::Queued => {}
             _ => return,
         }
@@ -168,25 +199,38 @@ impl Run {
             return self.wait_for_inputs(task);
         }
         for follower in self.unlead(task) {
-            self.cut_off(follower, candidate);
+            if self.must_run(follower) { self.wait_for_inputs(follower) } else { self.cut_off(follower, candidate) }
         }
         self.cut_off(task, candidate);
     }
 
     pub(super) fn fail(&mut self, task: TaskIdx, failure: Failure, receipt: Option<ReceiptId>) {
         let out = failure.id();
-        self.slot_mut(task).settled = Some(Settlement { result: Err(failure.into()), out, receipt });
-        self.slot_mut(task).table = Some(out);
+        let slot = self.slot_mut(task);
+        slot.settled = Some(Settlement { kept: Kept::Failure(failure.into()), out, receipt });
+        // A task that fails while it is made again for its bytes leaves what was made from them as it was.
+        slot.table.get_or_insert(out);
+        self.end_failed(task);
+    }
+
+    fn end_failed(&mut self, task: TaskIdx) {
         self.end(task, End::Failed);
-        let subject = &self.subject;
         // Whoever awaits the error, or either branch, takes care of it.
-        let handled =
-            subject.graph.awaited_by(task).iter().any(|w| {
-                self.slot(self.first(*w)).in_scope && !crate::graph::awaits_only_ok(&subject.workflow, *w, task)
-            });
+        let handles = |w: &TaskIdx| self.slot(*w).in_scope && !self.awaits_only_ok(*w, task);
+        let handled = self.subject.awaiters(task).iter().any(handles);
         if !self.rules.keep_going && !handled {
             self.stop();
         }
+    }
+
+    fn awaits_only_ok(&self, awaiter: TaskIdx, on: TaskIdx) -> bool {
+        let Work::Task(recipe) = self.work(awaiter) else { return true };
+        let mut only_ok = true;
+        recipe.args.promises(&mut |promise| {
+            let is_on = matches!(promise.on, On::Here(o) if self.first(o) == on);
+            only_ok &= !is_on || promise.branch == Branch::Ok;
+        });
+        only_ok
     }
 
     /// A task has a value: others may go on.
@@ -198,20 +242,24 @@ impl Run {
         out: OutputId,
         receipt: Option<ReceiptId>,
     ) {
+        let place = self.rules.place;
         let slot = self.slot_mut(task);
         let known = slot.table.replace(out);
         slot.must_run = false;
-        slot.settled = Some(Settlement { result: result.clone(), out, receipt });
-        if result.is_err() {
+        // Few outputs are placed; the rest give their map up.
+        let to_place = (slot.goal && place).then(|| result.clone());
+        let is_failure = result.is_err();
+        slot.settled = Some(Settlement { kept: Kept::new(result), out, receipt });
+        if is_failure {
             // A recorded failure that people asked to believe.
-            return self.end(task, End::Failed);
+            return self.end_failed(task);
         }
         self.end(task, end);
         if let Some(known) = known.filter(|known| *known != out) {
             self.diverge(task, known, out);
             self.todo.push_back(Todo::Changed(task));
         }
-        if let (true, true, Ok(output)) = (self.slot(task).goal, self.rules.place, result) {
+        if let Some(Ok(output)) = to_place {
             let epoch = self.slot(task).epoch;
             self.slot_mut(task).placing = true;
             self.ask(Step::Place { task, epoch, output, fresh: end == End::Ran });
@@ -222,17 +270,19 @@ impl Run {
         let slot = self.slot_mut(task);
         slot.state = State::Ended(end);
         slot.errand = None;
-        slot.lookup = match std::mem::take(&mut slot.lookup) {
-            // Others may still weigh their receipts by it.
-            Lookup::Known { accepted, .. } => Lookup::Known { candidates: vec![], accepted },
-            other => other,
-        };
-        self.tell(Notice::Ended { task, end });
-        for awaiter in self.awaiters(task) {
-            self.count_down(awaiter, State::Waiting);
+        match &mut slot.lookup {
+            lookup @ Lookup::Known(_) if slot.table.is_some() => *lookup = Lookup::Past,
+            // Others may still weigh their receipts by what is accepted.
+            Lookup::Known(known) => known.candidates = vec![],
+            _ => {}
         }
-        for follower in self.followers_in_order(task) {
-            self.count_down(follower, State::Ordering);
+        self.tell(Notice::Ended { task, end });
+        let subject = self.shared();
+        for awaiter in subject.awaiters(task).iter() {
+            self.count_down(*awaiter, State::Waiting);
+        }
+        for follower in subject.before(task).iter() {
+            self.count_down(*follower, State::Ordering);
         }
     }
 
@@ -256,17 +306,24 @@ impl Run {
         slot.settled = None;
         slot.inputs_first = true;
         slot.placing = false;
-        for awaiter in self.awaiters(task) {
-            let slot = self.slot_mut(awaiter);
-            if slot.state == State::Waiting {
-                slot.missing += 1;
+        let subject = self.shared();
+        for (others, state) in [(subject.awaiters(task), State::Waiting), (subject.before(task), State::Ordering)] {
+            for other in others.iter() {
+                let slot = self.slot_mut(*other);
+                if slot.state == state {
+                    slot.missing += 1;
+                }
             }
         }
     }
 
     /// A task came out differently than others were settled by: they are looked at again, inputs first.
     pub(super) fn value_changed(&mut self, task: TaskIdx) {
-        for awaiter in self.awaiters(task) {
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::NoReopening) {
+            return;
+        }
+        for &awaiter in self.shared().awaiters(task).iter() {
             match self.slot(awaiter).state {
                 State::Idle => {
                     self.slot_mut(awaiter).inputs_first = true;

@@ -1,16 +1,18 @@
 //! A world for tests: receipts, blobs and work made of values, driven in any order.
+//!
+//! Stricter than the real thing: an answer nobody asked for, work without its bytes, and a receipt that
+//! was overlooked are all noticed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use quipu_store::cid::{BlobId, InvocationId, OutputId, ReceiptId, TaskId};
+use quipu_store::cid::{BlobId, InvocationId, OutputId, ReceiptId, TaskId, TreeId};
 use quipu_store::receipt::{Failure, FailureKind, Output, Via};
 use quipu_store::tree::Entry;
 
-use super::step::{Candidate, End, Event, Notice, Outcome, Placed, State, Step};
+use super::step::{Candidate, End, Event, Need, Notice, Outcome, Part, Placed, State, Step};
 use super::{Counts, Rules, Run, Subject};
-use crate::graph::{Graph, TaskIdx};
-use crate::identity::Ids;
+use crate::graph::TaskIdx;
 use crate::task::{DEFAULT_SUBJECT, Invocation, Task};
 use crate::value::{Branch, On, Value};
 use crate::workflow::Workflow;
@@ -32,26 +34,38 @@ impl Dice {
     }
 }
 
-/// What a task of the simulation does.
+/// What a task of the simulation does. Each writes files `o` and `p`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Does {
     /// Its output is a hash of its arguments.
     Hash,
-    /// Its output is one of two values: edits upstream are cut off here.
+    /// Its output is always the same: edits upstream are cut off here.
+    Same,
+    /// Its output is one of two values.
     Collapse,
+    /// `o` is a hash of its arguments, `p` always the same.
+    Half,
+    /// As `Half`, and a directory `d` with `x` (a hash) and `y` (always the same).
+    Dir,
     /// Its output is another one each time.
     Vary,
     /// It fails.
     Fail,
+    /// It fails the first two times.
+    Flaky,
 }
 
 impl Does {
     fn name(self) -> &'static str {
         match self {
             Self::Hash => "hash",
+            Self::Same => "same",
             Self::Collapse => "collapse",
+            Self::Half => "half",
+            Self::Dir => "dir",
             Self::Vary => "vary",
             Self::Fail => "fail",
+            Self::Flaky => "flaky",
         }
     }
 }
@@ -65,9 +79,7 @@ pub(super) fn recipe(does: Does, source: i64, reads: &[(TaskIdx, Branch, &[&str]
 }
 
 pub(super) fn subject(workflow: Workflow) -> Arc<Subject> {
-    let graph = Graph::build(&workflow).expect("no ring");
-    let ids = Ids::compute(&workflow, &graph).expect("ids");
-    Arc::new(Subject { workflow, graph, ids })
+    Arc::new(Subject::new(workflow).expect("no ring, and ids"))
 }
 
 #[derive(Clone)]
@@ -77,7 +89,8 @@ pub(super) struct Rec {
     pub(super) tasks: BTreeMap<TaskId, Via>,
     pub(super) result: Outcome,
     pub(super) own: bool,
-    pub(super) session: bool,
+    pub(super) session: Option<u64>,
+    pub(super) rank: u32,
     pub(super) issued_at: u64,
 }
 
@@ -95,6 +108,10 @@ pub(super) struct World {
     pub(super) receipts: Vec<Rec>,
     pub(super) accepted: HashMap<TaskId, (ReceiptId, OutputId)>,
     pub(super) blobs: BTreeSet<BlobId>,
+    pub(super) trees: BTreeMap<TreeId, BTreeMap<&'static str, Entry>>,
+    /// The session that is running or being resumed.
+    pub(super) session: Option<u64>,
+    pub(super) attempts: HashMap<InvocationId, u32>,
     pub(super) clock: u64,
 }
 
@@ -111,6 +128,15 @@ pub(super) struct Report {
     pub(super) staged: BTreeSet<String>,
     pub(super) looked_up: BTreeSet<String>,
     pub(super) hollow: BTreeSet<String>,
+    /// What each task was asked to do.
+    pub(super) invocations: BTreeMap<String, Arc<Invocation>>,
+    pub(super) failures: BTreeMap<String, FailureKind>,
+    /// Tasks that were to run although a receipt from before the run fits.
+    pub(super) late: Vec<String>,
+    /// Tasks that were to run without bytes they need.
+    pub(super) starved: Vec<String>,
+    /// Given up in the middle.
+    pub(super) crashed: bool,
 }
 
 /// What goes wrong while a run is under way.
@@ -119,6 +145,168 @@ pub(super) struct Trouble {
     /// One in so many steps, a random blob vanishes.
     pub(super) lose_blob_one_in: Option<usize>,
     pub(super) losses_left: usize,
+    /// The program is killed after so many answers.
+    pub(super) crash_after: Option<usize>,
+    /// People ask for the end after so many answers.
+    pub(super) stop_after: Option<usize>,
+}
+
+/// A run in its world, step by step.
+pub(super) struct Drive<'w> {
+    pub(super) world: &'w mut World,
+    pub(super) run: Run,
+    pub(super) report: Report,
+    /// Steps without an answer.
+    pub(super) open: Vec<Step>,
+    subject: Arc<Subject>,
+    cancelled: BTreeSet<TaskIdx>,
+    needs: BTreeMap<(TaskIdx, u32), Vec<Need>>,
+    since: u64,
+}
+
+impl<'w> Drive<'w> {
+    pub(super) fn new(world: &'w mut World, subject: &Arc<Subject>, goals: &[TaskIdx], rules: Rules) -> Self {
+        let run = Run::new(Arc::clone(subject), goals, rules);
+        let since = world.clock;
+        let subject = Arc::clone(subject);
+        let (report, open, cancelled, needs) = Default::default();
+        Self { world, run, report, open, subject, cancelled, needs, since }
+    }
+
+    fn name(&self, task: TaskIdx) -> String {
+        self.subject.workflow.node(task).name.to_string()
+    }
+
+    /// Takes one step. False when there is none for now.
+    pub(super) fn poll(&mut self) -> bool {
+        let Some(step) = self.run.poll() else { return false };
+        match step {
+            Step::Tell(notice) => {
+                if let Notice::Hollow { task } = &notice {
+                    self.report.hollow.insert(self.name(*task));
+                }
+                self.report.notices.push(notice);
+            }
+            Step::Accept { task, receipt, via } => {
+                let id = self.subject.ids.of(task);
+                self.world.accept(id, receipt, via);
+            }
+            Step::Share { .. } => unreachable!("the simulation has its receipts at once"),
+            Step::Cancel { task } => drop(self.cancelled.insert(task)),
+            Step::Execute { task, .. } => {
+                self.cancelled.remove(&task);
+                self.open.push(step);
+            }
+            _ => self.open.push(step),
+        }
+        true
+    }
+
+    /// Answers the open step at `i`.
+    pub(super) fn answer(&mut self, i: usize) {
+        let step = self.open.swap_remove(i);
+        let event = self.event(step);
+        self.run.on(event);
+    }
+
+    /// Answers everything but work, until only work is open.
+    pub(super) fn answer_questions(&mut self) {
+        loop {
+            while self.poll() {}
+            let Some(i) = self.open.iter().position(|s| !matches!(s, Step::Execute { .. })) else { return };
+            self.answer(i);
+        }
+    }
+
+    /// Names of running tasks, in the order they started.
+    pub(super) fn running(&self) -> Vec<String> {
+        let running = self.open.iter().filter_map(|s| match s {
+            Step::Execute { task, .. } => Some(self.name(*task)),
+            _ => None,
+        });
+        running.collect()
+    }
+
+    /// Lets one running task end, and answers all questions that follow.
+    pub(super) fn complete(&mut self, name: &str) {
+        let i = self.running().iter().position(|n| n == name).expect("it is running");
+        let step = self.open.remove(i);
+        let event = self.event(step);
+        self.run.on(event);
+        self.answer_questions();
+    }
+
+    /// Sums up.
+    pub(super) fn end(mut self) -> Report {
+        assert!(self.run.is_done(), "nothing is open, yet the run is not done");
+        self.report.notices.extend(self.run.finish());
+        for task in self.subject.workflow.indices() {
+            let name = self.name(task);
+            if self.run.in_scope(task) {
+                self.report.ends.insert(name.clone(), self.run.state(task));
+            }
+            match self.run.outcome(task) {
+                Some(Ok(output)) => drop(self.report.outputs.insert(name.clone(), output.id())),
+                Some(Err(failure)) => drop(self.report.failures.insert(name.clone(), failure.kind.clone())),
+                None => {}
+            }
+            self.report.receipts.insert(name, self.run.receipt(task));
+        }
+        self.report.counts = self.run.counts();
+        self.report
+    }
+
+    fn event(&mut self, step: Step) -> Event {
+        match step {
+            Step::Find { task, id } => {
+                self.report.looked_up.insert(self.name(task));
+                let candidates = self.world.candidates(Some(id), |r| r.tasks.contains_key(&id));
+                Event::Found { task, candidates, accepted: self.world.accepted.get(&id).copied() }
+            }
+            Step::FindInvocation { task, epoch, id } => {
+                Event::FoundInvocation { task, epoch, candidates: self.world.candidates(None, |r| r.ran == id) }
+            }
+            Step::Select { task, epoch, parts } => self.world.select(task, epoch, &parts),
+            Step::Stage { task, epoch, needs } => {
+                let names: Vec<String> = needs.iter().map(|n| self.name(n.from)).collect();
+                self.report.staged.extend(names);
+                let hollow = self.world.hollow(&needs);
+                self.needs.insert((task, epoch), needs);
+                Event::Staged { task, epoch, hollow }
+            }
+            Step::Place { task, epoch, output, .. } => {
+                let here = output.artifacts.values().all(|e| self.world.is_here(e));
+                Event::Placed { task, epoch, placed: if here { Placed::Done } else { Placed::Hollow } }
+            }
+            Step::Execute { task, epoch, id, invocation, must_run, via, .. } => {
+                if self.cancelled.remove(&task) {
+                    let result = Err(Arc::new(FailureKind::Signal { signal: 15 }.into()));
+                    return Event::Finished { task, epoch, result, receipt: None, cancelled: true };
+                }
+                let fits = |r: &Rec| r.ran == id && r.result.is_ok();
+                if !must_run && let Some(candidate) = self.world.candidates(None, fits).pop() {
+                    // Rule 6, as the driver does it: once more just before the work.
+                    if candidate.issued_at <= self.since {
+                        self.report.late.push(self.name(task));
+                    }
+                    return Event::Arrived { task, candidate };
+                }
+                let hollow = self.world.hollow(self.needs.get(&(task, epoch)).map_or(&[], |n| n));
+                if !hollow.is_empty() && self.report.starved.len() < 100 {
+                    self.report.starved.push(self.name(task));
+                    return Event::Staged { task, epoch, hollow };
+                }
+                self.report.ran.push(self.name(task));
+                self.report.invocations.insert(self.name(task), Arc::clone(&invocation));
+                let result = self.world.execute(&invocation);
+                let receipt = self.world.record(self.subject.ids.of(task), id, via, result.clone());
+                Event::Finished { task, epoch, result, receipt: Some(receipt), cancelled: false }
+            }
+            Step::Share { .. } | Step::Accept { .. } | Step::Tell(_) | Step::Cancel { .. } => {
+                unreachable!("not answered")
+            }
+        }
+    }
 }
 
 impl World {
@@ -135,188 +323,158 @@ impl World {
         dice: &mut Dice,
         mut trouble: Trouble,
     ) -> Report {
-        let mut run = Run::new(Arc::clone(subject), goals, rules);
-        let mut report = Report::default();
-        let mut open: Vec<Step> = vec![];
-        let mut running: BTreeMap<TaskIdx, bool> = BTreeMap::new();
-        let mut turns = 0;
-        loop {
-            while let Some(step) = run.poll() {
-                match step {
-                    Step::Tell(notice) => {
-                        if let Notice::Hollow { task } = &notice {
-                            report.hollow.insert(subject.workflow.node(*task).name.to_string());
-                        }
-                        report.notices.push(notice);
-                    }
-                    Step::Accept { task, receipt, via } => {
-                        let rec = self.receipts.iter_mut().find(|r| r.id == receipt).expect("accepted receipts exist");
-                        let id = subject.ids.of(task);
-                        rec.tasks.insert(id, via);
-                        rec.own = true;
-                        self.accepted.insert(id, (receipt, rec.out()));
-                    }
-                    Step::Share { .. } => unreachable!("the simulation has its receipts at once"),
-                    Step::Cancel { task } => drop(running.insert(task, true)),
-                    Step::Execute { task, .. } => {
-                        running.insert(task, false);
-                        open.push(step);
-                    }
-                    _ => open.push(step),
-                }
-            }
-            if open.is_empty() {
-                assert!(run.is_done(), "nothing is open, yet the run is not done");
+        let mut drive = Drive::new(self, subject, goals, rules);
+        for turns in 0.. {
+            assert!(turns < 100_000, "the run does not come to an end");
+            // Answers may come before all steps were taken.
+            while (drive.open.is_empty() || !dice.one_in(8)) && drive.poll() {}
+            if drive.open.is_empty() {
                 break;
             }
-            turns += 1;
-            assert!(turns < 100_000, "the run does not come to an end");
+            if trouble.crash_after == Some(turns) {
+                drive.report.crashed = true;
+                return drive.report;
+            }
+            if trouble.stop_after == Some(turns) {
+                drive.run.on(Event::Stop);
+            }
             if trouble.losses_left > 0 && trouble.lose_blob_one_in.is_some_and(|n| dice.one_in(n)) {
                 trouble.losses_left -= 1;
-                self.lose_blob(dice);
+                drive.world.lose_blob(dice);
             }
-            let step = open.swap_remove(dice.roll(open.len()));
-            let event = self.answer(step, subject, &mut report, &running);
-            run.on(event);
+            drive.answer(dice.roll(drive.open.len()));
         }
-        report.notices.extend(run.finish());
-        for task in subject.workflow.indices() {
-            let name = subject.workflow.node(task).name.to_string();
-            if run.in_scope(task) {
-                report.ends.insert(name.clone(), run.state(task));
-            }
-            if let Some(Ok(output)) = run.outcome(task) {
-                report.outputs.insert(name.clone(), output.id());
-            }
-            report.receipts.insert(name, run.receipt(task));
-        }
-        report.counts = run.counts();
-        report
+        drive.end()
     }
 
     pub(super) fn lose_blob(&mut self, dice: &mut Dice) {
-        let lost = self.blobs.iter().nth(dice.roll(self.blobs.len())).copied();
-        self.blobs.retain(|b| Some(*b) != lost);
+        let at = dice.roll(self.blobs.len() + self.trees.len());
+        match self.blobs.iter().nth(at).copied() {
+            Some(blob) => drop(self.blobs.remove(&blob)),
+            None => {
+                let tree = self.trees.keys().nth(at - self.blobs.len()).copied();
+                self.trees.retain(|t, _| Some(*t) != tree);
+            }
+        }
     }
 
-    fn candidates(&self, task: Option<TaskId>, keep: impl Fn(&Rec) -> bool) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, task: Option<TaskId>, keep: impl Fn(&Rec) -> bool) -> Vec<Candidate> {
         let of = |r: &Rec| Candidate {
             receipt: r.id,
             result: r.result.clone(),
             out: r.out(),
             via: task.and_then(|t| r.tasks.get(&t)).cloned().unwrap_or_default(),
             own: r.own,
-            session: r.session,
-            rank: 0,
+            session: r.session.is_some() && r.session == self.session,
+            rank: r.rank,
             issued_at: r.issued_at,
         };
         self.receipts.iter().filter(|r| keep(r)).map(of).collect()
     }
 
-    fn is_here(&self, entry: &Entry) -> bool {
+    pub(super) fn is_here(&self, entry: &Entry) -> bool {
         match entry {
             Entry::File { blob, .. } => self.blobs.contains(blob),
-            _ => true,
+            Entry::Dir { tree } => self.trees.get(tree).is_some_and(|t| t.values().all(|e| self.is_here(e))),
+            Entry::Symlink { .. } => true,
         }
     }
 
-    fn answer(
-        &mut self,
-        step: Step,
-        subject: &Subject,
-        report: &mut Report,
-        running: &BTreeMap<TaskIdx, bool>,
-    ) -> Event {
-        let name = |task: TaskIdx| subject.workflow.node(task).name.to_string();
-        match step {
-            Step::Find { task, id } => {
-                report.looked_up.insert(name(task));
-                let candidates = self.candidates(Some(id), |r| r.tasks.contains_key(&id));
-                Event::Found { task, candidates, accepted: self.accepted.get(&id).copied() }
-            }
-            Step::FindInvocation { task, epoch, id } => {
-                Event::FoundInvocation { task, epoch, candidates: self.candidates(None, |r| r.ran == id) }
-            }
-            Step::Select { .. } => unreachable!("outputs of the simulation are files"),
-            Step::Stage { task, epoch, needs } => {
-                report.staged.extend(needs.iter().map(|n| name(n.from)));
-                let gone = needs.iter().filter(|n| !n.entries.iter().all(|e| self.is_here(e)));
-                Event::Staged { task, epoch, hollow: gone.map(|n| n.from).collect() }
-            }
-            Step::Place { task, epoch, output, .. } => {
-                let here = output.artifacts.values().all(|e| self.is_here(e));
-                Event::Placed { task, epoch, placed: if here { Placed::Done } else { Placed::Hollow } }
-            }
-            Step::Execute { task, epoch, id, invocation, must_run, via, .. } => {
-                if running[&task] {
-                    let result = Err(Arc::new(FailureKind::Signal { signal: 15 }.into()));
-                    return Event::Finished { task, epoch, result, receipt: None, cancelled: true };
-                }
-                if !must_run && let Some(candidate) = self.candidates(None, |r| r.ran == id && r.result.is_ok()).pop() {
-                    // Rule 6, as the driver does it: once more just before the work.
-                    return Event::Arrived { task, candidate };
-                }
-                report.ran.push(name(task));
-                let result = self.execute(&invocation);
-                let receipt = self.record(subject.ids.of(task), id, via, result.clone());
-                Event::Finished { task, epoch, result, receipt: Some(receipt), cancelled: false }
-            }
-            Step::Share { .. } | Step::Accept { .. } | Step::Tell(_) | Step::Cancel { .. } => {
-                unreachable!("not answered")
-            }
-        }
+    fn hollow(&self, needs: &[Need]) -> Vec<TaskIdx> {
+        let gone = needs.iter().filter(|n| !n.entries.iter().all(|e| self.is_here(e)));
+        gone.map(|n| n.from).collect()
+    }
+
+    fn select(&self, task: TaskIdx, epoch: u32, parts: &[Part]) -> Event {
+        let hollow = parts.iter().map(|p| p.tree).filter(|t| !self.trees.contains_key(t)).collect();
+        let entry = |p: &Part| match &p.path[..] {
+            [name] => self.trees.get(&p.tree)?.get(&**name).cloned(),
+            _ => None,
+        };
+        Event::Selected { task, epoch, entries: parts.iter().map(entry).collect(), hollow }
+    }
+
+    fn file(&mut self, seed: &[u8], name: &str) -> Entry {
+        let blob = BlobId::of(&[seed, name.as_bytes()].concat());
+        self.blobs.insert(blob);
+        Entry::File { blob, size: 1, exec: false }
     }
 
     fn execute(&mut self, invocation: &Invocation) -> Outcome {
         let (id, _) = invocation.encode();
         self.clock += 1;
-        let seed: Vec<u8> = match invocation.args.get("does").and_then(Value::as_text) {
-            Some("collapse") => vec![id.digest()[0] % 2],
-            Some("vary") => [&id.digest()[..], &self.clock.to_be_bytes()].concat(),
-            Some("fail") => return Err(Arc::new(FailureKind::Exit { code: 1 }.into())),
-            _ => id.digest().to_vec(),
+        let attempts = self.attempts.entry(id).or_default();
+        *attempts += 1;
+        let hash = id.digest().to_vec();
+        let does = invocation.args.get("does").and_then(Value::as_text);
+        let (o, p): (Vec<u8>, Vec<u8>) = match does {
+            Some("same") => (vec![9], vec![9]),
+            Some("collapse") => (vec![hash[0] % 2], vec![hash[0] % 2]),
+            Some("half" | "dir") => (hash.clone(), vec![9]),
+            Some("vary") => {
+                let varied = [&hash[..], &self.clock.to_be_bytes()].concat();
+                (varied.clone(), varied)
+            }
+            Some("fail") => return Err(Arc::new(a_failure(1))),
+            Some("flaky") if *attempts <= 2 => return Err(Arc::new(a_failure(2))),
+            _ => (hash.clone(), hash.clone()),
         };
         let mut output = Output::default();
-        for part in ["o", "p"] {
-            let blob = BlobId::of(&[&seed, part.as_bytes()].concat());
-            self.blobs.insert(blob);
-            output.artifacts.insert(part.into(), Entry::File { blob, size: 1, exec: false });
+        output.artifacts.insert("o".into(), self.file(&o, "o"));
+        output.artifacts.insert("p".into(), self.file(&p, "p"));
+        if does == Some("dir") {
+            let entries = BTreeMap::from([("x", self.file(&o, "x")), ("y", self.file(&p, "y"))]);
+            let tree = TreeId::of(&o);
+            self.trees.insert(tree, entries);
+            output.artifacts.insert("d".into(), Entry::Dir { tree });
         }
         Ok(Arc::new(output))
     }
 
+    /// A new receipt; returns its id.
     pub(super) fn record(&mut self, task: TaskId, ran: InvocationId, via: Via, result: Outcome) -> ReceiptId {
         self.clock += 1;
         let id = ReceiptId::of(&self.clock.to_be_bytes());
         if let Ok(output) = &result {
             self.accepted.insert(task, (id, output.id()));
         }
-        let tasks = BTreeMap::from([(task, via)]);
-        self.receipts.push(Rec { id, ran, tasks, result, own: true, session: false, issued_at: self.clock });
+        let (tasks, session) = (BTreeMap::from([(task, via)]), self.session);
+        self.receipts.push(Rec { id, ran, tasks, result, own: true, session, rank: 0, issued_at: self.clock });
         id
+    }
+
+    fn accept(&mut self, task: TaskId, receipt: ReceiptId, via: Via) {
+        let rec = self.receipts.iter_mut().find(|r| r.id == receipt).expect("accepted receipts exist");
+        rec.tasks.insert(task, via);
+        rec.own = true;
+        if rec.result.is_ok() {
+            self.accepted.insert(task, (receipt, rec.out()));
+        }
     }
 
     /// Leaves receipts only for the named tasks.
     pub(super) fn keep(&mut self, subject: &Subject, names: &[&str]) {
-        let ids: Vec<TaskId> =
-            names.iter().map(|n| subject.ids.of(subject.workflow.find(n).expect("named task"))).collect();
+        let ids: Vec<TaskId> = names.iter().map(|n| id_of(subject, n)).collect();
         self.receipts.retain(|r| r.tasks.keys().any(|t| ids.contains(t)));
         self.accepted.retain(|t, _| ids.contains(t));
     }
 
     /// Loses all output of the named task.
     pub(super) fn lose(&mut self, subject: &Subject, name: &str) {
-        let id = subject.ids.of(subject.workflow.find(name).expect("named task"));
-        for rec in self.receipts.iter().filter(|r| r.tasks.contains_key(&id)) {
-            if let Ok(output) = &rec.result {
-                for entry in output.artifacts.values() {
-                    if let Entry::File { blob, .. } = entry {
-                        self.blobs.remove(blob);
-                    }
-                }
+        let id = id_of(subject, name);
+        let lost = self.receipts.iter().filter(|r| r.tasks.contains_key(&id)).filter_map(|r| r.result.as_ref().ok());
+        for entry in lost.flat_map(|output| output.artifacts.values()) {
+            match entry {
+                Entry::File { blob, .. } => drop(self.blobs.remove(blob)),
+                Entry::Dir { tree } => drop(self.trees.remove(tree)),
+                Entry::Symlink { .. } => {}
             }
         }
     }
+}
+
+fn id_of(subject: &Subject, name: &str) -> TaskId {
+    subject.ids.of(subject.workflow.find(name).expect("named task"))
 }
 
 impl Report {
@@ -332,6 +490,10 @@ impl Report {
             Some(State::Ended(end)) => Some(*end),
             _ => None,
         }
+    }
+
+    pub(super) fn diverged(&self) -> usize {
+        self.notices.iter().filter(|n| matches!(n, Notice::Divergence { .. })).count()
     }
 }
 

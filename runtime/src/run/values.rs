@@ -2,7 +2,9 @@
 //!
 //! Knows the shape awaited values have; unaware of states and of where directories are kept.
 
-use quipu_store::cid::BlobId;
+use std::sync::Arc;
+
+use quipu_store::cid::{BlobId, Link};
 use quipu_store::receipt::{Failure, Output};
 use quipu_store::tree::Entry;
 
@@ -29,13 +31,71 @@ pub(super) struct Bytes {
     pub(super) streams: Vec<BlobId>,
 }
 
-pub(super) fn resolve(result: &Outcome, promise: &Await) -> Resolved {
-    match (promise.branch, result) {
-        (Branch::Ok, Ok(output)) => of_output(output, &promise.at),
-        (Branch::Error, Err(failure)) => of_failure(failure, &promise.at),
-        (Branch::Any, Ok(output)) => wrapped("ok", &promise.at, |at| of_output(output, at)),
-        (Branch::Any, Err(failure)) => wrapped("error", &promise.at, |at| of_failure(failure, at)),
-        (Branch::Ok, Err(_)) | (Branch::Error, Ok(_)) => Resolved::OtherBranch,
+/// An outcome as a run keeps it: in a quarter of the room a map takes, since there are as many as tasks.
+#[derive(Debug, Clone)]
+pub(super) enum Kept {
+    Output(Box<KeptOutput>),
+    Failure(Arc<Failure>),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct KeptOutput {
+    /// By path, in order.
+    artifacts: Box<[(Box<str>, Entry)]>,
+    stdout: Option<BlobId>,
+    stderr: Option<BlobId>,
+}
+
+impl Kept {
+    pub(super) fn new(outcome: Outcome) -> Self {
+        match outcome {
+            Ok(output) => {
+                let Output { artifacts, stdout, stderr } = Arc::unwrap_or_clone(output);
+                Self::Output(Box::new(KeptOutput { artifacts: artifacts.into_iter().collect(), stdout, stderr }))
+            }
+            Err(failure) => Self::Failure(failure),
+        }
+    }
+
+    pub(super) fn is_failure(&self) -> bool {
+        matches!(self, Self::Failure(_))
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Output(kept) => {
+                let artifacts = kept.artifacts.iter().cloned().collect();
+                Ok(Arc::new(Output { artifacts, stdout: kept.stdout, stderr: kept.stderr }))
+            }
+            Self::Failure(failure) => Err(Arc::clone(failure)),
+        }
+    }
+
+    /// Whether its output names this block.
+    pub(super) fn has_link(&self, link: Link) -> bool {
+        let Self::Output(kept) = self else { return false };
+        kept.artifacts.iter().any(|(_, entry)| match entry {
+            Entry::File { blob, .. } => blob.link() == link,
+            Entry::Dir { tree } => tree.link() == link,
+            Entry::Symlink { .. } => false,
+        })
+    }
+}
+
+impl KeptOutput {
+    fn get(&self, path: &str) -> Option<&Entry> {
+        let at = self.artifacts.binary_search_by(|(p, _)| (**p).cmp(path)).ok()?;
+        Some(&self.artifacts[at].1)
+    }
+}
+
+pub(super) fn resolve(kept: &Kept, promise: &Await) -> Resolved {
+    match (promise.branch, kept) {
+        (Branch::Ok, Kept::Output(output)) => of_output(output, &promise.at),
+        (Branch::Error, Kept::Failure(failure)) => of_failure(failure, &promise.at),
+        (Branch::Any, Kept::Output(output)) => wrapped("ok", &promise.at, |at| of_output(output, at)),
+        (Branch::Any, Kept::Failure(failure)) => wrapped("error", &promise.at, |at| of_failure(failure, at)),
+        (Branch::Ok, Kept::Failure(_)) | (Branch::Error, Kept::Output(_)) => Resolved::OtherBranch,
     }
 }
 
@@ -54,13 +114,13 @@ fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
     Value::map(pairs).expect("fixed keys are distinct")
 }
 
-fn of_output(output: &Output, at: &[Text]) -> Resolved {
+fn of_output(output: &KeptOutput, at: &[Text]) -> Resolved {
     let streams: Vec<BlobId> = output.stdout.into_iter().collect();
     let artifacts = || {
         let pairs = output.artifacts.iter().map(|(path, entry)| (Text::from(&**path), artifact(entry)));
         Value::map(pairs).expect("paths are distinct")
     };
-    let entries = || output.artifacts.values().cloned().collect();
+    let entries = || output.artifacts.iter().map(|(_, entry)| entry.clone()).collect();
     match at {
         [] => {
             let mut pairs = vec![("outputs", artifacts())];
@@ -73,7 +133,7 @@ fn of_output(output: &Output, at: &[Text]) -> Resolved {
             Some(blob) => Resolved::Ready(Value::Link(blob.link()), Bytes { entries: vec![], streams }),
             None => Resolved::Missing,
         },
-        [part, path, within @ ..] if &**part == "outputs" => match (output.artifacts.get(&**path), within) {
+        [part, path, within @ ..] if &**part == "outputs" => match (output.get(path), within) {
             (Some(entry), []) => of_entry(entry.clone()),
             (Some(Entry::Dir { tree }), within) => Resolved::Within(Part { tree: *tree, path: within.to_vec() }),
             _ => Resolved::Missing,

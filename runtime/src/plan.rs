@@ -1,0 +1,362 @@
+//! Plans: every task as settled, certain, conditional, unneeded or blocked, before anything runs.
+//!
+//! Knows a dry run that came to rest; unaware of stores, clocks and of how a plan is shown. Batches are for
+//! the eye and for fetching ahead, never a barrier.
+
+use quipu_store::cid::{BlobId, InvocationId, ReceiptId, TaskId};
+use serde::{Serialize, Serializer};
+
+use crate::graph::TaskIdx;
+use crate::run::Run;
+use crate::run::step::{End, State};
+use crate::task::Work;
+use crate::value::Text;
+
+/// What a run would do. As JSON (`plan --json`), absent fields left out, ids as text:
+///
+/// ```json
+/// { "tasks": [ { "name": "app:link", "also": ["app:default"], "task": "bafyr4i...",
+///                "status": "conditional", "resume": false, "goal": true,
+///                "reason": { "kind": "no-receipt" }, "waits_for": ["app:compile[main]"],
+///                "invocation": "bafyr4i...", "receipt": "bafyr4i...", "batch": 1, "expected_ms": 830 } ],
+///   "resume": ["app:compile[main]"],
+///   "batches": [["app:compile[main]"], ["app:link"]],
+///   "critical_path": ["app:compile[main]", "app:link"],
+///   "critical_path_ms": 2010, "total_ms": 2010,
+///   "fetch": [ { "task": "app:link", "blob": "bafkr4i...", "bytes": 1234 } ],
+///   "counts": { "cached": 40, "cut_off": 1, "certain": 1, "conditional": 1, "unneeded": 7,
+///               "blocked": 0, "failed": 0, "skipped": 0 } }
+/// ```
+///
+/// `status` is one of `cached`, `cut-off`, `certain`, `conditional`, `unneeded`, `blocked`, `failed`,
+/// `skipped`; `reason.kind` one of `no-receipt`, `other-inputs`, `forced`, `bytes-missing`,
+/// `inputs-may-change`, `same-as` (with `task`), `caused-by` (with `task`), `failure` (with `message`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Every task the goals lead to, in the order of the workflow; the same task under two names once.
+    pub tasks: Vec<Planned>,
+    /// The resume point: tasks that certainly run and whose inputs are all settled.
+    pub resume: Vec<Text>,
+    /// What is left, by level: each task after those of earlier levels it waits for.
+    pub batches: Vec<Vec<Text>>,
+    /// The longest way through what is left.
+    pub critical_path: Vec<Text>,
+    /// How long that takes, as far as durations are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub critical_path_ms: Option<u64>,
+    /// How long all that is left takes one after the other, as far as durations are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_ms: Option<u64>,
+    /// What would be fetched from afar.
+    pub fetch: Vec<Fetch>,
+    /// How many tasks there are of each status.
+    pub counts: PlanCounts,
+}
+
+/// One task of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// Its place in the workflow.
+    #[serde(skip)]
+    pub idx: TaskIdx,
+    /// Its name.
+    pub name: Text,
+    /// Its other names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Text>,
+    /// Its id.
+    #[serde(serialize_with = "text")]
+    pub task: TaskId,
+    /// What becomes of it.
+    pub status: Status,
+    /// Whether it belongs to the resume point.
+    pub resume: bool,
+    /// Whether it was asked for by name.
+    pub goal: bool,
+    /// Why it is not settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// Tasks that are not settled and that it waits for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<Text>,
+    /// The invocation, where its inputs are settled and it is not.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_text")]
+    pub invocation: Option<InvocationId>,
+    /// The receipt that settles it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_text")]
+    pub receipt: Option<ReceiptId>,
+    /// Its batch, when it is left to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
+    /// How long it took earlier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_ms: Option<u64>,
+}
+
+/// What becomes of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// A receipt under its task id settles it.
+    Cached,
+    /// A receipt under its invocation id settles it.
+    CutOff,
+    /// It will run.
+    Certain,
+    /// It waits for tasks that run, and may be cut off then.
+    Conditional,
+    /// Nobody needs it.
+    Unneeded,
+    /// It needs a task of another workflow that nobody has a receipt for.
+    Blocked,
+    /// A recorded failure counts for it, or its promises cannot be kept.
+    Failed,
+    /// A task it depends on fails.
+    Skipped,
+}
+
+/// Why a task is not settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Reason {
+    /// No usable receipt names it.
+    NoReceipt,
+    /// Receipts name it; they were made from other outputs than this run goes by.
+    OtherInputs,
+    /// People asked for it to run.
+    Forced,
+    /// There is a receipt; its bytes are needed and gone.
+    BytesMissing,
+    /// A task it depends on is forced, and may come out differently.
+    InputsMayChange,
+    /// Another task does the same work for it.
+    SameAs {
+        /// That task.
+        task: Text,
+    },
+    /// Another task blocks or fails it.
+    CausedBy {
+        /// That task.
+        task: Text,
+    },
+    /// What is wrong with it.
+    Failure {
+        /// In words.
+        message: String,
+    },
+}
+
+/// Bytes that would come from afar.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fetch {
+    /// The task that needs them.
+    pub task: Text,
+    /// Which.
+    #[serde(serialize_with = "text")]
+    pub blob: BlobId,
+    /// How many.
+    pub bytes: u64,
+}
+
+/// Counts of tasks by status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "each is the status of that name")]
+pub struct PlanCounts {
+    pub cached: usize,
+    pub cut_off: usize,
+    pub certain: usize,
+    pub conditional: usize,
+    pub unneeded: usize,
+    pub blocked: usize,
+    pub failed: usize,
+    pub skipped: usize,
+}
+
+fn text<S: Serializer>(id: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn some_text<S: Serializer>(id: &Option<impl std::fmt::Display>, serializer: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => serializer.collect_str(id),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Plan {
+    /// The plan of a dry run that came to rest.
+    pub fn of(run: &Run) -> Self {
+        let subject = run.subject();
+        let (workflow, ids) = (&subject.workflow, &subject.ids);
+        let name = |task: TaskIdx| workflow.node(task).name.clone();
+        let firsts: Vec<TaskIdx> = workflow.indices().filter(|t| ids.first(*t) == *t && run.in_scope(*t)).collect();
+        let left = Left::of(run);
+        let mut plan = Self {
+            tasks: Vec::with_capacity(firsts.len()),
+            resume: vec![],
+            batches: vec![vec![]; left.levels()],
+            critical_path: left.critical_path.iter().map(|t| name(*t)).collect(),
+            critical_path_ms: (left.critical_path_ms > 0).then_some(left.critical_path_ms),
+            total_ms: (left.total_ms > 0).then_some(left.total_ms),
+            fetch: vec![],
+            counts: PlanCounts::default(),
+        };
+        for task in firsts {
+            let status = status(run, task);
+            plan.counts.add(status);
+            let batch = left.level[task.index()];
+            let inputs_settled = matches!(run.state(task), State::Queued | State::Staging | State::Ordering);
+            let resume = status == Status::Certain && inputs_settled;
+            if resume {
+                plan.resume.push(name(task));
+            }
+            if let Some(batch) = batch {
+                plan.batches[batch as usize].push(name(task));
+            }
+            let others = ids.others(task).unwrap_or_default();
+            plan.tasks.push(Planned {
+                idx: task,
+                name: name(task),
+                also: others.iter().filter(|t| **t != task).map(|t| name(*t)).collect(),
+                task: ids.of(task),
+                status,
+                resume,
+                goal: run.is_goal(task),
+                reason: reason(run, task, status),
+                waits_for: left.waits_for(run, task).map(name).collect(),
+                invocation: run.invocation(task),
+                receipt: run.receipt(task),
+                batch,
+                expected_ms: run.expected_ms(task),
+            });
+        }
+        plan
+    }
+}
+
+impl PlanCounts {
+    fn add(&mut self, status: Status) {
+        *match status {
+            Status::Cached => &mut self.cached,
+            Status::CutOff => &mut self.cut_off,
+            Status::Certain => &mut self.certain,
+            Status::Conditional => &mut self.conditional,
+            Status::Unneeded => &mut self.unneeded,
+            Status::Blocked => &mut self.blocked,
+            Status::Failed => &mut self.failed,
+            Status::Skipped => &mut self.skipped,
+        } += 1;
+    }
+}
+
+fn status(run: &Run, task: TaskIdx) -> Status {
+    match run.state(task) {
+        State::Idle => Status::Unneeded,
+        State::Ended(End::Cached | End::Ran) => Status::Cached,
+        State::Ended(End::CutOff) => Status::CutOff,
+        State::Ended(End::Failed) => Status::Failed,
+        State::Ended(End::Skipped { .. } | End::Cancelled) => Status::Skipped,
+        State::Ended(End::Blocked { .. }) => Status::Blocked,
+        State::Ordering | State::Staging | State::Queued | State::Running => Status::Certain,
+        _ if run.is_forced(task) || run.is_hollow(task) => Status::Certain,
+        // Looked up for the sake of another task's receipt, or not at rest: nothing says that it will run.
+        _ => Status::Conditional,
+    }
+}
+
+fn reason(run: &Run, task: TaskIdx, status: Status) -> Option<Reason> {
+    let name = |task: TaskIdx| run.subject().workflow.node(task).name.clone();
+    match (status, run.state(task)) {
+        (Status::Cached | Status::CutOff | Status::Unneeded, _) => None,
+        (_, State::Ended(End::Skipped { cause })) => Some(Reason::CausedBy { task: name(cause) }),
+        (_, State::Ended(End::Blocked { cause })) if cause != task => Some(Reason::CausedBy { task: name(cause) }),
+        (Status::Blocked, _) => Some(Reason::NoReceipt),
+        (Status::Failed, _) => run.failure(task).map(|f| Reason::Failure { message: f.kind.to_string() }),
+        _ => Some(match run.leader(task) {
+            Some(leader) => Reason::SameAs { task: name(leader) },
+            None if run.is_hollow(task) => Reason::BytesMissing,
+            None if run.is_forced(task) => Reason::Forced,
+            None if run.goes_by_inputs(task) => Reason::InputsMayChange,
+            None if run.has_candidates(task) => Reason::OtherInputs,
+            None => Reason::NoReceipt,
+        }),
+    }
+}
+
+/// What is left to do, by level.
+struct Left {
+    level: Vec<Option<u32>>,
+    critical_path: Vec<TaskIdx>,
+    critical_path_ms: u64,
+    total_ms: u64,
+}
+
+impl Left {
+    fn of(run: &Run) -> Self {
+        let subject = run.subject();
+        let is_left = |t: TaskIdx| matches!(status(run, t), Status::Certain | Status::Conditional);
+        let firsts = subject.graph.order().iter().map(|t| subject.ids.first(*t));
+        let mut left: Vec<TaskIdx> = firsts.filter(|t| run.in_scope(*t) && is_left(*t)).collect();
+        let mut all =
+            Self { level: vec![None; subject.workflow.len()], critical_path: vec![], critical_path_ms: 0, total_ms: 0 };
+        for task in &left {
+            all.level[task.index()] = Some(0);
+        }
+        // One pass would do if no task had two names and none followed another.
+        loop {
+            let mut is_stable = true;
+            for &task in &left {
+                let level = all.waits_for(run, task).filter_map(|d| all.level[d.index()]).max().map_or(0, |l| l + 1);
+                is_stable &= all.level[task.index()].replace(level) == Some(level);
+            }
+            if is_stable {
+                break;
+            }
+        }
+        left.sort_unstable_by_key(|t| (all.level[t.index()], *t));
+        left.dedup();
+        all.total_ms = left.iter().filter_map(|t| run.expected_ms(*t)).sum();
+        // Way to the end of each task, by time and then by number of tasks.
+        let mut way = vec![(0_u64, 0_u32); subject.workflow.len()];
+        let mut from = vec![None; subject.workflow.len()];
+        for &task in &left {
+            let before = all.waits_for(run, task).max_by_key(|d| (way[d.index()], std::cmp::Reverse(*d)));
+            let (ms, steps) = before.map_or((0, 0), |d| way[d.index()]);
+            // The work of another is not done twice.
+            let own = if run.leader(task).is_some() { 0 } else { run.expected_ms(task).unwrap_or(0) };
+            way[task.index()] = (ms.saturating_add(own), steps + 1);
+            from[task.index()] = before;
+        }
+        let mut at = left.iter().copied().max_by_key(|t| (way[t.index()], std::cmp::Reverse(*t)));
+        all.critical_path_ms = at.map_or(0, |t| way[t.index()].0);
+        while let Some(task) = at {
+            all.critical_path.push(task);
+            at = from[task.index()];
+        }
+        all.critical_path.reverse();
+        all
+    }
+
+    fn levels(&self) -> usize {
+        self.level.iter().flatten().max().map_or(0, |l| *l as usize + 1)
+    }
+
+    /// What a task that is left waits for: inputs, what it comes after, and who does its work.
+    fn waits_for(&self, run: &Run, task: TaskIdx) -> impl Iterator<Item = TaskIdx> {
+        let subject = run.subject();
+        let mut waits = vec![];
+        if self.level[task.index()].is_some() {
+            waits.extend(subject.inputs(task).iter().copied());
+            // Only work has an order; what may be cut off waits for its inputs alone.
+            if matches!(subject.workflow.node(task).work, Work::Task(_)) && run.state(task) == State::Ordering {
+                waits.extend(subject.after(task).iter().copied());
+            }
+            waits.extend(run.leader(task));
+            waits.retain(|d| self.level[d.index()].is_some());
+            waits.sort_unstable();
+            waits.dedup();
+        }
+        waits.into_iter()
+    }
+}

@@ -1,0 +1,69 @@
+//! Proof that the model test would notice: each rule is broken on purpose, and some seed must catch it.
+//!
+//! Unaware of what right behaviour is; that is what [`super::model`] says.
+
+use super::model::{Kind, check};
+
+/// A rule left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// Rule 2: receipts under the task id settle nothing.
+    NoShortcut,
+    /// Rule 2: inputs are looked at although there is a receipt.
+    LookAtInputs,
+    /// Rule 3: receipts under the invocation id are not looked up.
+    NoCutOff,
+    /// Rule 4: missing bytes are not made again.
+    NoBytes,
+    /// Any receipt under the task id will do.
+    NoCoherence,
+    /// What was settled stays so, whatever it was made from.
+    NoReopening,
+    /// A receipt names what its inputs are when it is made, not what its invocation was made from.
+    LateVia,
+}
+
+/// How many seeds may pass before one catches it: fewer than a plain test run tries.
+const WITHIN: u64 = 2000;
+
+fn caught(sabotage: Sabotage, kind: Kind, by: &str) {
+    let why = (1..=WITHIN).find_map(|seed| check(seed, kind, Some(sabotage)).err());
+    let why = why.unwrap_or_else(|| panic!("{sabotage:?} goes unnoticed for {WITHIN} seeds"));
+    let first = why.lines().next().unwrap_or_default();
+    assert!(first.contains(by), "{sabotage:?} is caught by another check: {first}");
+}
+
+#[test]
+fn ignoring_receipts_by_task_id_is_caught() {
+    caught(Sabotage::NoShortcut, Kind::Steady, "rule 2");
+}
+
+#[test]
+fn looking_at_inputs_of_settled_tasks_is_caught() {
+    caught(Sabotage::LookAtInputs, Kind::Steady, "nobody needed it");
+}
+
+#[test]
+fn running_without_looking_for_the_invocation_is_caught() {
+    caught(Sabotage::NoCutOff, Kind::Steady, "rule 3");
+}
+
+#[test]
+fn running_without_bytes_is_caught() {
+    caught(Sabotage::NoBytes, Kind::Steady, "rule 4");
+}
+
+#[test]
+fn mixing_outcomes_is_caught() {
+    caught(Sabotage::NoCoherence, Kind::Varied, "two outcomes");
+}
+
+#[test]
+fn leaving_settled_tasks_settled_is_caught() {
+    caught(Sabotage::NoReopening, Kind::Varied, "two outcomes");
+}
+
+#[test]
+fn naming_other_inputs_than_those_used_is_caught() {
+    caught(Sabotage::LateVia, Kind::Varied, "does not say all it was made from");
+}

@@ -1,0 +1,179 @@
+//! Failures: who fails, who is skipped, who goes on, and what is tried again.
+
+use super::*;
+use crate::run::step::{Notice, Step};
+use crate::value::Value;
+use quipu_store::receipt::FailureKind;
+
+fn fail_fast(jobs: u32) -> Rules {
+    Rules { jobs, ..Rules::default() }
+}
+
+#[test]
+fn t14_a_failed_task_runs_again() {
+    let mut case = Flow::default().does("t", Does::Fail, "").case();
+    for _ in 0..2 {
+        let report = case.run_with("t", keep_going());
+        assert_eq!(report.ran, ["t"]);
+        report.ends("t", End::Failed);
+    }
+}
+
+#[test]
+fn t15_a_cached_failure_fails_those_who_await_success_at_once() {
+    let flow = Flow::default().does("t", Does::Fail, "").task("u", "t").task("v", "u").task("x", "");
+    let mut case = flow.case();
+    case.run_with("t", keep_going());
+    let before = case.world.receipts.len();
+    let rules = Rules { use_failures: true, ..keep_going() };
+    let report = case.run_with("v x", rules.clone());
+    assert_eq!(report.ran, ["x"]);
+    report.ends("t u", End::Failed);
+    assert_eq!(report.failures["u"], FailureKind::BranchMismatch { on: case.subject.ids.of(case.idx("t")) });
+    report.ends("v", End::Skipped { cause: case.idx("u") });
+    assert_eq!(case.world.receipts.len(), before + 1, "only x left a receipt");
+    // A success that came later counts more than the failure before it.
+    let mut flaky = Flow::default().does("t", Does::Flaky, "").case();
+    for _ in 0..3 {
+        flaky.run_with("t", keep_going());
+    }
+    flaky.world.accepted.clear();
+    flaky.run_with("t", rules).ends("t", End::Cached);
+}
+
+#[test]
+fn t16_branches_take_what_they_ask_for() {
+    let flow = Flow::default().task("t", "").task("e", "t!").task("any", "t*").task("d", "e");
+    let mut case = flow.case();
+    let report = case.run_with("d any", keep_going());
+    assert_eq!(report.ran_sorted(), ["any", "t"]);
+    report.ends("e", End::Failed);
+    assert_eq!(report.failures["e"], FailureKind::BranchMismatch { on: case.subject.ids.of(case.idx("t")) });
+    report.ends("d", End::Skipped { cause: case.idx("e") });
+    let Some(Value::List(reads)) = report.invocations["any"].args.get("reads") else { panic!("a list") };
+    assert!(reads[0].get("ok").is_some_and(|ok| ok.get("outputs").is_some()));
+}
+
+#[test]
+fn who_awaits_a_failure_takes_care_of_it() {
+    let flow = Flow::default().does("t", Does::Fail, "").task("e", "t!").task("any", "t*").task("x", "");
+    let mut case = flow.case();
+    let report = case.run_with("e any x", fail_fast(1));
+    assert_eq!(report.ran_sorted(), ["any", "e", "t", "x"], "fail-fast does not stop for a failure that is awaited");
+    let Some(Value::List(reads)) = report.invocations["e"].args.get("reads") else { panic!("a list") };
+    assert_eq!(reads[0].get("kind"), Some(&"exit".into()));
+    // Both are settled; the failed task is not looked at again.
+    assert_eq!(case.run("e any").ran, Vec::<String>::new());
+}
+
+#[test]
+fn t17_keep_going_finishes_what_does_not_depend_on_the_failure() {
+    let flow = Flow::default().does("t", Does::Fail, "").task("s", "").task("u", "t s").task("v", "u").task("w", "s");
+    let mut case = flow.case();
+    let report = case.run_with("v w", keep_going());
+    assert_eq!(report.ran_sorted(), ["s", "t", "w"]);
+    report.ends("u v", End::Skipped { cause: case.idx("t") });
+    report.ends("s w", End::Ran);
+    assert_eq!((report.counts.failed, report.counts.skipped, report.counts.ran), (1, 2, 2));
+}
+
+#[test]
+fn t18_fail_fast_starts_nothing_new_and_cancels_what_runs() {
+    let flow = Flow::default().does("t", Does::Fail, "").task("s", "").task("q", "").task("u", "t").task("z", "q");
+    let mut case = flow.case();
+    let t = case.idx("t");
+    let mut drive = case.drive("u s z", fail_fast(2));
+    assert_eq!(drive.running().len(), 2);
+    let other = drive.running().into_iter().find(|n| n != "t").expect("two run");
+    drive.complete("t");
+    assert_eq!(drive.running(), std::slice::from_ref(&other), "nothing new starts");
+    drive.complete(&other);
+    let report = drive.end();
+    report.ends(&other, End::Cancelled);
+    report.ends("t", End::Failed);
+    report.ends("u", End::Skipped { cause: t });
+    assert_eq!(report.ran, ["t"]);
+    assert!(case.world.receipts.iter().all(|r| r.result.is_err()), "no receipt of what was killed");
+    assert_eq!(case.run_with("s z", keep_going()).ran_sorted(), ["q", "s", "z"]);
+}
+
+#[test]
+fn t29_a_resource_that_cannot_be_fetched_fails_its_consumers_only() {
+    let fetch = |node: &mut Node| {
+        let Work::Task(task) = &mut node.work else { unreachable!("a task") };
+        task.cmd = "/quipu/fetch".into();
+        node.policy.retries = 2;
+    };
+    let flow = Flow::default().with("p", Does::Fail, 1, "", fetch).with("q", Does::Same, 2, "", fetch);
+    let mut case = flow.task("x", "p").task("y", "q").task("z", "").case();
+    let report = case.run_with("x y z", keep_going());
+    assert_eq!(report.ran.iter().filter(|n| *n == "p").count(), 3, "tried again, then given up");
+    report.ends("p", End::Failed);
+    report.ends("x", End::Skipped { cause: case.idx("p") });
+    report.ends("q y z", End::Ran);
+}
+
+#[test]
+fn a_task_is_tried_as_often_as_it_may_be() {
+    for (retries, end, ran) in [(0, End::Failed, 1), (1, End::Failed, 2), (2, End::Ran, 3), (5, End::Ran, 3)] {
+        let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = retries);
+        let mut case = flow.task("u", "t").case();
+        let report = case.run_with("u", keep_going());
+        report.ends("t", end);
+        assert_eq!(report.ran.iter().filter(|n| *n == "t").count(), ran);
+        let told = report.notices.iter().filter(|n| matches!(n, Notice::Retry { .. })).count();
+        assert_eq!(told, ran - 1);
+    }
+}
+
+#[test]
+fn those_who_follow_a_task_that_fails_try_for_themselves() {
+    let flow = Flow::default().does("a", Does::Same, "").with("b", Does::Same, 42, "", |_| {});
+    let flow = flow.with("u", Does::Flaky, 1, "a", |_| {}).with("v", Does::Flaky, 1, "b", |_| {});
+    let mut case = flow.case();
+    let mut drive = case.drive("u v", Rules { jobs: 4, ..keep_going() });
+    drive.complete("a");
+    drive.complete("b");
+    assert_eq!(drive.running(), ["u"]);
+    drive.complete("u");
+    assert_eq!(drive.running(), ["v"]);
+    drive.complete("v");
+    let report = drive.end();
+    report.ends("u v", End::Failed);
+}
+
+#[test]
+fn a_part_that_an_output_does_not_have_fails_its_consumer() {
+    let flow = Flow::default().does("a", Does::Dir, "").task("u", "a/nothing").task("v", "a/d/nothing").task("w", "v");
+    let mut case = flow.case();
+    let report = case.run_with("u w", keep_going());
+    report.ends("u v", End::Failed);
+    report.ends("w", End::Skipped { cause: case.idx("v") });
+    assert_eq!(report.failures["v"], FailureKind::MissingOutput { path: "outputs/d/nothing".to_owned() });
+}
+
+#[test]
+fn a_cached_failure_stops_a_fail_fast_run_like_a_fresh_one() {
+    let flow = Flow::default().does("t", Does::Fail, "").task("x", "");
+    let mut case = flow.case();
+    case.run_with("t", keep_going());
+    let rules = Rules { use_failures: true, ..fail_fast(1) };
+    let report = case.run_with("t x", rules);
+    report.ends("t", End::Failed);
+    report.ends("x", End::Cancelled);
+}
+
+#[test]
+fn work_that_ends_well_although_it_was_cancelled_counts() {
+    let mut case = Flow::default().does("t", Does::Fail, "").task("s", "").case();
+    let mut drive = case.drive("t s", fail_fast(2));
+    let s = drive.open.iter().position(|step| matches!(step, Step::Execute { task, .. } if task.index() == 1));
+    let s = drive.open.remove(s.expect("it runs"));
+    drive.complete("t");
+    // It was done before the signal came.
+    let Step::Execute { task, epoch, .. } = s else { unreachable!("just found") };
+    let result = Ok(Arc::new(quipu_store::receipt::Output::default()));
+    drive.run.on(crate::run::step::Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+    drive.answer_questions();
+    drive.end().ends("s", End::Ran);
+}
