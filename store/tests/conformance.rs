@@ -41,6 +41,7 @@ suite! {
     files_are_taken_by_copy_and_by_move
     trees_are_joined_and_completeness_sees_what_is_missing
     a_receipt_is_found_before_and_after_its_commit
+    a_flush_returns_when_those_who_wait_for_receipts_were_told
     a_failure_is_found_and_settles_nothing
     one_receipt_settles_many_tasks_and_a_task_has_many_receipts
     an_imported_receipt_is_not_ours_until_accepted
@@ -158,6 +159,14 @@ fn a_receipt_is_found_before_and_after_its_commit(store: &Store) {
     }
     assert_eq!(answer.recv().expect("is told").expect("is durable"), ids[0]);
     assert_eq!(ids[0], ids[1]);
+}
+
+fn a_flush_returns_when_those_who_wait_for_receipts_were_told(store: &Store) {
+    for n in 0..50 {
+        let answer = record_later(store, receipt(n, &[n], &[]), blocks_of(n, &[n]));
+        store.flush().expect("commits");
+        assert!(answer.try_recv().is_ok_and(|told| told.is_ok()), "told by then");
+    }
 }
 
 fn a_failure_is_found_and_settles_nothing(store: &Store) {
