@@ -77,6 +77,8 @@ pub struct Request {
     pub rules: Rules,
     /// Id of the run.
     pub id: Text,
+    /// The workspace it is of, for those who are told.
+    pub workspace: Option<Text>,
     /// Where tasks that are never cached keep what they did, so that a crashed run goes on where it was.
     pub session: Option<String>,
     /// Puts goals' outputs in place.
@@ -91,7 +93,7 @@ impl Request {
     /// A request with nothing but the tasks and the goals.
     pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
         let id = "run".into();
-        Self { subject, goals, rules, id, session: None, place: None, durations: None, equip: None }
+        Self { subject, goals, rules, id, workspace: None, session: None, place: None, durations: None, equip: None }
     }
 }
 
@@ -123,11 +125,13 @@ pub struct Report {
     pub recorded: HashMap<TaskIdx, ReceiptId>,
 }
 
-/// Looks everything up and does no work: what [`crate::plan`] reads.
+/// Looks everything up, does no work and writes nothing: what [`crate::plan`] reads.
 pub fn look(engine: &Engine, mut request: Request) -> Result<Run, DriveError> {
     request.place = None;
     request.rules.place = false;
     let mut drive = Drive::new(engine.clone(), request);
+    drive.looks_only = true;
+    drive.open_session()?;
     drive.settle()?;
     Ok(drive.run)
 }
@@ -179,6 +183,7 @@ struct Drive {
     subject: Arc<Subject>,
     run: Run,
     id: Text,
+    workspace: Option<Text>,
     goals: Vec<TaskIdx>,
     started_ms: u64,
     place: Option<Placer>,
@@ -195,6 +200,8 @@ struct Drive {
     awaiting_record: usize,
     /// Something was handed to the store that nobody waits for.
     unflushed: bool,
+    /// Nothing is written, not even what was learnt.
+    looks_only: bool,
     commit_error: Option<CommitError>,
     wall_ms: HashMap<TaskIdx, (u64, u64, u64)>,
     recorded: HashMap<TaskIdx, ReceiptId>,
@@ -214,6 +221,7 @@ impl Drive {
             subject: request.subject,
             run,
             id: request.id,
+            workspace: request.workspace,
             goals: request.goals,
             place: request.place,
             durations: request.durations,
@@ -227,6 +235,7 @@ impl Drive {
             unrecorded: BTreeMap::new(),
             awaiting_record: 0,
             unflushed: false,
+            looks_only: false,
             commit_error: None,
             wall_ms: HashMap::new(),
             recorded: HashMap::new(),
@@ -239,7 +248,8 @@ impl Drive {
     fn begin(&mut self) -> Result<(), DriveError> {
         let names = |tasks: &[TaskIdx]| tasks.iter().map(|g| self.subject.workflow.node(*g).name.clone()).collect();
         let tasks = self.subject.workflow.indices().filter(|t| self.run.in_scope(*t)).count();
-        self.emit(|| RunEvent::RunStarted { run: self.id.clone(), goals: names(&self.goals), tasks });
+        let workspace = || self.workspace.clone();
+        self.emit(|| RunEvent::RunStarted { run: self.id.clone(), workspace: workspace(), goals: names(&self.goals), tasks });
         self.open_session()?;
         self.settle()?;
         let states = || self.subject.workflow.indices().map(|t| self.run.state(t));

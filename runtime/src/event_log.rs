@@ -66,15 +66,17 @@ impl Observer for EventLog {
     }
 }
 
-/// One event as a line: its fields, and `at`, the milliseconds since the run began.
+/// One event as a line: its fields, and `at`, the milliseconds since the run began; the summary has `ms` for that.
 pub fn line(at_ms: u64, event: &RunEvent) -> Vec<u8> {
     #[derive(serde::Serialize)]
     struct Line<'a> {
         #[serde(flatten)]
         event: &'a RunEvent,
-        at: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        at: Option<u64>,
     }
-    let mut bytes = serde_json::to_vec(&Line { event, at: at_ms }).unwrap_or_default();
+    let at = (!matches!(event, RunEvent::Summary(_))).then_some(at_ms);
+    let mut bytes = serde_json::to_vec(&Line { event, at }).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }

@@ -21,6 +21,9 @@ pub enum RunEvent {
     RunStarted {
         /// Id of the run.
         run: Text,
+        /// The workspace, when the run is of one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        workspace: Option<Text>,
         /// What was asked for.
         goals: Vec<Text>,
         /// Tasks the goals lead to.

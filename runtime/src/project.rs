@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quipu_store::cid::{BlobId, TreeId};
 use quipu_store::stamp::Stamp;
@@ -40,6 +40,8 @@ pub struct Project {
     lists: Vec<SourceList>,
     /// What was there when it was scanned: sources and declared outputs.
     files: HashMap<Text, (Entry, Stamp)>,
+    /// What is known of the machine's files, when tools were looked up.
+    machine: Mutex<Option<StatIndex>>,
 }
 
 /// Why a workspace cannot be made into tasks.
@@ -100,7 +102,7 @@ impl Project {
         let lists = loaded.match_sources()?;
         let files = scan(index, &loaded, &lists)?;
         let trees = trees(&loaded, &lists, &files)?;
-        let tools = tools(store, &loaded)?;
+        let (tools, machine) = tools(store, &loaded)?;
         let platform = (std::env::consts::OS.into(), std::env::consts::ARCH.into());
         let workflow = loaded.workflow(&trees, &Surroundings { env, tools, platform })?;
         let mut recipes = vec![0; workflow.len()];
@@ -110,7 +112,7 @@ impl Project {
             }
         }
         let subject = Arc::new(Subject::new(workflow)?);
-        Ok(Self { loaded, subject, recipes, lists, files })
+        Ok(Self { loaded, subject, recipes, lists, files, machine: Mutex::new(machine) })
     }
 
     /// The recipe a task was made of.
@@ -150,6 +152,11 @@ impl Project {
         let files = list.iter().filter_map(|path| self.files.get(path).map(|(entry, _)| (&**path, entry)));
         let name = || self.subject.workflow.node(task).name.to_string();
         tree_of(Some(store), files).map(drop).map_err(|source| ProjectError::Tree { task: name(), source })
+    }
+
+    /// Writes down what tools there are, so that they need not be read next time; nothing when that is known.
+    pub fn save_tools(&self) -> Result<(), StoreError> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map_or(Ok(()), StatIndex::save)
     }
 
     /// Whether a declared output file held exactly this when the workspace was scanned.
@@ -218,7 +225,7 @@ fn trees(
 }
 
 /// The content of the tools that recipes name, found as the tasks would find them.
-fn tools(store: &Store, loaded: &Loaded) -> Result<BTreeMap<String, BlobId>, ProjectError> {
+fn tools(store: &Store, loaded: &Loaded) -> Result<(BTreeMap<String, BlobId>, Option<StatIndex>), ProjectError> {
     let mut tools = BTreeMap::new();
     let mut machine: Option<StatIndex> = None;
     for recipe in &loaded.recipes {
@@ -240,10 +247,7 @@ fn tools(store: &Store, loaded: &Loaded) -> Result<BTreeMap<String, BlobId>, Pro
             }
         }
     }
-    if let Some(index) = &mut machine {
-        index.save()?;
-    }
-    Ok(tools)
+    Ok((tools, machine))
 }
 
 /// The file behind a tool's name, with all links followed.

@@ -61,8 +61,13 @@ impl Drive {
     fn answer(&mut self, step: Step) -> Result<(), DriveError> {
         match step {
             Step::Tell(notice) => self.tell(notice),
+            Step::Accept { .. } if self.looks_only => {}
             Step::Accept { task, receipt, via } => {
                 let id = self.task_id(task);
+                if let crate::task::Work::Task(recipe) = &self.subject.workflow.node(task).work {
+                    // What the id is made of: no work will bring it here any more.
+                    self.engine.store.put(quipu_store::cid::Codec::DagCbor, self.subject.ids.block(recipe))?;
+                }
                 self.engine.store.accept(id, receipt, via)?;
                 self.unflushed = true;
             }
