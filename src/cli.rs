@@ -1,8 +1,11 @@
 //! The command line: definitions only. The doc comments are the manual.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::quantity;
 
 /// Runs tasks, and only those that no receipt settles.
 #[derive(Debug, Parser)]
@@ -57,6 +60,13 @@ pub(crate) struct GoalArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TaskArgs {
+    /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x` [default: all tasks]
+    #[arg(value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) goals: GoalArgs,
@@ -102,7 +112,8 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The task
+    /// The task: a name, `member:name` or `name[variant]`
+    #[arg(value_name = "TASK")]
     pub(crate) task: String,
     /// Print the explanation as JSON
     #[arg(long)]
@@ -112,7 +123,7 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    pub(crate) goals: GoalArgs,
+    pub(crate) tasks: TaskArgs,
     /// Print tasks as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -121,7 +132,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GraphArgs {
     #[command(flatten)]
-    pub(crate) goals: GoalArgs,
+    pub(crate) tasks: TaskArgs,
     /// In which language
     #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
     pub(crate) format: GraphFormat,
@@ -139,19 +150,24 @@ pub(crate) enum GraphFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogArgs {
-    /// Print the stored output of this task instead of listing runs
+    /// Print what this task printed when it last ran, byte for byte, instead of listing runs
+    #[arg(value_name = "TASK")]
     pub(crate) task: Option<String>,
-    /// Only this run (its id, or the first characters of it)
+    /// Only this run: print what happened in it (its id, or the first characters of it)
     #[arg(long, value_name = "ID")]
     pub(crate) run: Option<String>,
-    /// Print events as JSON lines
+    /// List the runs of all workspaces, not of this one only
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print one JSON object a line: runs, or the events of the one run
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// Its id, or the first characters of it
+    /// Its id, or the first characters of it, with or without `bafkr4i` or `bafyr4i`
+    #[arg(value_name = "ID")]
     pub(crate) id: String,
     /// Print it as JSON
     #[arg(long)]
@@ -174,12 +190,15 @@ pub(crate) struct VerifyArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     /// Delete what was not used for so long: 12h, 30d, 8w
-    #[arg(long, value_name = "AGE")]
-    pub(crate) max_age: Option<String>,
+    #[arg(long, value_name = "AGE", value_parser = quantity::parse_age)]
+    pub(crate) max_age: Option<Duration>,
     /// Delete the least recently used until the rest fits: 500M, 20G
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) max_size: Option<String>,
+    #[arg(long, value_name = "SIZE", value_parser = quantity::parse_size)]
+    pub(crate) max_size: Option<u64>,
     /// Only say what would be deleted
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+    /// Print what was deleted as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

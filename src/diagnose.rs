@@ -4,10 +4,12 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::Write as _;
 
 use quipu_runtime::drive::DriveError;
+use quipu_runtime::project::ProjectError;
 use quipu_runtime::workfile::{LoadError, SelectError};
-use quipu_store::{GcError, OpenError, StoreError};
+use quipu_store::{CommitError, GcError, OpenError, StoreError};
 
 use crate::exit::Exit;
 
@@ -17,6 +19,7 @@ pub(crate) struct Diagnosis {
     /// Ends the process.
     pub(crate) exit: Exit,
     heading: String,
+    lines: Vec<String>,
     causes: Vec<String>,
     hints: Vec<String>,
 }
@@ -24,7 +27,7 @@ pub(crate) struct Diagnosis {
 impl Diagnosis {
     /// A user's mistake, in words of its own.
     pub(crate) fn usage(heading: impl Into<String>) -> Self {
-        Self { exit: Exit::Usage, heading: heading.into(), causes: vec![], hints: vec![] }
+        Self { exit: Exit::Usage, heading: heading.into(), lines: vec![], causes: vec![], hints: vec![] }
     }
 
     /// The world's failure.
@@ -41,7 +44,27 @@ impl Diagnosis {
         }
         let heading = if doing.is_empty() { error.to_string() } else { format!("{doing}: {error}") };
         causes.retain(|cause| !heading.contains(cause.as_str()));
-        Self { exit: Exit::System, heading, causes, hints: vec![] }
+        Self { exit: Exit::System, heading, lines: vec![], causes, hints: vec![] }
+    }
+
+    /// What was asked for is not there, or means several things.
+    pub(crate) fn ambiguous(heading: impl Into<String>, all: impl IntoIterator<Item = String>) -> Self {
+        Self::usage(heading).list(all)
+    }
+
+    /// Nobody reads the result any more: the end, without a word.
+    pub(crate) fn nobody_reads() -> Self {
+        Self { exit: Exit::ClosedPipe, heading: String::new(), lines: vec![], causes: vec![], hints: vec![] }
+    }
+
+    /// Whether there is nothing to say.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.heading.is_empty()
+    }
+
+    fn list(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.lines.extend(lines);
+        self
     }
 
     /// Adds a way on.
@@ -58,6 +81,9 @@ impl fmt::Display for Diagnosis {
             write!(f, "{}", self.heading.trim_end())?;
         } else {
             write!(f, "error: {}", self.heading)?;
+        }
+        for line in &self.lines {
+            write!(f, "\n  {line}")?;
         }
         for cause in &self.causes {
             write!(f, "\n  caused by: {cause}")?;
@@ -82,7 +108,8 @@ impl From<LoadError> for Diagnosis {
 
 impl From<SelectError> for Diagnosis {
     fn from(error: SelectError) -> Self {
-        let base = Self::usage(error.message);
+        // The message begins with the selector: "`x`, which is not defined".
+        let base = Self::usage(format!("no task for {}", error.message));
         match error.hint {
             Some(hint) => base.hint(hint),
             None => base,
@@ -98,7 +125,19 @@ impl From<OpenError> for Diagnosis {
 
 impl From<StoreError> for Diagnosis {
     fn from(error: StoreError) -> Self {
-        Self::system("the store", &error).hint("`quipu verify` says what is wrong with it")
+        let base = Self::system("cannot read the store", &error);
+        // The text of a damaged index says already what to do.
+        if matches!(error, StoreError::Index { .. }) {
+            base
+        } else {
+            base.hint("`quipu verify` says what is wrong with it")
+        }
+    }
+}
+
+impl From<CommitError> for Diagnosis {
+    fn from(error: CommitError) -> Self {
+        Self::system("cannot write to the store", &error)
     }
 }
 
@@ -110,6 +149,36 @@ impl From<GcError> for Diagnosis {
 
 impl From<DriveError> for Diagnosis {
     fn from(error: DriveError) -> Self {
-        Self::system("", &error)
+        match error {
+            DriveError::Store(error) => error.into(),
+            DriveError::Commit(error) => error.into(),
+            other => Self::system("", &other),
+        }
     }
+}
+
+impl From<ProjectError> for Diagnosis {
+    fn from(error: ProjectError) -> Self {
+        match error {
+            ProjectError::Load(error) => error.into(),
+            ProjectError::Store(error) => error.into(),
+            ProjectError::Tool { .. } => Self::usage(error.to_string())
+                .hint("install it, or set PATH in the task's `env`, or take it out of `tools`"),
+            ProjectError::Scan { .. } | ProjectError::Vanished(_) => Self::system("", &error),
+            other => Self::usage(other.to_string()),
+        }
+    }
+}
+
+/// Says what an unforeseen end looks like to a person. What a damaged index makes its library panic at is caught
+/// and becomes an error with words of its own, so nothing is said here.
+pub(crate) fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        if place.contains("/redb-") {
+            return;
+        }
+        let text = panic.payload_as_str().unwrap_or("no reason given");
+        let _ = writeln!(std::io::stderr(), "error: this is a bug in quipu: {text} ({place})");
+    }));
 }

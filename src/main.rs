@@ -5,6 +5,7 @@ mod commands;
 mod diagnose;
 mod exit;
 mod project;
+mod quantity;
 mod render;
 mod settings;
 
@@ -14,13 +15,14 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // A reader that goes away (`quipu list | head`) ends us quietly, as it does any filter.
-    commands::end_quietly_on_closed_pipe();
+    diagnose::tell_panics();
     let cli = cli::Cli::parse();
     match commands::dispatch(cli) {
         Ok(exit) => exit.into(),
         Err(diagnosis) => {
-            let _ = writeln!(std::io::stderr(), "{diagnosis}");
+            if !diagnosis.is_silent() {
+                let _ = writeln!(std::io::stderr(), "{diagnosis}");
+            }
             diagnosis.exit.into()
         }
     }

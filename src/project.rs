@@ -1,19 +1,22 @@
 //! What commands on a workspace share: the store, the workspace, its tasks.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quipu_runtime::drive::Engine;
+use quipu_runtime::drive::{self, Engine, Request};
 use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::graph::TaskIdx;
-use quipu_runtime::project::{Project, ProjectError};
+use quipu_runtime::project::Project;
+use quipu_runtime::run::{Rules, Run};
 use quipu_runtime::task::PROCESS;
-use quipu_runtime::workfile;
+use quipu_runtime::workfile::{self, Loaded};
 use quipu_store::Store;
 
+use crate::commands::Context;
 use crate::diagnose::Diagnosis;
-use crate::settings::{self, Settings};
+use crate::settings;
 
 /// A workspace, opened.
 pub(crate) struct Opened {
@@ -23,11 +26,11 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens the workspace that `start` is in.
-    pub(crate) fn open(settings: &Settings, start: &Path) -> Result<Self, Diagnosis> {
+    /// Opens the workspace that the command was started in.
+    pub(crate) fn open(context: &Context) -> Result<Self, Diagnosis> {
         // All that can be wrong with the workfile is said before a store is made for it.
-        let loaded = workfile::load(start)?;
-        let store = settings.open_store()?;
+        let loaded = workfile::load(&context.start)?;
+        let store = context.settings()?.open_store()?;
         let workspace = Arc::new(Workspace::open(&store, &loaded.root));
         let project = {
             let mut index = workspace.index();
@@ -43,6 +46,13 @@ impl Opened {
         engine
     }
 
+    /// Looks up what receipts settle on the way to `goals`. Runs nothing and writes nothing.
+    pub(crate) fn look(&self, goals: Vec<TaskIdx>, rules: Rules) -> Result<Run, Diagnosis> {
+        let mut request = Request::new(Arc::clone(&self.project.subject), goals, rules);
+        request.session = Some(self.key());
+        Ok(drive::look(&self.engine(), request)?)
+    }
+
     /// The tasks that selectors mean.
     pub(crate) fn goals(&self, selectors: &[String]) -> Result<Vec<TaskIdx>, Diagnosis> {
         Ok(self.project.goals(selectors)?)
@@ -54,6 +64,39 @@ impl Opened {
     }
 }
 
+/// What the workfiles say of the workspace that `start` is in.
+pub(crate) fn load(start: &Path) -> Result<Loaded, Diagnosis> {
+    Ok(workfile::load(start)?)
+}
+
+/// Where the workspace that `start` is in begins, whether its workfiles are right or wrong.
+pub(crate) fn root(start: &Path) -> Option<PathBuf> {
+    match workfile::load(start) {
+        Ok(loaded) => Some(loaded.root),
+        // The nearest workfile may be that of a member; what is looked up by this is only shown.
+        Err(_) => start
+            .canonicalize()
+            .ok()?
+            .ancestors()
+            .find(|dir| dir.join(workfile::FILE_NAME).is_file())
+            .map(Path::to_owned),
+    }
+}
+
+/// The recipes that selectors mean, each once; all of them when there are none.
+pub(crate) fn select(loaded: &Loaded, selectors: &[String]) -> Result<Vec<usize>, Diagnosis> {
+    if selectors.is_empty() {
+        return Ok((0..loaded.recipes.len()).collect());
+    }
+    let mut all = vec![];
+    for selector in selectors {
+        all.extend(loaded.select(loaded.here, selector)?);
+    }
+    let mut seen = HashSet::new();
+    all.retain(|recipe| seen.insert(*recipe));
+    Ok(all)
+}
+
 /// The directory to start in.
 pub(crate) fn start(directory: Option<&Path>) -> Result<PathBuf, Diagnosis> {
     let start = directory.unwrap_or(Path::new("."));
@@ -61,17 +104,4 @@ pub(crate) fn start(directory: Option<&Path>) -> Result<PathBuf, Diagnosis> {
         return Ok(start.to_owned());
     }
     Err(Diagnosis::usage(format!("`{}` is not a directory", start.display())))
-}
-
-impl From<ProjectError> for Diagnosis {
-    fn from(error: ProjectError) -> Self {
-        match error {
-            ProjectError::Load(error) => error.into(),
-            ProjectError::Store(error) => error.into(),
-            ProjectError::Tool { .. } => Self::usage(error.to_string())
-                .hint("install it, or set PATH in the task's `env`, or take it out of `tools`"),
-            ProjectError::Scan { .. } | ProjectError::Vanished(_) => Self::system("", &error),
-            other => Self::usage(other.to_string()),
-        }
-    }
 }

@@ -39,9 +39,14 @@ impl Settings {
         Ok(Self { store: absolute(store), key: absolute(config).join("key") })
     }
 
-    /// Opens the store, or makes it.
+    /// Opens the store. One that is not there yet is made by the first write.
     pub(crate) fn open_store(&self) -> Result<Store, Diagnosis> {
-        Ok(Store::open(&self.store, Options::new(SignerSource::File(self.key.clone())))?)
+        Ok(Store::open(&self.store, self.options())?)
+    }
+
+    /// How the store behaves.
+    pub(crate) fn options(&self) -> Options {
+        Options::new(SignerSource::File(self.key.clone()))
     }
 }
 

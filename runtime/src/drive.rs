@@ -249,7 +249,12 @@ impl Drive {
         let names = |tasks: &[TaskIdx]| tasks.iter().map(|g| self.subject.workflow.node(*g).name.clone()).collect();
         let tasks = self.subject.workflow.indices().filter(|t| self.run.in_scope(*t)).count();
         let workspace = || self.workspace.clone();
-        self.emit(|| RunEvent::RunStarted { run: self.id.clone(), workspace: workspace(), goals: names(&self.goals), tasks });
+        self.emit(|| RunEvent::RunStarted {
+            run: self.id.clone(),
+            workspace: workspace(),
+            goals: names(&self.goals),
+            tasks,
+        });
         self.open_session()?;
         self.settle()?;
         let states = || self.subject.workflow.indices().map(|t| self.run.state(t));

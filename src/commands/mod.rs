@@ -1,8 +1,23 @@
 //! Commands: from parsed arguments to an exit code or a diagnosis.
 
+mod explain;
+mod gc;
+mod graph;
+mod init;
+mod list;
+mod log;
+mod memory;
+mod plan;
 mod run;
+mod show;
+mod verify;
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use quipu_runtime::workfile::schema;
+use serde::Serialize;
 
 use crate::cli::{Cli, Command};
 use crate::diagnose::Diagnosis;
@@ -12,28 +27,74 @@ use crate::settings::Settings;
 
 /// What every command may need.
 pub(crate) struct Context {
-    pub(crate) settings: Settings,
-    pub(crate) start: std::path::PathBuf,
+    store: Option<PathBuf>,
+    /// Where to look for the workfile.
+    pub(crate) start: PathBuf,
+}
+
+impl Context {
+    /// Where store and key are. Asked only by commands that need them: the others work without a home.
+    pub(crate) fn settings(&self) -> Result<Settings, Diagnosis> {
+        Settings::read(self.store.as_deref())
+    }
 }
 
 /// Carries out the command.
 pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
-    let context = Context { settings: Settings::read(cli.store.as_deref())?, start: start(cli.directory.as_deref())? };
+    let context = Context { store: cli.store, start: start(cli.directory.as_deref())? };
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
-        _ => Err(Diagnosis::usage("not here yet")),
+        Command::Plan(args) => plan::plan(&context, &args),
+        Command::Explain(args) => explain::explain(&context, &args),
+        Command::List(args) => list::list(&context, &args),
+        Command::Graph(args) => graph::graph(&context, &args),
+        Command::Log(args) => log::log(&context, &args),
+        Command::Show(args) => show::show(&context, &args),
+        Command::Verify(args) => verify::verify(&context, &args),
+        Command::Gc(args) => gc::gc(&context, &args),
+        Command::Init => init::init(&context.start),
+        Command::Schema => print_json(&schema::schema()),
+        Command::Completions { shell } => {
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut Cli::command(), "quipu", &mut script);
+            print_bytes(&script).map(|()| Exit::Ok)
+        }
     }
 }
 
 /// Writes a result to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Diagnosis> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| Diagnosis::system("cannot write the result", &e))
+    print_bytes(text.as_bytes())
 }
 
-/// Lets a closed pipe end the process, as it does any filter, instead of being an error.
-pub(crate) fn end_quietly_on_closed_pipe() {
-    // Rust ignores SIGPIPE; results are written through `print`, which sees the error and says nothing more.
+/// Writes a result to standard output, as it is.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Diagnosis> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| unwritten(&e))
+}
+
+/// Writes a result to standard output as indented JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<Exit, Diagnosis> {
+    let text = serde_json::to_string_pretty(value).expect("results have text for keys");
+    print(&format!("{text}\n")).map(|()| Exit::Ok)
+}
+
+/// Why a result did not get out. A reader that goes away (`quipu list | head -1`) has what it wanted.
+pub(crate) fn unwritten(error: &io::Error) -> Diagnosis {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Diagnosis::nobody_reads(),
+        _ => Diagnosis::system("cannot write the result", error),
+    }
+}
+
+/// Says something beside the result.
+pub(crate) fn note(text: &str) {
+    // Nobody to tell that nobody listens.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// A path as people see it from where they are.
+pub(crate) fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok());
+    here.unwrap_or(path).display().to_string()
 }

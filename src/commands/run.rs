@@ -1,8 +1,8 @@
 //! `quipu run`: look, run what must run, place what was asked for, sum up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quipu_runtime::drive::{self, Report, Request};
 use quipu_runtime::event_log::EventLog;
@@ -10,49 +10,44 @@ use quipu_runtime::exec::Stop;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::Observers;
 use quipu_runtime::run::Rules;
-use quipu_runtime::run::step::{End, Placed, State};
-use quipu_store::Root;
+use quipu_runtime::run::step::Placed;
 use quipu_store::checkout::CheckoutError;
-use quipu_store::cid::ReceiptId;
 use quipu_store::receipt::Output;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::cli::{OnDivergence, RunArgs};
-use crate::commands::Context;
+use crate::commands::{Context, memory, plan};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
 use crate::{render, settings};
 
-/// Files that a run without news may read anew each time rather than write down what it read.
-const MAX_READ_FILES: u64 = 64;
-/// Bytes of such files.
-const MAX_READ_BYTES: u64 = 8 << 20;
-
 /// Runs.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> {
-    let opened = Opened::open(&context.settings, &context.start)?;
+    let opened = Opened::open(context)?;
     let goals = opened.goals(&args.goals.goals)?;
     let rules = rules(&opened, args, &goals)?;
     if args.dry_run {
-        return Ok(Exit::Ok);
+        return plan::show(&opened, goals, rules, args.json);
     }
     let id = run_id()?;
     let mut engine = opened.engine();
-    engine.observers.add(render::of(args));
+    let mut told = Observers::new();
+    told.add(render::of(args));
     if let Some(dir) = opened.store.runs_dir() {
-        engine.observers.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));
+        told.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));
     }
+    engine.observers.add(Arc::new(render::TellKept::new(Arc::clone(&opened.workspace), told)));
     let mut request = Request::new(Arc::clone(&opened.project.subject), goals, rules);
     request.id = id.as_str().into();
     request.session = Some(opened.key());
+    request.workspace = Some(opened.key().into());
     let placed = Arc::new(AtomicBool::new(false));
-    request.place = Some(placer(&opened, engine.observers.clone(), Arc::clone(&placed)));
+    request.place = Some(placer(&opened, Arc::clone(&placed)));
     request.durations = Some(durations(&opened));
     request.equip = Some(equip(&opened));
     let report = drive::run_blocking(&engine, request, wish_to_stop)?;
-    remember(&opened, &report, placed.load(Relaxed))?;
+    memory::keep(&opened, &report, placed.load(Ordering::Relaxed))?;
     Ok(exit_of(&report))
 }
 
@@ -84,7 +79,7 @@ fn run_id() -> Result<String, Diagnosis> {
 }
 
 /// Puts outputs where the workfile says, unless they are there.
-fn placer(opened: &Opened, observers: Observers, any: Arc<AtomicBool>) -> drive::Placer {
+fn placer(opened: &Opened, placed: Arc<AtomicBool>) -> drive::Placer {
     let (workspace, project) = (Arc::clone(&opened.workspace), Arc::clone(&opened.project));
     Box::new(move |task: TaskIdx, output: &Output, fresh: bool| {
         // Without a sandbox the work itself put them there.
@@ -96,10 +91,7 @@ fn placer(opened: &Opened, observers: Observers, any: Arc<AtomicBool>) -> drive:
                 continue;
             }
             match workspace.place(path, entry) {
-                Ok(placed) => {
-                    any.fetch_or(!placed.files.is_empty(), Relaxed);
-                    render::kept(&observers, &workspace.take_kept());
-                }
+                Ok(put) => drop(placed.fetch_or(!put.files.is_empty(), Ordering::Relaxed)),
                 Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => {
                     return Ok(Placed::Hollow);
                 }
@@ -119,80 +111,15 @@ fn equip(opened: &Opened) -> Box<dyn Fn(TaskIdx, &mut quipu_runtime::exec::Job) 
     })
 }
 
-/// What is known of a task from the last run that did something.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Known {
-    /// Its id then.
-    pub(crate) id: String,
-    /// How long it took, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) ms: Option<u64>,
-    /// The receipt it was settled by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) receipt: Option<String>,
-}
-
-/// What is known of all tasks of a workspace, by name.
-pub(crate) type Memory = BTreeMap<String, Known>;
-
-/// Reads what earlier runs of this workspace left; what cannot be read is as if it were not there.
-pub(crate) fn memory(opened: &Opened) -> Memory {
-    let note = opened.store.note(&format!("memory:{}", opened.key())).ok().flatten();
-    note.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
 fn durations(opened: &Opened) -> Box<dyn FnOnce() -> Vec<u64> + Send> {
     let memory_of = (opened.store.clone(), opened.key());
     let project = Arc::clone(&opened.project);
     Box::new(move || {
         let (store, key) = memory_of;
-        let note = store.note(&format!("memory:{key}")).ok().flatten();
-        let memory: Memory = note.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let memory = memory::read(&store, &key);
         let known: HashMap<&str, u64> = memory.iter().filter_map(|(name, k)| Some((name.as_str(), k.ms?))).collect();
         project.subject.workflow.nodes().iter().map(|n| known.get(&*n.name).copied().unwrap_or(0)).collect()
     })
-}
-
-/// Keeps what the next run and `explain` want to know, and what `gc` must not delete. Writes nothing when
-/// nothing is new.
-fn remember(opened: &Opened, report: &Report, placed: bool) -> Result<(), Diagnosis> {
-    let counts = &report.summary.counts;
-    let news = counts.ran + counts.cut_off + counts.failed > 0;
-    if !news && opened.store.root(&opened.key())?.is_some() {
-        // A run without news writes nothing, unless reading the same files again each time would cost more.
-        let read = opened.workspace.index().counts();
-        if placed || read.files_read > MAX_READ_FILES || read.bytes_read > MAX_READ_BYTES {
-            opened.workspace.index().save()?;
-            opened.store.flush().map_err(|e| Diagnosis::system("what is known of files could not be written", &e))?;
-        }
-        return Ok(());
-    }
-    let mut memory = memory(opened);
-    let workflow = &opened.project.subject.workflow;
-    for task in workflow.indices() {
-        let settled = matches!(report.run.state(task), State::Ended(End::Ran | End::Cached | End::CutOff));
-        if !settled {
-            continue;
-        }
-        let name = workflow.node(task).name.to_string();
-        let old = memory.get(&name);
-        let ms = report.wall_ms.get(&task).copied().or_else(|| old.and_then(|k| k.ms));
-        let receipt = report.recorded.get(&task).copied().or_else(|| report.run.receipt(task));
-        let receipt = receipt.map(|r| r.to_string());
-        memory.insert(name, Known { id: opened.project.subject.ids.of(task).to_string(), ms, receipt });
-    }
-    // Tasks that the workfile does not name any more are forgotten, others keep what is known of them.
-    memory.retain(|name, _| workflow.find(name).is_some());
-    let bytes = serde_json::to_vec(&memory).unwrap_or_default();
-    opened.store.set_note(&format!("memory:{}", opened.key()), Some(bytes))?;
-    let mut receipts: Vec<ReceiptId> = memory.values().filter_map(|k| k.receipt.as_ref()?.parse().ok()).collect();
-    receipts.sort_unstable();
-    receipts.dedup();
-    let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let path = opened.workspace.root().to_string_lossy().into_owned();
-    opened.store.set_root(&opened.key(), &Root { path, receipts, links: vec![], at })?;
-    opened.workspace.index().save()?;
-    opened.store.flush().map_err(|e| Diagnosis::system("what the next run wants to know could not be written", &e))
 }
 
 fn exit_of(report: &Report) -> Exit {

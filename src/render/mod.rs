@@ -8,7 +8,9 @@ mod plain;
 
 use std::sync::Arc;
 
+use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
+use quipu_store::tree::Entry;
 
 use crate::cli::RunArgs;
 use crate::settings;
@@ -24,15 +26,33 @@ pub(crate) fn of(args: &RunArgs) -> Arc<dyn Observer> {
     }
 }
 
-/// Says that a file which was in the way is kept in the store.
-pub(crate) fn kept(observers: &Observers, kept: &[(String, quipu_store::tree::Entry)]) {
-    for (path, entry) in kept {
-        let cid = match entry {
-            quipu_store::tree::Entry::File { blob, .. } => blob.to_string(),
-            quipu_store::tree::Entry::Dir { tree } => tree.to_string(),
-            quipu_store::tree::Entry::Symlink { target } => format!("a link to {target}"),
-        };
-        observers.on(0, &RunEvent::Kept { path: path.clone(), cid });
+/// Tells of files that quipu had not written and that were in the way, before it passes on what happened next.
+pub(crate) struct TellKept {
+    workspace: Arc<Workspace>,
+    inner: Observers,
+}
+
+impl TellKept {
+    /// Before `inner`, of the files of `workspace`.
+    pub(crate) fn new(workspace: Arc<Workspace>, inner: Observers) -> Self {
+        Self { workspace, inner }
+    }
+}
+
+impl Observer for TellKept {
+    fn on(&self, at_ms: u64, event: &RunEvent) {
+        if matches!(event, RunEvent::TaskEnded { .. } | RunEvent::Summary(_)) {
+            for (path, entry) in self.workspace.take_kept() {
+                let cid = match entry {
+                    Entry::File { blob, .. } => blob.to_string(),
+                    Entry::Dir { tree } => tree.to_string(),
+                    // Its target is all it was.
+                    Entry::Symlink { target } => format!("-> {target}"),
+                };
+                self.inner.on(at_ms, &RunEvent::Kept { path, cid });
+            }
+        }
+        self.inner.on(at_ms, event);
     }
 }
 
@@ -49,6 +69,21 @@ pub(crate) fn duration(ms: u64) -> String {
 /// `1 task`, `2 tasks`.
 pub(crate) fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// How many tasks ended how, by the names that the summary has for that: `3 ran, 8 cached`.
+pub(crate) fn parts(number: impl Fn(&str) -> usize) -> String {
+    let parts = [
+        (number("ran"), "ran"),
+        (number("failed"), "failed"),
+        (number("skipped"), "skipped"),
+        (number("blocked"), "blocked"),
+        (number("cancelled"), "cancelled"),
+        (number("cached") + number("unneeded"), "cached"),
+        (number("cut_off"), "cut off"),
+    ];
+    let parts: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    parts.join(", ")
 }
 
 /// Text for a terminal or log: control characters that could move the cursor or recolour what follows are

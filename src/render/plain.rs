@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use quipu_runtime::observe::{Ended, Observer, RunEvent, Summary};
 
-use super::{count, duration, harmless};
+use super::{count, duration, harmless, parts};
 
 /// Most of a task's output that is held back until it ends, in bytes; of more, the end is shown.
 const MAX_OUTPUT_BYTES: usize = 64 << 10;
@@ -114,17 +114,17 @@ impl Transcript {
             let _ = writeln!(out, "{work}: {} up to date", are(total));
             return out;
         }
-        let parts = [
-            (counts.ran, "ran"),
-            (counts.failed, "failed"),
-            (counts.skipped, "skipped"),
-            (counts.blocked, "blocked"),
-            (counts.cancelled, "cancelled"),
-            (counts.cached + counts.unneeded, "cached"),
-            (counts.cut_off, "cut off"),
-        ];
-        let parts: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-        let _ = writeln!(out, "{}: {} in {}", count(total, "task"), parts.join(", "), duration(summary.ms));
+        let number = |what: &str| match what {
+            "ran" => counts.ran,
+            "failed" => counts.failed,
+            "skipped" => counts.skipped,
+            "blocked" => counts.blocked,
+            "cancelled" => counts.cancelled,
+            "cached" => counts.cached,
+            "unneeded" => counts.unneeded,
+            _ => counts.cut_off,
+        };
+        let _ = writeln!(out, "{}: {} in {}", count(total, "task"), parts(number), duration(summary.ms));
         out
     }
 }

@@ -1,0 +1,241 @@
+//! `quipu log`: runs that did something, newest first; what happened in one; what a task printed when it ran.
+//!
+//! Runs are read from their event logs, what a task printed from its receipt: the bytes it wrote, not what a
+//! terminal made of them.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use quipu_runtime::event_log;
+use quipu_store::Store;
+use quipu_store::cid::{BlobId, ReceiptId};
+use serde_json::{Value as Json, json};
+
+use super::{Context, memory, print, unwritten};
+use crate::cli::LogArgs;
+use crate::diagnose::Diagnosis;
+use crate::exit::Exit;
+use crate::project;
+use crate::quantity::moment;
+use crate::render::{count, duration, harmless, parts};
+
+/// Characters of a task's goals that fit on a line.
+const MAX_GOALS: usize = 3;
+
+/// A run as its log tells it.
+struct Logged {
+    id: String,
+    events: Vec<Json>,
+}
+
+/// Logs.
+pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> {
+    let settings = context.settings()?;
+    let store = settings.open_store()?;
+    // A workfile with errors in it is no reason not to say what happened.
+    let key = project::root(&context.start).map(|root| root.to_string_lossy().into_owned()).filter(|_| !args.all);
+    let mut files = files(&settings.store.join("runs"))?;
+    if let Some(prefix) = &args.run {
+        files.retain(|(id, _)| id.starts_with(prefix.as_str()));
+        match files.len() {
+            0 => return Err(Diagnosis::usage(format!("no run has an id that begins with `{}`", harmless(prefix)))),
+            1 => {}
+            _ => {
+                let ids = files.into_iter().map(|(id, _)| id);
+                return Err(
+                    Diagnosis::ambiguous(format!("`{prefix}` begins several runs"), ids).hint("give more of it")
+                );
+            }
+        }
+    }
+    let named = args.run.is_some();
+    let mut runs = files.into_iter().filter_map(|(id, path)| {
+        let events = event_log::read(&path).ok()?;
+        Some(Logged { id, events }).filter(|run| named || run.is_of(key.as_deref()))
+    });
+    match (&args.task, named) {
+        (Some(task), _) => {
+            let name = full_name(context, task)?;
+            printed(&store, &mut runs, &name, key.as_deref().filter(|_| !named), args.json)
+        }
+        (None, true) => {
+            let run = runs.next().ok_or_else(|| Diagnosis::usage("the log of that run cannot be read"))?;
+            let mut text = String::new();
+            for event in &run.events {
+                text.push_str(&if args.json { format!("{event}\n") } else { told(event) });
+            }
+            print(&text).map(|()| Exit::Ok)
+        }
+        (None, false) => {
+            let mut out = io::stdout().lock();
+            for run in runs {
+                let line = if args.json { format!("{}\n", run.as_json()) } else { run.as_text() };
+                out.write_all(line.as_bytes()).map_err(|e| unwritten(&e))?;
+            }
+            out.flush().map_err(|e| unwritten(&e)).map(|()| Exit::Ok)
+        }
+    }
+}
+
+/// Event logs with the ids of their runs, newest first.
+fn files(dir: &std::path::Path) -> Result<Vec<(String, PathBuf)>, Diagnosis> {
+    let listing = match fs::read_dir(dir) {
+        Ok(listing) => listing,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(Diagnosis::system("cannot list runs", &e)),
+    };
+    let mut files: Vec<(String, PathBuf)> = listing
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let id = path.file_name()?.to_str()?.strip_suffix(".jsonl")?.to_owned();
+            Some((id, path))
+        })
+        .collect();
+    files.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(files)
+}
+
+/// The name of the one task that somebody means.
+fn full_name(context: &Context, selector: &str) -> Result<String, Diagnosis> {
+    let Ok(loaded) = project::load(&context.start) else { return Ok(selector.to_owned()) };
+    match loaded.select(loaded.here, selector).as_deref() {
+        Ok([one]) => Ok(loaded.recipes[*one].name.to_string()),
+        Ok([]) | Err(_) => Ok(selector.to_owned()),
+        Ok(several) => {
+            let names = several.iter().map(|i| loaded.recipes[*i].name.to_string());
+            Err(Diagnosis::ambiguous(format!("`{selector}` means {}", count(several.len(), "task")), names)
+                .hint("name one"))
+        }
+    }
+}
+
+/// Prints what the task printed in the latest of `runs` in which it ran.
+fn printed(
+    store: &Store,
+    runs: &mut impl Iterator<Item = Logged>,
+    name: &str,
+    key: Option<&str>,
+    as_json: bool,
+) -> Result<Exit, Diagnosis> {
+    let of_task = |event: &&Json| event["task"] == name;
+    let found = runs.find_map(|run| {
+        let recorded = run.events.iter().rev().filter(of_task).find(|e| e["event"] == "recorded");
+        let receipt = recorded.and_then(|e| e["receipt"].as_str()?.parse::<ReceiptId>().ok());
+        receipt.map(|receipt| (receipt, run))
+    });
+    if as_json && let Some((_, run)) = &found {
+        let lines: String = run.events.iter().filter(of_task).map(|event| format!("{event}\n")).collect();
+        return print(&lines).map(|()| Exit::Ok);
+    }
+    // The same work may have been done under another name, or its log be gone.
+    let remembered = || memory::read(store, key?).get(name)?.receipt.as_ref()?.parse().ok();
+    let Some(receipt) = found.map(|(receipt, _)| receipt).or_else(remembered) else {
+        return Err(Diagnosis::usage(format!("task `{}` has not run here, as far as is known", harmless(name)))
+            .hint("`quipu list` lists tasks, `quipu log` runs"));
+    };
+    let gone = |what: &str| Diagnosis::usage(format!("{what} of `{}` is not in the store any more", harmless(name)));
+    let found = store.receipt(receipt)?.ok_or_else(|| gone("the receipt"))?;
+    let (stdout, stderr) = match &found.signed.receipt.out {
+        Ok(output) => (output.stdout, output.stderr),
+        Err(failure) => (failure.stdout, failure.stderr),
+    };
+    let get = |id: BlobId| store.get(id.link(), u64::MAX).map_err(Diagnosis::from);
+    if let Some(id) = stderr {
+        let bytes = get(id)?.ok_or_else(|| gone("standard error"))?;
+        let _ = io::stderr().lock().write_all(&bytes);
+    }
+    if let Some(id) = stdout {
+        super::show::raw(store, id)?.ok_or_else(|| gone("standard output"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn texts(value: &Json) -> Vec<&str> {
+    value.as_array().into_iter().flatten().filter_map(Json::as_str).collect()
+}
+
+impl Logged {
+    fn started(&self) -> &Json {
+        self.events.iter().find(|e| e["event"] == "run-started").unwrap_or(&Json::Null)
+    }
+
+    fn summary(&self) -> Option<&Json> {
+        self.events.iter().find(|e| e["event"] == "summary")
+    }
+
+    /// Whether it was a run of the workspace `key`; `None` is any.
+    fn is_of(&self, key: Option<&str>) -> bool {
+        key.is_none_or(|key| self.started()["workspace"].as_str().is_none_or(|found| found == key))
+    }
+
+    /// When it began, in milliseconds since 1970: the first part of its id.
+    fn began_ms(&self) -> u64 {
+        self.id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0)
+    }
+
+    fn ended(&self, end: &str) -> usize {
+        self.events.iter().filter(|e| e["event"] == "task-ended" && e["end"] == end).count()
+    }
+
+    fn as_json(&self) -> Json {
+        let started = self.started();
+        json!({
+            "run": self.id,
+            "began_ms": self.began_ms(),
+            "workspace": started["workspace"],
+            "goals": started["goals"],
+            "tasks": started["tasks"],
+            "summary": self.summary(),
+        })
+    }
+
+    fn as_text(&self) -> String {
+        let goals = texts(&self.started()["goals"]);
+        let some = goals.iter().take(MAX_GOALS).map(|g| harmless(g)).collect::<Vec<_>>().join(" ");
+        let more = goals.len().saturating_sub(MAX_GOALS);
+        let goals = if more > 0 { format!("{some} and {more} more") } else { some };
+        let (what, took) = match self.summary() {
+            Some(summary) => {
+                let number = |key: &str| summary[key].as_u64().map_or(0, |n| n as usize);
+                let took = duration(summary["ms"].as_u64().unwrap_or(0));
+                (parts(number), took)
+            }
+            None => (parts(|key| self.ended(&key.replace('_', "-"))), "did not end".to_owned()),
+        };
+        let what = if what.is_empty() { "nothing done".to_owned() } else { what };
+        format!("{}  {}  {goals}: {what}, {took}\n", self.id, moment(self.began_ms() / 1000))
+    }
+}
+
+/// One event as a line for people; nothing for those that say little.
+fn told(event: &Json) -> String {
+    let text = |key: &str| harmless(event[key].as_str().unwrap_or_default());
+    let at = format!("{:>10}  ", event["at"].as_u64().map(duration).unwrap_or_default());
+    match event["event"].as_str().unwrap_or_default() {
+        "run-started" => {
+            let goals = texts(&event["goals"]).into_iter().map(harmless).collect::<Vec<_>>().join(" ");
+            format!("{at}run {} of {goals}\n", text("run"))
+        }
+        "task-started" => format!("{at}started {}\n", text("task")),
+        "task-ended" => {
+            let took = event["wall_ms"].as_u64().map(|ms| format!(" ({})", duration(ms))).unwrap_or_default();
+            let reason = event["reason"].as_str().map(|r| format!(": {}", harmless(r))).unwrap_or_default();
+            format!("{at}{} {}{took}{reason}\n", text("end"), text("task"))
+        }
+        "task-output" => {
+            let lines = text("text");
+            lines.lines().map(|line| format!("{:>10}  {}| {line}\n", "", text("task"))).collect()
+        }
+        "task-retry" => format!("{at}retrying {}\n", text("task")),
+        "task-hollow" => format!("{at}output of {} is gone from the store\n", text("task")),
+        "divergence" => format!("{at}{} came out in two ways\n", text("task")),
+        "kept" => format!("{at}replaced {}, whose old content is {}\n", text("path"), text("cid")),
+        "warning" => format!("{at}warning: {}\n", text("message")),
+        "summary" => {
+            let number = |key: &str| event[key].as_u64().map_or(0, |n| n as usize);
+            format!("{:>10}  {}\n", duration(event["ms"].as_u64().unwrap_or(0)), parts(number))
+        }
+        _ => String::new(),
+    }
+}
