@@ -113,7 +113,8 @@ impl Drive {
             self.session_receipts.insert(receipt);
             let note = self.session_receipts.iter().flat_map(|r| *r.digest()).collect();
             self.engine.store.set_note(&key, Some(note))?;
-            self.unflushed = true;
+            // Whoever hears of the receipt may rely on it that a resumed run goes by it.
+            self.engine.store.flush()?;
         }
         Ok(())
     }
