@@ -8,6 +8,7 @@ mod collect;
 pub mod fake;
 mod lookup;
 pub mod native;
+mod orphans;
 mod plain;
 pub mod process;
 #[cfg(test)]

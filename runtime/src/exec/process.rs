@@ -6,7 +6,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Seek, Write};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use quipu_store::cid::BlobId;
@@ -17,6 +17,7 @@ use quipu_store::{Blob, Store, Take};
 
 use super::capture::Streams;
 use super::collect::{Artifacts, Declared};
+use super::orphans::Orphans;
 use super::plain::{Halt, Plain};
 use super::sandbox::{Enter, Entered, Sandbox};
 use super::spawn::{Ended, Forced, Launch, launch};
@@ -36,6 +37,8 @@ pub struct ProcessExecutor {
 
 struct Shared {
     workspace: Arc<Workspace>,
+    /// Made when the first task runs in the workspace itself.
+    orphans: OnceLock<Orphans>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
     /// How often the kernel had ended something for want of memory when last looked.
     oom_kills: Mutex<Option<u64>>,
@@ -45,7 +48,7 @@ impl ProcessExecutor {
     /// An executor over `workspace`. Nothing is made until the first task runs.
     pub fn new(workspace: Arc<Workspace>) -> Self {
         let oom_kills = Mutex::new(oom_kills());
-        Self { shared: Arc::new(Shared { workspace, sandbox: Mutex::default(), oom_kills }) }
+        Self { shared: Arc::new(Shared { workspace, orphans: OnceLock::new(), sandbox: Mutex::default(), oom_kills }) }
     }
 }
 
@@ -162,6 +165,8 @@ impl Shared {
         streams: &mut Streams,
     ) -> Result<Ran, Halt> {
         let (spec, workspace) = (&plain.spec, &*self.workspace);
+        // Before anything is written: what a killed run left running may write to the same files.
+        let orphans = self.orphans.get_or_init(|| Orphans::open(workspace.store(), workspace.root()));
         let declared = Declared::new(&spec.outputs)?;
         for (path, entry) in &plain.artifacts {
             workspace.place(path, entry).map_err(|e| Halt::input(path.clone(), e))?;
@@ -198,6 +203,7 @@ impl Shared {
             };
             let process =
                 launch(&what).map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })?;
+            let _noted = orphans.note(process.pid);
             let ended = process.supervise(streams, deadline, stop, &mut || {});
             let ended = ended.map_err(executor_failed("waiting for it"))?;
             self.note(&mut ran, ended);
