@@ -137,7 +137,11 @@ impl From<StoreError> for Diagnosis {
 
 impl From<CommitError> for Diagnosis {
     fn from(error: CommitError) -> Self {
-        Self::system("cannot write to the store", &error)
+        let base = Self::system("cannot write to the store", &error);
+        match error {
+            CommitError::Index { .. } => base.hint("`quipu verify --repair` moves the index aside and rebuilds it"),
+            _ => base,
+        }
     }
 }
 
