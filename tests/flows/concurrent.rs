@@ -1,0 +1,102 @@
+//! Several processes at once in one workspace and one store.
+
+use rustix::process::Signal;
+
+use crate::kit::TestSpace;
+
+fn workfile() -> String {
+    let mut text = "[workspace]\nsandbox = \"none\"\n".to_owned();
+    for n in 0..6 {
+        text.push_str(&format!(
+            "[task.t{n}]\nrun = \"echo t{n} >> ../ran; sleep 0.02; cat in > o/{n}\"\ninputs = [\"in\"]\noutputs = [\"o/{n}\"]\n"
+        ));
+    }
+    text + "[task.all]\nrun = \"echo all >> ../ran; cat o/*\"\nneeds = [\"t?\"]\ninputs = []\n"
+}
+
+#[test]
+fn t24_two_runs_at_once_run_each_task_once() {
+    for _ in 0..4 {
+        let space = TestSpace::new(&workfile());
+        space.write("in", "1");
+        let runs = [space.start(&["--jobs=2"]), space.start(&["--jobs=2"])];
+        for run in runs.map(crate::kit::Running::end) {
+            assert_eq!(run.output.status, 0, "{:?}{}", run.events, run.output.stderr);
+        }
+        let mut ran = space.lines("ran");
+        ran.sort_unstable();
+        assert_eq!(ran, ["all", "t0", "t1", "t2", "t3", "t4", "t5"]);
+        space.nothing_to_do(&[]);
+    }
+}
+
+#[test]
+fn t24_the_death_of_one_frees_the_other() {
+    let space = TestSpace::new(
+        r#"
+        [workspace]
+        sandbox = "none"
+        [task.slow]
+        run = "echo slow >> ../ran; while test -e ../hold; do sleep 0.01; done; echo done > out"
+        inputs = []
+        outputs = ["out"]
+        "#,
+    );
+    std::fs::write(space.beside("hold"), "").expect("is written");
+    let mut first = space.start(&[]);
+    first.wait_for("task-started", "slow");
+    crate::kit::wait_until("it runs", || space.lines("ran").len() == 1);
+    let mut second = space.start(&[]);
+    second.wait_for("task-started", "slow");
+    assert_eq!(space.lines("ran").len(), 1, "the second waits");
+    first.signal(Signal::KILL);
+    first.end();
+    crate::kit::wait_until("the second runs", || space.lines("ran").len() == 2);
+    std::fs::remove_file(space.beside("hold")).expect("is removed");
+    let ran = second.end();
+    assert_eq!((ran.output.status, ran.ran().as_str()), (0, "slow"));
+    space.nothing_to_do(&[]);
+}
+
+#[test]
+fn who_only_reads_is_not_kept_waiting_by_a_run() {
+    let space = TestSpace::new(
+        r#"
+        [workspace]
+        sandbox = "none"
+        [task.first]
+        run = "echo first"
+        inputs = []
+        [task.slow]
+        run = "while test -e ../hold; do sleep 0.01; done"
+        inputs = []
+        needs = ["first"]
+        "#,
+    );
+    std::fs::write(space.beside("hold"), "").expect("is written");
+    let mut running = space.start(&[]);
+    running.wait_for("recorded", "first");
+    let plan = space.json(&["plan", "--json"]);
+    assert_eq!((&plan["tasks"][0]["state"], &plan["tasks"][1]["state"]), (&"cached".into(), &"certain".into()));
+    for args in
+        [&["log"][..], &["log", "first"], &["explain", "first"], &["list"], &["verify", "--quick"], &["gc", "-n"]]
+    {
+        space.ok(args);
+    }
+    std::fs::remove_file(space.beside("hold")).expect("is removed");
+    assert_eq!(running.end().output.status, 0);
+}
+
+#[test]
+fn two_workspaces_with_equal_content_share_their_work() {
+    let first = TestSpace::new(&workfile());
+    first.write("in", "1");
+    first.build_twice(&[]);
+    // Another directory, the same store.
+    crate::kit::copy(&first.path(""), &first.beside("other"));
+    std::fs::remove_dir_all(first.beside("other/o")).expect("is removed");
+    let other = first.beside("other");
+    let run = first.ok(&["-C", other.to_str().expect("text"), "run"]);
+    assert_eq!(run.stderr, "nothing to do: 7 tasks are up to date\n");
+    assert_eq!(std::fs::read_to_string(other.join("o/3")).expect("is put there"), "1");
+}
