@@ -33,7 +33,8 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let id = run_id()?;
     let mut engine = opened.engine();
     let mut told = Observers::new();
-    told.add(render::of(args));
+    let teller = render::Teller::of(args);
+    told.add(teller.observer());
     if let Some(dir) = opened.store.runs_dir() {
         told.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));
     }
@@ -46,7 +47,9 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     request.place = Some(placer(&opened, Arc::clone(&placed)));
     request.durations = Some(durations(&opened));
     request.equip = Some(equip(&opened));
-    let report = drive::run_blocking(&engine, request, wish_to_stop)?;
+    let report = drive::run_blocking(&engine, request, wish_to_stop);
+    teller.end();
+    let report = report?;
     memory::keep(&opened, &report, placed.load(Ordering::Relaxed))?;
     Ok(exit_of(&report))
 }

@@ -1,113 +1,280 @@
 //! Events on a terminal: what runs and for how long, done of total, and what earlier runs let one expect.
+//!
+//! Keeps a few lines at the bottom of the screen, drawn anew a few times a second; all else scrolls by above them.
+//! Unaware of what the events mean beyond that: the words that stay are those of [`super::plain`].
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quipu_runtime::observe::{Ended, Observer, RunEvent};
 
-use super::duration;
 use super::plain::Transcript;
+use super::{duration, harmless};
 
 /// Most running tasks that get a line each.
 const MAX_LINES: usize = 8;
+/// Time between two drawings.
+const TICK: Duration = Duration::from_millis(125);
+/// Characters of the bar.
+const BAR: usize = 24;
 
 /// Draws below what stays on the screen.
 pub(super) struct Live {
-    screen: MultiProgress,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     state: Mutex<State>,
+    news: Condvar,
 }
 
 struct State {
     transcript: Transcript,
-    total: ProgressBar,
-    running: BTreeMap<String, Option<ProgressBar>>,
-    /// Expected milliseconds of work that is not done.
-    ahead_ms: u64,
-    expected: BTreeMap<String, u64>,
+    board: Board,
+    /// Widths of the lines that are on the screen now.
+    drawn: Vec<usize>,
+    ended: bool,
+}
+
+/// What the lines say.
+struct Board {
+    began: Instant,
+    running: Vec<Running>,
+    total: usize,
+    done: usize,
+    /// How long all of it was expected to take.
+    expected_ms: Option<u64>,
+    /// Whether anything runs at all.
+    is_at_work: bool,
+}
+
+struct Running {
+    task: String,
+    began: Instant,
+    expected_ms: Option<u64>,
 }
 
 impl Live {
     pub(super) fn new() -> Self {
-        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        let total = ProgressBar::hidden();
-        let state = State {
-            transcript: Transcript::new(false),
-            total,
-            running: BTreeMap::new(),
-            ahead_ms: 0,
-            expected: BTreeMap::new(),
-        };
-        Self { screen, state: Mutex::new(state) }
+        let board =
+            Board { began: Instant::now(), running: vec![], total: 0, done: 0, expected_ms: None, is_at_work: false };
+        let state = State { transcript: Transcript::new(false), board, drawn: vec![], ended: false };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() }) }
+    }
+
+    /// Takes the lines off the screen, for good.
+    pub(super) fn end(&self) {
+        let mut state = self.shared.lock();
+        if !state.ended {
+            state.ended = true;
+            let erased = state.erase();
+            write(&erased);
+            self.shared.news.notify_all();
+        }
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Draws until the end.
+    fn tick(&self) {
+        let mut state = self.lock();
+        while !state.ended {
+            let drawn = state.redraw("");
+            write(&drawn);
+            state = self.news.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 }
 
 impl State {
-    fn message(&self) -> String {
-        let more = self.running.values().filter(|bar| bar.is_none()).count();
-        let more = if more > 0 { format!("{more} more running  ") } else { String::new() };
-        let left = if self.ahead_ms > 0 { format!("about {} left", duration(self.ahead_ms)) } else { String::new() };
-        format!("{more}{left}")
+    /// What takes the lines off the screen. Lines that a narrower window has wrapped since take several rows.
+    fn erase(&mut self) -> String {
+        let width = size().0;
+        let rows: usize = self.drawn.drain(..).map(|chars| chars.max(1).div_ceil(width)).sum();
+        if rows == 0 { String::new() } else { format!("\x1b[{rows}A\r\x1b[J") }
+    }
+
+    /// What puts `text` above the lines and draws them anew.
+    fn redraw(&mut self, text: &str) -> String {
+        let mut out = self.erase();
+        out.push_str(text);
+        let (width, height) = size();
+        for line in self.board.lines(Instant::now(), width, height) {
+            self.drawn.push(line.chars().count());
+            out.push_str(&line);
+            out.push('\n');
+        }
+        out
+    }
+}
+
+impl Board {
+    fn lines(&self, now: Instant, width: usize, height: usize) -> Vec<String> {
+        if !self.is_at_work || width < 20 || height < 4 {
+            return vec![];
+        }
+        let shown = self.running.len().min(MAX_LINES).min(height - 3);
+        let mut lines: Vec<String> = self.running[..shown].iter().map(|r| r.line(now, width)).collect();
+        lines.push(cut(&self.total_line(now, self.running.len() - shown), width - 1));
+        lines
+    }
+
+    fn total_line(&self, now: Instant, more: usize) -> String {
+        let elapsed = now.saturating_duration_since(self.began);
+        let filled = (self.done * BAR).checked_div(self.total).unwrap_or(0).min(BAR);
+        let head = if filled < BAR { ">" } else { "" };
+        let bar = format!("{:<BAR$}", format!("{}{head}", "=".repeat(filled)));
+        let mut line = format!("[{}/{}] [{bar}] {}", self.done, self.total, seconds(elapsed));
+        let left = self.expected_ms.map(|ms| Duration::from_millis(ms).saturating_sub(elapsed));
+        if let Some(left) = left.filter(|left| *left >= Duration::from_secs(1)) {
+            let _ = write!(line, ", about {} left", seconds(left));
+        }
+        if more > 0 {
+            let _ = write!(line, ", {more} more running");
+        }
+        line
+    }
+}
+
+impl Running {
+    /// The name on the left, cut where it must be, and on the right how long it has been at it.
+    fn line(&self, now: Instant, width: usize) -> String {
+        let mut right = seconds(now.saturating_duration_since(self.began));
+        if let Some(ms) = self.expected_ms {
+            let _ = write!(right, " of about {}", duration(ms));
+        }
+        // The last column stays free: some terminals go on to the next line there.
+        let room = (width - 1).saturating_sub(right.chars().count() + 4);
+        let name = cut(&self.task, room);
+        format!("  {name:<room$}  {right}")
+    }
+}
+
+/// Whole seconds are enough for what changes while one looks.
+fn seconds(time: Duration) -> String {
+    let s = time.as_secs();
+    if s < 60 { format!("{s} s") } else { duration(s * 1000) }
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut kept: String = text.chars().take(width.saturating_sub(3)).collect();
+    kept.push_str("...");
+    kept.chars().take(width).collect()
+}
+
+/// Columns and rows.
+fn size() -> (usize, usize) {
+    let found = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+    let found = found.filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    found.map_or((80, 24), |size| (usize::from(size.ws_col), usize::from(size.ws_row)))
+}
+
+fn write(text: &str) {
+    if !text.is_empty() {
+        // At once, so that nobody sees it half done. Nobody to tell that nobody looks.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 }
 
 impl Observer for Live {
     fn on(&self, _: u64, event: &RunEvent) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.lock();
+        let state = &mut *state;
         match event {
             RunEvent::Planned { settled, certain, conditional, expected_ms } => {
-                state.ahead_ms = expected_ms.unwrap_or(0);
-                state.total = self.screen.add(ProgressBar::new((settled + certain + conditional) as u64));
-                state.total.set_style(style("[{pos}/{len}] [{bar:24}] {elapsed} {msg}"));
-                state.total.set_position(*settled as u64);
-                state.total.enable_steady_tick(Duration::from_millis(200));
+                state.board.total = settled + certain + conditional;
+                state.board.done = *settled;
+                state.board.expected_ms = *expected_ms;
             }
             RunEvent::TaskStarted { task, expected_ms, .. } => {
-                if let Some(ms) = expected_ms {
-                    state.expected.insert(task.to_string(), *ms);
+                if !state.board.is_at_work {
+                    state.board.is_at_work = true;
+                    let shared = Arc::clone(&self.shared);
+                    std::thread::spawn(move || shared.tick());
                 }
-                let lines = state.running.values().filter(|bar| bar.is_some()).count();
-                let bar = (lines < MAX_LINES).then(|| {
-                    let bar = self.screen.insert_before(&state.total, ProgressBar::new_spinner());
-                    let expected = expected_ms.map(|ms| format!(" of about {}", duration(ms))).unwrap_or_default();
-                    bar.set_style(style("  {wide_msg} {elapsed}"));
-                    bar.set_message(format!("{task}{expected}"));
-                    bar.enable_steady_tick(Duration::from_millis(200));
-                    bar
+                state.board.running.push(Running {
+                    task: harmless(task).replace('\n', " "),
+                    began: Instant::now(),
+                    expected_ms: *expected_ms,
                 });
-                state.running.insert(task.to_string(), bar);
             }
             RunEvent::TaskEnded { task, end, .. } => {
-                if let Some(Some(bar)) = state.running.remove(&**task) {
-                    bar.finish_and_clear();
-                    self.screen.remove(&bar);
-                }
-                if let Some(ms) = state.expected.remove(&**task) {
-                    state.ahead_ms = state.ahead_ms.saturating_sub(ms);
-                }
+                let name = harmless(task).replace('\n', " ");
+                state.board.running.retain(|r| r.task != name);
+                // What is cached was counted when it was planned, or was never going to run.
                 if !matches!(end, Ended::Cached) {
-                    state.total.inc(1);
+                    state.board.done = (state.board.done + 1).min(state.board.total);
                 }
             }
-            RunEvent::Summary(_) => {
-                state.total.finish_and_clear();
-                let _ = self.screen.clear();
-            }
+            RunEvent::Summary(_) => state.ended = true,
             _ => {}
         }
         let text = state.transcript.add(event);
-        if !text.is_empty() {
-            self.screen.suspend(|| {
-                use std::io::Write;
-                let _ = std::io::stderr().lock().write_all(text.as_bytes());
-            });
+        if state.ended {
+            let erased = state.erase();
+            write(&format!("{erased}{text}"));
+            self.shared.news.notify_all();
+        } else if !text.is_empty() {
+            let drawn = state.redraw(&text);
+            write(&drawn);
         }
-        let message = state.message();
-        state.total.set_message(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(now: Instant, names: &[(&str, Option<u64>)]) -> Board {
+        let began = now - Duration::from_secs(65);
+        let running = names.iter().map(|(task, expected_ms)| Running {
+            task: (*task).to_owned(),
+            began: now - Duration::from_secs(2),
+            expected_ms: *expected_ms,
+        });
+        Board { began, running: running.collect(), total: 40, done: 10, expected_ms: Some(90_000), is_at_work: true }
+    }
+
+    #[test]
+    fn lines_fit_the_window_whatever_the_names() {
+        let now = Instant::now();
+        let long = "x".repeat(300);
+        let names: Vec<(&str, Option<u64>)> =
+            (0..12).map(|n| if n == 1 { (&*long, Some(3100)) } else { ("short", None) }).collect();
+        let board = board(now, &names);
+        let lines = board.lines(now, 60, 24);
+        assert_eq!(lines.len(), MAX_LINES + 1);
+        assert_eq!(lines[0], format!("  short{}2 s", " ".repeat(49)));
+        assert_eq!(lines[1], format!("  {}...  2 s of about 3.1 s", "x".repeat(33)));
+        assert_eq!(lines[8], "[10/40] [======>                 ] 1 min 05 s, about 25 s...");
+        for (width, height) in [(20, 4), (21, 5), (79, 6), (200, 100)] {
+            let lines = board.lines(now, width, height);
+            assert!(lines.len() < height && lines.iter().all(|l| l.chars().count() < width), "{width}: {lines:?}");
+        }
+        assert!(board.lines(now, 19, 24).is_empty() && board.lines(now, 80, 3).is_empty());
+    }
+
+    #[test]
+    fn what_was_drawn_is_erased_to_the_last_row() {
+        let now = Instant::now();
+        let mut state = State {
+            transcript: Transcript::new(false),
+            board: board(now, &[("a", None)]),
+            drawn: vec![],
+            ended: false,
+        };
+        assert!(state.erase().is_empty());
+        let text = state.redraw("said\n");
+        assert!(text.starts_with("said\n") && text.ends_with('\n'), "{text:?}");
+        assert!(state.redraw("").starts_with("\x1b[2A\r\x1b[J"));
     }
 }

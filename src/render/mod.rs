@@ -15,14 +15,35 @@ use quipu_store::tree::Entry;
 use crate::cli::RunArgs;
 use crate::settings;
 
-/// The observer that fits where the output goes.
-pub(crate) fn of(args: &RunArgs) -> Arc<dyn Observer> {
-    if args.json {
-        Arc::new(json::Json)
-    } else if !args.quiet && settings::stderr_is_live() {
-        Arc::new(live::Live::new())
-    } else {
-        Arc::new(plain::Plain::new(args.quiet))
+/// What a person or a program is told with.
+pub(crate) struct Teller {
+    observer: Arc<dyn Observer>,
+    live: Option<Arc<live::Live>>,
+}
+
+impl Teller {
+    /// The one that fits where the output goes.
+    pub(crate) fn of(args: &RunArgs) -> Self {
+        if args.json {
+            Self { observer: Arc::new(json::Json), live: None }
+        } else if !args.quiet && settings::stderr_is_live() {
+            let live = Arc::new(live::Live::new());
+            Self { observer: live.clone(), live: Some(live) }
+        } else {
+            Self { observer: Arc::new(plain::Plain::new(args.quiet)), live: None }
+        }
+    }
+
+    /// The observer.
+    pub(crate) fn observer(&self) -> Arc<dyn Observer> {
+        Arc::clone(&self.observer)
+    }
+
+    /// Leaves the screen to others, however the run ended.
+    pub(crate) fn end(&self) {
+        if let Some(live) = &self.live {
+            live.end();
+        }
     }
 }
 
