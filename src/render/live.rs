@@ -254,7 +254,7 @@ mod tests {
         let lines = board.lines(now, 60, 24);
         assert_eq!(lines.len(), MAX_LINES + 1);
         assert_eq!(lines[0], format!("  short{}2 s", " ".repeat(49)));
-        assert_eq!(lines[1], format!("  {}...  2 s of about 3.1 s", "x".repeat(33)));
+        assert_eq!(lines[1], format!("  {}...  2 s of about 3.1 s", "x".repeat(34)));
         assert_eq!(lines[8], "[10/40] [======>                 ] 1 min 05 s, about 25 s...");
         for (width, height) in [(20, 4), (21, 5), (79, 6), (200, 100)] {
             let lines = board.lines(now, width, height);
