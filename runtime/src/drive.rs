@@ -184,6 +184,7 @@ struct Drive {
     run: Run,
     id: Text,
     workspace: Option<Text>,
+    jobs: u32,
     goals: Vec<TaskIdx>,
     started_ms: u64,
     place: Option<Placer>,
@@ -213,6 +214,7 @@ impl Drive {
     fn new(engine: Engine, mut request: Request) -> Self {
         request.rules.dry = true;
         request.rules.place = request.place.is_some();
+        let jobs = request.rules.jobs.max(1);
         let run = Run::new(Arc::clone(&request.subject), &request.goals, request.rules);
         let (sender, receiver) = mpsc::unbounded_channel();
         Self {
@@ -222,6 +224,7 @@ impl Drive {
             run,
             id: request.id,
             workspace: request.workspace,
+            jobs,
             goals: request.goals,
             place: request.place,
             durations: request.durations,
@@ -247,7 +250,10 @@ impl Drive {
     /// Looks everything up, says what is to come, and lets work start.
     fn begin(&mut self) -> Result<(), DriveError> {
         let names = |tasks: &[TaskIdx]| tasks.iter().map(|g| self.subject.workflow.node(*g).name.clone()).collect();
-        let tasks = self.subject.workflow.indices().filter(|t| self.run.in_scope(*t)).count();
+        // The same task under two names counts once.
+        let ids = &self.subject.ids;
+        let in_scope = |t: &TaskIdx| ids.first(*t) == *t && self.run.in_scope(*t);
+        let tasks = self.subject.workflow.indices().filter(in_scope).count();
         let workspace = || self.workspace.clone();
         self.emit(|| RunEvent::RunStarted {
             run: self.id.clone(),
@@ -257,24 +263,33 @@ impl Drive {
         });
         self.open_session()?;
         self.settle()?;
-        let states = || self.subject.workflow.indices().map(|t| self.run.state(t));
-        let certain = states().filter(|s| matches!(s, State::Queued | State::Following)).count();
-        let conditional = states().filter(|s| matches!(s, State::Waiting | State::Ordering)).count();
-        let settled = states().filter(|s| matches!(s, State::Ended(_))).count();
+        let ids = &self.subject.ids;
+        let once = self.subject.workflow.indices().filter(|t| ids.first(*t) == *t && self.run.in_scope(*t));
+        let states: Vec<(TaskIdx, State)> = once.map(|t| (t, self.run.state(t))).collect();
+        let count = |is: fn(&State) -> bool| states.iter().filter(|(_, s)| is(s)).count();
+        let certain = count(|s| matches!(s, State::Queued | State::Following));
+        let conditional = count(|s| matches!(s, State::Waiting | State::Ordering));
+        let settled = count(|s| matches!(s, State::Ended(_)));
         if certain + conditional > 0 {
             self.expected_ms = self.durations.take().map(|d| d()).unwrap_or_default();
-            let known = |t: &TaskIdx| !matches!(self.run.state(*t), State::Ended(_) | State::Idle);
-            let ahead = self.subject.workflow.indices().filter(known);
-            let total: u64 = ahead.map(|t| self.expected_ms.get(t.index()).copied().unwrap_or(0)).sum();
-            self.emit(|| RunEvent::Planned {
-                settled,
-                certain,
-                conditional,
-                expected_ms: (total > 0).then_some(total),
-            });
+            let left = states.iter().filter(|(_, s)| !matches!(s, State::Ended(_) | State::Idle)).map(|(t, _)| *t);
+            let expected_ms = self.expected(left);
+            self.emit(|| RunEvent::Planned { settled, certain, conditional, expected_ms });
         }
         self.run.start_work(self.expected_ms.clone());
         Ok(())
+    }
+
+    /// How long tasks will take, by the longest way through them and by how many run at once; `None` where no
+    /// earlier run tells.
+    fn expected(&self, left: impl Iterator<Item = TaskIdx>) -> Option<u64> {
+        let mut left_ms = vec![0; self.subject.workflow.len()];
+        for task in left {
+            left_ms[task.index()] = self.expected_ms.get(task.index()).copied().unwrap_or(0);
+        }
+        let total: u64 = left_ms.iter().sum();
+        let longest = crate::run::critical_path(&self.subject.graph, &left_ms).into_iter().max().unwrap_or(0);
+        (total > 0).then(|| longest.max(total / u64::from(self.jobs)))
     }
 
     fn has_work(&self) -> bool {
