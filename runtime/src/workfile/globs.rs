@@ -1,6 +1,6 @@
 //! Globs: what a pattern means, whether it matches a path, and whether two patterns can match the same path.
 //!
-//! Knows texts only; unaware of disks (see [`super::sources`]) and of outputs (see [`super::outputs`]).
+//! Knows texts only; unaware of disks (see `sources`) and of outputs (see `outputs`).
 //! Of our own making because the meaning enters ids: it must not change with a library. Normative text:
 //! `docs/formats/workfile.md`.
 
