@@ -109,7 +109,7 @@ impl From<LoadError> for Diagnosis {
 impl From<SelectError> for Diagnosis {
     fn from(error: SelectError) -> Self {
         // The message begins with the selector: "`x`, which is not defined".
-        let base = Self::usage(format!("no task for {}", error.message));
+        let base = Self::usage(format!("asked for {}", error.message));
         match error.hint {
             Some(hint) => base.hint(hint),
             None => base,

@@ -63,7 +63,8 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
             let run = runs.next().ok_or_else(|| Diagnosis::usage("the log of that run cannot be read"))?;
             let mut text = String::new();
             for event in &run.events {
-                text.push_str(&if args.json { format!("{event}\n") } else { told(event) });
+                let line = if args.json { format!("{event}\n") } else { told(event) };
+                text.push_str(&line);
             }
             print(&text).map(|()| Exit::Ok)
         }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use quipu_runtime::drive::Report;
+use quipu_runtime::project::Project;
 use quipu_runtime::run::step::{End, State};
 use quipu_store::cid::ReceiptId;
 use quipu_store::{Root, Store};
@@ -38,6 +39,13 @@ pub(super) type Memory = BTreeMap<String, Known>;
 pub(super) fn read(store: &Store, key: &str) -> Memory {
     let note = store.note(&format!("memory:{key}")).ok().flatten();
     note.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// How long each task took earlier, by index; 0 where that is not known.
+pub(super) fn durations(store: &Store, key: &str, project: &Project) -> Vec<u64> {
+    let memory = read(store, key);
+    let known = |name: &str| memory.get(name).and_then(|known| known.ms).unwrap_or(0);
+    project.subject.workflow.nodes().iter().map(|node| known(&node.name)).collect()
 }
 
 /// Keeps what the next run and `explain` want to know, and what `gc` must not delete. Writes nothing when

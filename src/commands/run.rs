@@ -1,6 +1,5 @@
 //! `quipu run`: look, run what must run, place what was asked for, sum up.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -105,7 +104,7 @@ fn placer(opened: &Opened, placed: Arc<AtomicBool>) -> drive::Placer {
     })
 }
 
-fn equip(opened: &Opened) -> Box<dyn Fn(TaskIdx, &mut quipu_runtime::exec::Job) + Send> {
+fn equip(opened: &Opened) -> drive::Equip {
     let (project, store) = (Arc::clone(&opened.project), opened.store.clone());
     Box::new(move |task, job| {
         job.sources = project.seen(task);
@@ -115,14 +114,8 @@ fn equip(opened: &Opened) -> Box<dyn Fn(TaskIdx, &mut quipu_runtime::exec::Job) 
 }
 
 fn durations(opened: &Opened) -> Box<dyn FnOnce() -> Vec<u64> + Send> {
-    let memory_of = (opened.store.clone(), opened.key());
-    let project = Arc::clone(&opened.project);
-    Box::new(move || {
-        let (store, key) = memory_of;
-        let memory = memory::read(&store, &key);
-        let known: HashMap<&str, u64> = memory.iter().filter_map(|(name, k)| Some((name.as_str(), k.ms?))).collect();
-        project.subject.workflow.nodes().iter().map(|n| known.get(&*n.name).copied().unwrap_or(0)).collect()
-    })
+    let (store, key, project) = (opened.store.clone(), opened.key(), Arc::clone(&opened.project));
+    Box::new(move || memory::durations(&store, &key, &project))
 }
 
 fn exit_of(report: &Report) -> Exit {

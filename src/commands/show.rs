@@ -1,10 +1,11 @@
 //! `quipu show`: what an id identifies, in a form for people, as JSON, or as the bytes it is.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 
 use quipu_runtime::canon;
-use quipu_runtime::identity::{Listing, decode_task, feed, feed_task};
+use quipu_runtime::identity::{Listing, decode_task, feed};
 use quipu_runtime::value::On;
 use quipu_store::checkout::checkout;
 use quipu_store::cid::{BlobId, IdPrefix, Link, ReceiptId, TaskId, TreeId};
@@ -73,10 +74,10 @@ pub(super) fn show(context: &Context, args: &ShowArgs) -> Result<Exit, Diagnosis
             }
             let mut text = format!("{} {link}\n", kind.name());
             for (path, leaf) in &listing.lines {
-                text.push_str(&format!("  {} = {}\n", harmless(path), one_line(&leaf.to_string())));
+                let _ = writeln!(text, "  {} = {}", harmless(path), one_line(&leaf.to_string()));
             }
             for receipt in receipts_of(&store, link, kind)? {
-                text.push_str(&format!("receipt {receipt}\n"));
+                let _ = writeln!(text, "receipt {receipt}");
             }
             done(print(&text))
         }
@@ -88,7 +89,7 @@ fn done(printed: Result<(), Diagnosis>) -> Result<Exit, Diagnosis> {
 }
 
 /// The one thing whose id begins so.
-pub(super) fn resolve(store: &Store, text: &str) -> Result<(Link, Kind), Diagnosis> {
+fn resolve(store: &Store, text: &str) -> Result<(Link, Kind), Diagnosis> {
     let prefix = IdPrefix::new(text).map_err(|_| {
         Diagnosis::usage(format!("`{}` begins no id", harmless(text)))
             .hint("ids are made of the letters a to z and the digits 2 to 7, like `bafyr4i...`")
@@ -106,16 +107,15 @@ pub(super) fn resolve(store: &Store, text: &str) -> Result<(Link, Kind), Diagnos
 }
 
 /// What a structured block is made of.
-pub(super) fn listing(bytes: &[u8]) -> Option<Listing> {
+fn listing(bytes: &[u8]) -> Option<Listing> {
+    if let Ok(task) = decode_task(bytes) {
+        return Some(Listing::of(&task));
+    }
     let mut listing = Listing::default();
-    let id_of = |on: On| match on {
+    feed(&canon::decode(bytes).ok()?, &mut listing, &|on| match on {
         On::Id(id) => id,
         On::Here(_) => unreachable!("a decoded block names tasks by id"),
-    };
-    match decode_task(bytes) {
-        Ok(task) => feed_task(&task, &mut listing, &id_of),
-        Err(_) => feed(&canon::decode(bytes).ok()?, &mut listing, &id_of),
-    }
+    });
     Some(listing)
 }
 

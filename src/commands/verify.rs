@@ -1,5 +1,6 @@
 //! `quipu verify`: checks the store, and repairs it when asked to; the way on when its index cannot be read.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use quipu_store::{Finding, OpenError, RebuildReport, Store, StoreError, VerifyOptions, VerifyReport};
@@ -73,13 +74,13 @@ fn text(outcome: &Outcome, repair: bool) -> String {
     let report = &outcome.report;
     let mut out = String::new();
     for finding in &report.findings {
-        out.push_str(&format!("{finding}\n"));
+        let _ = writeln!(out, "{finding}");
     }
     if let Some(rebuilt) = &outcome.rebuilt {
         let (receipts, files) = (count(rebuilt.receipts as usize, "receipt"), count(rebuilt.files as usize, "file"));
-        out.push_str(&format!("the index was rebuilt: {receipts}, {files}\n"));
+        let _ = writeln!(out, "the index was rebuilt: {receipts}, {files}");
         if let Some(old) = &rebuilt.old_index {
-            out.push_str(&format!("the old one is `{}`\n", shown(old)));
+            let _ = writeln!(out, "the old one is `{}`", shown(old));
         }
     }
     let looked = [
@@ -96,7 +97,7 @@ fn text(outcome: &Outcome, repair: bool) -> String {
         (_, left) if repair => format!("{} could not be repaired", count(left, "finding")),
         _ => format!("{}; `quipu verify --repair` mends what can be mended", count(damage, "finding")),
     };
-    out.push_str(&format!("{}: {verdict}\n", looked.join(", ")));
+    let _ = writeln!(out, "{}: {verdict}", looked.join(", "));
     out
 }
 
