@@ -1,5 +1,18 @@
 //! Tests of the whole: the command, the repository it comes from, and the formats others read.
 
+mod docs;
+mod explain;
 mod formats;
+mod gc;
+mod graph;
 mod independent;
+mod init;
+mod list;
+mod log;
+mod plan;
+mod run;
+mod schema;
+mod show;
 mod tidy;
+mod usage;
+mod verify;

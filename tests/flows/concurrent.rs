@@ -1,5 +1,7 @@
 //! Several processes at once in one workspace and one store.
 
+use std::fmt::Write as _;
+
 use rustix::process::Signal;
 
 use crate::kit::TestSpace;
@@ -7,9 +9,10 @@ use crate::kit::TestSpace;
 fn workfile() -> String {
     let mut text = "[workspace]\nsandbox = \"none\"\n".to_owned();
     for n in 0..6 {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "[task.t{n}]\nrun = \"echo t{n} >> ../ran; sleep 0.02; cat in > o/{n}\"\ninputs = [\"in\"]\noutputs = [\"o/{n}\"]\n"
-        ));
+        );
     }
     text + "[task.all]\nrun = \"echo all >> ../ran; cat o/*\"\nneeds = [\"t?\"]\ninputs = []\n"
 }
@@ -77,7 +80,7 @@ fn who_only_reads_is_not_kept_waiting_by_a_run() {
     let mut running = space.start(&[]);
     running.wait_for("recorded", "first");
     let plan = space.json(&["plan", "--json"]);
-    assert_eq!((&plan["tasks"][0]["state"], &plan["tasks"][1]["state"]), (&"cached".into(), &"certain".into()));
+    assert_eq!((&plan["tasks"][0]["status"], &plan["tasks"][1]["status"]), (&"cached".into(), &"certain".into()));
     for args in
         [&["log"][..], &["log", "first"], &["explain", "first"], &["list"], &["verify", "--quick"], &["gc", "-n"]]
     {

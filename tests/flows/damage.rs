@@ -52,7 +52,8 @@ fn flip(path: &Path, at: usize, bytes: usize) {
 
 #[test]
 fn t11_a_blob_that_is_flipped_cut_or_gone_is_made_again() {
-    let damages: [(&str, fn(&Path)); 4] = [
+    type Damage = (&'static str, fn(&Path));
+    let damages: [Damage; 4] = [
         ("flipped", |p| flip(p, 17_000, 1)),
         ("cut", |p| fs::OpenOptions::new().write(true).open(p).and_then(|f| f.set_len(20_000)).expect("is cut")),
         ("emptied", |p| fs::write(p, "").expect("is emptied")),

@@ -206,7 +206,7 @@ fn ids_in_the_plan_are_those_of_the_receipts_and_of_a_task_run_alone() {
     assert!(space.listing().is_empty(), "a plan makes no store");
     let ids = |plan: &serde_json::Value| -> Vec<String> {
         let tasks = plan["tasks"].as_array().expect("list").iter();
-        tasks.map(|t| format!("{} {}", t["name"], t["id"])).collect()
+        tasks.map(|t| format!("{} {}", t["name"], t["task"])).collect()
     };
     space.build(&["a"]);
     space.build(&[]);
@@ -215,7 +215,7 @@ fn ids_in_the_plan_are_those_of_the_receipts_and_of_a_task_run_alone() {
     for task in after["tasks"].as_array().expect("list") {
         let receipt = space.json(&["show", "--json", task["receipt"].as_str().expect("has one")]);
         let settles = receipt["settles"].as_object().expect("map");
-        assert!(settles.contains_key(task["id"].as_str().expect("text")), "{receipt}");
+        assert!(settles.contains_key(task["task"].as_str().expect("text")), "{receipt}");
     }
 }
 
@@ -224,7 +224,7 @@ fn a_task_by_promise_and_a_file_with_the_bytes_of_an_id_are_two_things() {
     // T21: text that spells a task's id is text.
     let space = chain();
     let plan = space.json(&["plan", "--json"]);
-    let id = plan["tasks"][0]["id"].as_str().expect("text").to_owned();
+    let id = plan["tasks"][0]["task"].as_str().expect("text").to_owned();
     let spelled = format!("\n[task.spelled]\nrun = [\"echo\", \"{id}\"]\ninputs = []\n");
     space.write("quipu.toml", &format!("{CHAIN}{spelled}"));
     assert_eq!(space.build_twice(&["spelled"]).ran(), "spelled");

@@ -22,7 +22,7 @@ fn killed_in_the_middle_the_pipeline_loses_no_more_than_what_was_running() {
     let plan = space.json(&["plan", "--json"]);
     for task in plan["tasks"].as_array().expect("list") {
         if recorded.iter().any(|name| task["name"] == **name) {
-            assert_eq!(task["state"], "cached", "{task}");
+            assert_eq!(task["status"], "cached", "{task}");
         }
     }
     let resumed = space.build_twice(&[]);

@@ -1,6 +1,7 @@
 //! After failures and kills: what is done stays done, and nothing half done counts.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -117,10 +118,11 @@ fn layers() -> String {
                 _ => format!("\"o/{}{n}\", \"o/{}{}\"", layer - 1, layer - 1, (n + 1) % 4),
             };
             let files = inputs.replace(['"', ','], "");
-            text.push_str(&format!(
+            let _ = write!(
+                text,
                 "[task.t{layer}{n}]\nrun = \"cat {files} > o/{layer}{n}; sleep 0.01; echo {layer}{n} >> o/{layer}{n}\"\n\
                  inputs = [{inputs}]\noutputs = [\"o/{layer}{n}\"]\n"
-            ));
+            );
         }
     }
     text

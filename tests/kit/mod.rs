@@ -4,6 +4,7 @@
 mod redact;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -289,7 +290,7 @@ impl Output {
     pub(crate) fn shown(&self) -> String {
         let mut out = String::new();
         if self.status != 0 {
-            out.push_str(&format!("exit {}\n", self.status));
+            let _ = writeln!(out, "exit {}", self.status);
         }
         out.push_str(&self.stdout);
         if !self.stderr.is_empty() {
