@@ -146,13 +146,13 @@ impl Running {
     /// The name on the left, cut where it must be, and on the right how long it has been at it.
     fn line(&self, now: Instant, width: usize) -> String {
         let mut right = seconds(now.saturating_duration_since(self.began));
-        if let Some(ms) = self.expected_ms {
+        if let Some(ms) = self.expected_ms.filter(|_| width >= 50) {
             let _ = write!(right, " of about {}", duration(ms));
         }
         // The last column stays free: some terminals go on to the next line there.
         let room = (width - 1).saturating_sub(right.chars().count() + 4);
         let name = cut(&self.task, room);
-        format!("  {name:<room$}  {right}")
+        cut(&format!("  {name:<room$}  {right}"), width - 1)
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(lines.len(), MAX_LINES + 1);
         assert_eq!(lines[0], format!("  short{}2 s", " ".repeat(49)));
         assert_eq!(lines[1], format!("  {}...  2 s of about 3.1 s", "x".repeat(34)));
-        assert_eq!(lines[8], "[10/40] [======>                 ] 1 min 05 s, about 25 s...");
+        assert_eq!(lines[8], "[10/40] [======>                 ] 1 min 05 s, about 25 ...");
         for (width, height) in [(20, 4), (21, 5), (79, 6), (200, 100)] {
             let lines = board.lines(now, width, height);
             assert!(lines.len() < height && lines.iter().all(|l| l.chars().count() < width), "{width}: {lines:?}");
