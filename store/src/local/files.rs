@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::broken::is_broken;
 use super::fault::Faults;
 use super::layout::Layout;
 use crate::cid::{BlobId, Link};
@@ -177,6 +178,9 @@ impl Staged<'_> {
     pub(crate) fn place(self, link: Link) -> io::Result<()> {
         let to = self.files.layout.blob(link);
         self.files.faults.check("rename")?;
+        if is_broken("blobs-first") {
+            return late(self, to);
+        }
         match fs::rename(&self.path, &to) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(to.parent().expect("blobs are two levels down"))?;
@@ -185,6 +189,18 @@ impl Staged<'_> {
             other => other,
         }
     }
+}
+
+/// The name appears some time after the row that says it is there.
+fn late(staged: Staged<'_>, to: PathBuf) -> io::Result<()> {
+    let from = staged.path.clone();
+    std::mem::forget(staged);
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        fs::create_dir_all(to.parent().expect("blobs are two levels down"))?;
+        fs::rename(from, to)
+    });
+    Ok(())
 }
 
 /// Id and length of what is left of a file.

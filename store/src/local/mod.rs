@@ -3,6 +3,7 @@
 //! What is promised, and against what, is in `docs/design/store.md`.
 
 mod backend;
+mod broken;
 mod change;
 mod check;
 mod core;

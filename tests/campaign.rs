@@ -1,0 +1,4 @@
+//! Campaigns against crashes, full disks, power cuts and crowds. Short forms run with every `cargo test`; the long ones are in
+//! `docs/reliability.md`, with the command for each.
+
+mod crash;

@@ -1,0 +1,335 @@
+//! The kill matrix: every operation, stopped at every change it makes to the disk, in every way; and then once more
+//! while it recovers.
+//!
+//! `QUIPU_CAMPAIGN=full` takes every point, `QUIPU_CAMPAIGN=pairs` as many random pairs as `QUIPU_CAMPAIGN_POINTS` says; else a
+//! sample is taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use quipu_store::cid::BlobId;
+
+use super::inject::{self, Fault, KINDS, Kind, Outcome};
+use super::space::{Files, Said, Space, TASKS, temp};
+
+/// What a person wrote where an output goes, in the scenario that has it.
+const FOREIGN: &[u8] = b"not an output: somebody's afternoon\n";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scenario {
+    FirstRun,
+    IncrementalRun,
+    /// Outputs are gone, or somebody else's file is in their place.
+    Checkout,
+    Collect,
+    Repair,
+    Rebuild,
+}
+
+use Scenario::{Checkout, Collect, FirstRun, IncrementalRun, Rebuild, Repair};
+
+const SCENARIOS: [Scenario; 6] = [FirstRun, IncrementalRun, Checkout, Collect, Repair, Rebuild];
+
+impl Scenario {
+    /// From a workspace that was never run to the state in which the operation begins.
+    fn prepare(self, space: &Space) {
+        let run = || drop(space.run().expect("runs undisturbed"));
+        match self {
+            FirstRun => {}
+            IncrementalRun => {
+                run();
+                space.edit();
+            }
+            Checkout => {
+                run();
+                fs::remove_dir_all(space.work().join("dist")).expect("was made");
+                fs::remove_file(space.work().join("sum.txt")).expect("was made");
+                space.write("big.bin", FOREIGN);
+            }
+            Collect => {
+                run();
+                space.edit();
+                run();
+            }
+            Repair => {
+                run();
+                let large = files_below(&space.store_dir().join("blobs"));
+                let at = large.first().expect("there are large blobs");
+                let mut bytes = fs::read(at).expect("is read");
+                bytes[1000] ^= 1;
+                fs::remove_file(at).and_then(|()| fs::write(at, bytes)).expect("is damaged");
+                fs::remove_file(large.last().expect("there are large blobs")).expect("is lost");
+                for segment in files_below(&space.store_dir().join("receipts")) {
+                    fs::remove_file(segment).expect("is lost");
+                }
+            }
+            Rebuild => {
+                run();
+                fs::write(space.store_dir().join("index.redb"), b"no index at all").expect("is damaged");
+            }
+        }
+    }
+
+    fn command(self, space: &Space) -> Command {
+        match self {
+            FirstRun | IncrementalRun | Checkout => space.run_command(),
+            Collect => space.tool("gc"),
+            Repair => space.tool("repair"),
+            Rebuild => space.tool("rebuild"),
+        }
+    }
+
+    fn is_run(self) -> bool {
+        matches!(self, FirstRun | IncrementalRun | Checkout)
+    }
+
+    /// How many tasks may run when all is over, at most, whatever was hit.
+    fn may_run(self) -> usize {
+        match self {
+            FirstRun | IncrementalRun | Repair => TASKS,
+            // Everything was acknowledged long ago.
+            Checkout | Collect | Rebuild => 0,
+        }
+    }
+}
+
+fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("is listed") {
+        let path = entry.expect("is listed").path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// Who takes points: a space at one path, the templates it is copied from, and what is to come out.
+struct Bench {
+    _temp: tempfile::TempDir,
+    space: Space,
+    beside: std::path::PathBuf,
+    breaks: Option<&'static str>,
+    expected: BTreeMap<usize, Files>,
+    changes: BTreeMap<usize, u64>,
+}
+
+impl Bench {
+    fn new(scenarios: &[Scenario], breaks: Option<&'static str>) -> Self {
+        let temp = temp();
+        let (space, beside) = (Space { dir: temp.path().join("space") }, temp.path().join("beside"));
+        fs::create_dir(&beside).expect("is made");
+        let (expected, changes) = Default::default();
+        let mut bench = Self { space, beside, breaks, expected, changes, _temp: temp };
+        for scenario in scenarios {
+            let of = *scenario as usize;
+            let space = Space::new(&bench.space.dir);
+            scenario.prepare(&space);
+            space.save_as(&bench.template(*scenario));
+            let outcome = bench.attempt(*scenario, &[]);
+            assert!(outcome.status.success(), "{scenario:?} undisturbed: {}", outcome.stderr);
+            bench.changes.insert(of, outcome.calls.len() as u64);
+            space.run().expect("runs undisturbed");
+            bench.expected.insert(of, space.files());
+            assert_eq!(space.unsound(), Vec::<String>::new(), "{scenario:?}");
+            fs::remove_dir_all(&space.dir).expect("is removed");
+        }
+        bench
+    }
+
+    fn template(&self, scenario: Scenario) -> std::path::PathBuf {
+        self.beside.join(format!("{scenario:?}"))
+    }
+
+    fn attempt(&self, scenario: Scenario, faults: &[Fault]) -> Outcome {
+        let mut command = scenario.command(&self.space);
+        if let Some(how) = self.breaks {
+            command.env("QUIPU_TEST_BREAK", how);
+        }
+        inject::run(command, &self.space.dir, &self.beside, faults).expect("is watched")
+    }
+
+    /// Takes a point: the operation once for each fault, then undisturbed; what is wrong afterwards.
+    fn point(&self, scenario: Scenario, faults: &[Fault]) -> Point {
+        self.space.become_copy_of(&self.template(scenario));
+        let expected = &self.expected[&(scenario as usize)];
+        let mut point = Point { scenario, faults: faults.to_vec(), hits: vec![], problems: vec![] };
+        let mut acknowledged = BTreeSet::new();
+        for fault in faults {
+            let outcome = self.attempt(scenario, &[*fault]);
+            point.hits.push(outcome.hit);
+            for text in [&outcome.stdout, &outcome.stderr] {
+                if let Some(at) = text.find("panicked") {
+                    point.problems.push(format!("a panic: {}", text[at..].chars().take(300).collect::<String>()));
+                }
+            }
+            let sane = match outcome.status.code() {
+                Some(0 | 3) => true,
+                Some(1) => scenario.is_run(),
+                Some(_) => false,
+                None => outcome.was_killed() && fault.kind == Kind::Kill,
+            };
+            if !sane {
+                point.problems.push(format!("ended with {}: {}", outcome.status, outcome.stderr));
+            }
+            if outcome.status.code().is_some_and(|c| c > 0) && outcome.stderr.trim().is_empty() && !outcome.stdout.contains("warning") && !outcome.stdout.contains("reason") {
+                point.problems.push(format!("ended with {} and did not say why", outcome.status));
+            }
+            let said = Said::read(&outcome.stdout);
+            for task in said.started.iter().filter(|t| acknowledged.contains(*t)) {
+                point.problems.push(format!("`{task}` was acknowledged and ran again, disturbed"));
+            }
+            acknowledged.extend(said.recorded.into_keys());
+            if scenario.is_run() && outcome.status.success() {
+                let files = self.space.files();
+                if files != *expected {
+                    let what = super::space::difference(&files, expected);
+                    point.problems.push(format!("ended well, and outputs differ: {what}"));
+                }
+            }
+        }
+        if !scenario.is_run() {
+            let outcome = self.attempt(scenario, &[]);
+            if !outcome.status.success() {
+                point.problems.push(format!("cannot be done again: {} {}", outcome.status, outcome.stderr));
+            }
+        }
+        let (problems, again) = self.space.problems(&acknowledged, expected);
+        point.problems.extend(problems);
+        if again > scenario.may_run() {
+            point.problems.push(format!("{again} tasks ran again"));
+        }
+        if scenario == Checkout && !self.space.store().has(BlobId::of(FOREIGN).link()).expect("reads") {
+            point.problems.push("a person's file is lost".to_owned());
+        }
+        point
+    }
+}
+
+#[derive(Debug)]
+struct Point {
+    scenario: Scenario,
+    faults: Vec<Fault>,
+    hits: Vec<Option<&'static str>>,
+    problems: Vec<String>,
+}
+
+/// Numbers without end, the same each time.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n.max(1)
+    }
+}
+
+/// Every point there is; some more changes than were counted, since runs differ a little.
+fn all_points(bench: &Bench) -> Vec<(Scenario, Vec<Fault>)> {
+    let mut points = Vec::new();
+    for scenario in SCENARIOS {
+        for at in 0..bench.changes[&(scenario as usize)] + 2 {
+            points.extend(KINDS.iter().map(|kind| (scenario, vec![Fault { at, kind: *kind }])));
+        }
+    }
+    points
+}
+
+fn some(bench: &Bench, scenarios: &[Scenario], count: usize, faults: usize, seed: u64) -> Vec<(Scenario, Vec<Fault>)> {
+    let mut dice = Dice(seed);
+    let mut points = Vec::new();
+    for n in 0..count {
+        let scenario = scenarios[n % scenarios.len()];
+        let changes = bench.changes[&(scenario as usize)];
+        let fault = |_| Fault { at: dice.below(changes + 2), kind: KINDS[dice.below(4) as usize] };
+        points.push((scenario, (0..faults).map(fault).collect()));
+    }
+    points
+}
+
+/// Takes the points with one bench a processor, and says what came of them.
+fn take(points: Vec<(Scenario, Vec<Fault>)>, first: Bench) -> Vec<Point> {
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let (first, points, begun) = (Mutex::new(Some(first)), &points, std::time::Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let bench = first.lock().expect("no panic holds it").take();
+                let bench = bench.unwrap_or_else(|| Bench::new(&SCENARIOS, None));
+                while let Some((scenario, faults)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let point = bench.point(*scenario, faults);
+                    let mut results = results.lock().expect("no panic holds it");
+                    results.push(point);
+                    if results.len() % 500 == 0 {
+                        let bad = results.iter().filter(|p| !p.problems.is_empty()).count();
+                        eprintln!("{} of {} points, {bad} bad, {:?}", results.len(), points.len(), begun.elapsed());
+                    }
+                }
+            });
+        }
+    });
+    let points = results.into_inner().expect("no panic held it");
+    eprintln!("kill matrix: {} points in {:.0?}", points.len(), begun.elapsed());
+    for scenario in SCENARIOS {
+        let of: Vec<_> = points.iter().filter(|p| p.scenario == scenario).collect();
+        let hit = of.iter().filter(|p| p.hits.iter().all(Option::is_some)).count();
+        let bad = of.iter().filter(|p| !p.problems.is_empty()).count();
+        eprintln!("  {scenario:?}: {} points, {hit} hit, {bad} bad", of.len());
+    }
+    points
+}
+
+fn assert_good(points: &[Point]) {
+    let bad: Vec<_> = points.iter().filter(|p| !p.problems.is_empty()).collect();
+    for point in bad.iter().take(40) {
+        eprintln!("BAD {:?} {:?} at {:?}:", point.scenario, point.faults, point.hits);
+        point.problems.iter().for_each(|p| eprintln!("    {}", p.trim_end().replace('\n', "\n      ")));
+    }
+    assert!(bad.is_empty(), "{} of {} points are bad", bad.len(), points.len());
+}
+
+#[test]
+fn stopped_anywhere_in_any_way_nothing_is_lost_and_nothing_is_wrong() {
+    if !inject::is_possible() {
+        eprintln!("skipped: system calls cannot be watched here");
+        return;
+    }
+    let bench = Bench::new(&SCENARIOS, None);
+    let count = std::env::var("QUIPU_CAMPAIGN_POINTS").ok().and_then(|n| n.parse().ok());
+    let seed = std::env::var("QUIPU_CAMPAIGN_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let points = match std::env::var("QUIPU_CAMPAIGN").as_deref() {
+        Ok("full") => all_points(&bench),
+        Ok("pairs") => some(&bench, &SCENARIOS, count.unwrap_or(5000), 2, seed),
+        Ok("sample") | Err(_) => {
+            let mut points = some(&bench, &SCENARIOS, count.unwrap_or(60), 1, seed);
+            points.extend(some(&bench, &SCENARIOS, count.unwrap_or(60) / 5, 2, seed + 1));
+            points
+        }
+        // Another campaign's turn.
+        Ok(_) => return,
+    };
+    let changes: u64 = bench.changes.values().sum();
+    eprintln!("{changes} changes in {} scenarios: {:?}", SCENARIOS.len(), bench.changes.values());
+    assert!(changes > 100, "the operations change something");
+    assert_good(&take(points, bench));
+}
+
+#[test]
+fn a_store_that_speaks_too_soon_is_caught() {
+    if !inject::is_possible() {
+        eprintln!("skipped: system calls cannot be watched here");
+        return;
+    }
+    let bench = Bench::new(&[FirstRun], Some("ack-first"));
+    let changes = bench.changes[&(FirstRun as usize)];
+    // Acknowledgements come late in a run.
+    let bad = (0..changes).rev().find_map(|at| {
+        let point = bench.point(FirstRun, &[Fault { at, kind: Kind::Kill }]);
+        point.problems.iter().any(|p| p.contains("acknowledged and ran again")).then_some(at)
+    });
+    assert!(bad.is_some(), "acknowledged before it is durable, and nobody saw");
+}

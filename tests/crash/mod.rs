@@ -1,0 +1,6 @@
+//! What the store and the run must survive, each in a file of its own.
+
+mod child;
+mod inject;
+mod kill_matrix;
+mod space;
