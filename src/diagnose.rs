@@ -178,10 +178,11 @@ impl From<ProjectError> for Diagnosis {
 /// and becomes an error with words of its own, so nothing is said here.
 pub(crate) fn tell_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        if place.contains("/redb-") {
+        // What the store catches becomes an error with words of its own.
+        if quipu_store::is_guarded() {
             return;
         }
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("no reason given");
         let _ = writeln!(std::io::stderr(), "error: this is a bug in quipu: {text} ({place})");
     }));

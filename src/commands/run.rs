@@ -10,7 +10,7 @@ use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::Observers;
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::Placed;
-use quipu_store::checkout::CheckoutError;
+use quipu_store::checkout::{self, CheckoutError};
 use quipu_store::receipt::Output;
 use tokio::sync::watch;
 
@@ -37,7 +37,9 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     if let Some(dir) = opened.store.runs_dir() {
         told.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));
     }
-    engine.observers.add(Arc::new(render::TellKept::new(Arc::clone(&opened.workspace), told)));
+    let told = render::TellKept::new(Arc::clone(&opened.workspace), told);
+    told.tell(0, checkout::tidy(&opened.store));
+    engine.observers.add(Arc::new(told));
     let mut request = Request::new(Arc::clone(&opened.project.subject), goals, rules);
     request.id = id.as_str().into();
     request.session = Some(opened.key());

@@ -60,18 +60,25 @@ impl TellKept {
     }
 }
 
+impl TellKept {
+    /// Tells of files that are kept now.
+    pub(crate) fn tell(&self, at_ms: u64, kept: Vec<(String, Entry)>) {
+        for (path, entry) in kept {
+            let cid = match entry {
+                Entry::File { blob, .. } => blob.to_string(),
+                Entry::Dir { tree } => tree.to_string(),
+                // Its target is all it was.
+                Entry::Symlink { target } => format!("-> {target}"),
+            };
+            self.inner.on(at_ms, &RunEvent::Kept { path, cid });
+        }
+    }
+}
+
 impl Observer for TellKept {
     fn on(&self, at_ms: u64, event: &RunEvent) {
         if matches!(event, RunEvent::TaskEnded { .. } | RunEvent::Summary(_)) {
-            for (path, entry) in self.workspace.take_kept() {
-                let cid = match entry {
-                    Entry::File { blob, .. } => blob.to_string(),
-                    Entry::Dir { tree } => tree.to_string(),
-                    // Its target is all it was.
-                    Entry::Symlink { target } => format!("-> {target}"),
-                };
-                self.inner.on(at_ms, &RunEvent::Kept { path, cid });
-            }
+            self.tell(at_ms, self.workspace.take_kept());
         }
         self.inner.on(at_ms, event);
     }

@@ -44,6 +44,13 @@ pub(crate) trait Backend: Send + Sync {
 
     fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError>;
     fn hold(&self) -> Result<Hold, StoreError>;
+    /// Remembers, beyond this process's end, that something is put in `dir` under a name of the moment.
+    fn placing(&self, dir: &Path) -> Result<(), StoreError>;
+    /// Calls `deal` with the number of each process that ended without cleaning up, and each directory it named; what
+    /// it says no to is asked again another time.
+    fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool);
+    /// The kind of network file system the store is on, if it is on one.
+    fn medium(&self) -> Option<&'static str>;
     fn scratch_dir(&self) -> io::Result<PathBuf>;
     fn runs_dir(&self) -> Option<PathBuf>;
 

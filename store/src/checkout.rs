@@ -3,6 +3,7 @@
 //! What is to stand at a path is made beside it under another name and renamed there in one step; what stood there
 //! comes out under that other name, and is looked at before it is deleted. Unaware of tasks and receipts.
 
+use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 use crate::beneath::{self, LIST, SEARCH};
 use crate::cid::Link;
 use crate::error::CommitError;
-use crate::ingest::{IngestError, Links};
+use crate::ingest::{IngestError, IngestOptions, Links, ingest_at};
 use crate::materialise::{Maker, plan, within};
 use crate::stamp::Stamp;
 use crate::stat_index::{Known, StatIndex};
@@ -154,6 +155,16 @@ pub enum CheckoutError {
         /// Why.
         source: CommitError,
     },
+    /// What stood in the way could be neither kept nor put back; it is beside its place.
+    #[error("what was at `{path}` is at `{aside}` now, and could not be put back: {source}")]
+    LeftAside {
+        /// The path that was to be placed.
+        path: String,
+        /// Where the old one is.
+        aside: String,
+        /// Why it could not be kept.
+        source: Box<CheckoutError>,
+    },
     /// The file system said no.
     #[error("`{path}`: {source}")]
     Io {
@@ -206,6 +217,7 @@ pub fn checkout_with(
         Errno::LOOP | Errno::NOTDIR => CheckoutError::Way { path: rel.to_owned() },
         error => CheckoutError::io(rel, error),
     })?;
+    store.placing(&std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).join(dir));
     let temp = temp_name(parent.as_fd()).map_err(|error| CheckoutError::io(rel, error))?;
     let place = Place { store, root, rel, dir, name, parent: parent.as_fd(), options };
     let maker = Maker::new(store);
@@ -214,11 +226,40 @@ pub fn checkout_with(
         None => maker.leaf(place.parent, &temp, rel, entry),
     };
     let done = made.and_then(|made| place.swap_in(&temp, made, plan.is_none()));
-    if done.is_err() {
+    if done.as_ref().is_err_and(|error| !matches!(error, CheckoutError::LeftAside { .. })) {
         // Whether it can be deleted or not, the first error is the one to tell.
         let _ = place.remove(&temp);
     }
     done
+}
+
+/// Deletes what checkouts of processes that were killed left under names of the moment. Its content is kept in the store
+/// first: it may be what stood in the way. Says under which paths there was something that the store did not have.
+pub fn tidy(store: &Store) -> Vec<(String, Entry)> {
+    let mut kept = Vec::new();
+    store.abandoned(&mut |pid, dir| {
+        let Ok(fd) = beneath::open_root(dir).and_then(|fd| beneath::open_dir(&fd, "", LIST)) else { return true };
+        let (prefix, mut names) = (format!("{TEMP_PREFIX}{pid}-"), Vec::new());
+        let listed = beneath::for_each_name::<Errno>(&fd, |name| {
+            names.extend(name.to_str().ok().filter(|name| name.starts_with(&prefix)).map(str::to_owned));
+            Ok(())
+        });
+        let options = IngestOptions { links: Links::Any, ..IngestOptions::default() };
+        listed.is_ok()
+            && names.iter().all(|name| {
+                let before = store.counters().puts;
+                let Ok(Some(found)) = ingest_at(store, dir, name, &options) else { return false };
+                if store.flush().is_err() {
+                    return false;
+                }
+                if store.counters().puts != before {
+                    kept.push((dir.join(name).to_string_lossy().into_owned(), found.entry));
+                }
+                let name = CString::new(name.as_str()).expect("names of files have no NUL");
+                beneath::remove_all(fd.as_fd(), &name, 0).is_ok()
+            })
+    });
+    kept
 }
 
 /// Sees to it that `rel` holds `entry`: does nothing when it does; otherwise keeps what is not quipu's, puts `entry` there,
@@ -276,7 +317,7 @@ mod tests {
     use super::*;
     use crate::Take;
     use crate::cid::{BlobId, Codec};
-    use crate::ingest::{IngestOptions, ingest_at, ingest_dir, ingest_path};
+    use crate::ingest::{ingest_dir, ingest_path};
     use crate::test_dirs::{Shape, make, memory, read, shapes};
     use crate::tree::{Name, Tree};
 

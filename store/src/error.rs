@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cid::{Link, ReceiptId};
+use crate::cid::{InvocationId, Link, ReceiptId};
 use crate::dag::DagError;
 use crate::key_file::KeyFileError;
 use crate::receipt::ReceiptError;
@@ -95,6 +95,14 @@ pub enum StoreError {
     /// A receipt that failed settles nothing.
     #[error("receipt {0} records a failure, which settles no task")]
     NotOk(ReceiptId),
+    /// Who waits for it is started by who has it, and neither would ever go on.
+    #[error("{id} is being run by process {pid}, which waits for this one: a task cannot run itself")]
+    Nested {
+        /// What is being run.
+        id: InvocationId,
+        /// By whom.
+        pid: u32,
+    },
     /// What was queued before could not be written, and there is too much of it to go on.
     #[error(transparent)]
     Commit(#[from] CommitError),

@@ -98,6 +98,13 @@ pub enum Finding {
         /// What it is.
         what: String,
     },
+    /// The store is on a file system whose locks and syncs may promise less than it relies on.
+    Network {
+        /// Its kind.
+        kind: &'static str,
+        /// The store.
+        dir: PathBuf,
+    },
     /// The index's own structure is damaged.
     Index {
         /// What is wrong.
@@ -108,7 +115,7 @@ pub enum Finding {
 impl Finding {
     /// Whether it is damage. The others are states a sound store may be in.
     pub fn is_damage(&self) -> bool {
-        !matches!(self, Self::Hollow { .. } | Self::Orphan { .. } | Self::Leftover { .. })
+        !matches!(self, Self::Hollow { .. } | Self::Orphan { .. } | Self::Leftover { .. } | Self::Network { .. })
     }
 }
 
@@ -157,6 +164,14 @@ impl fmt::Display for Finding {
             }
             Self::NotInJournal { what } => {
                 write!(f, "{what} is in no journal segment; `--repair` writes the journal anew")
+            }
+            Self::Network { kind, dir } => {
+                write!(
+                    f,
+                    "the store `{}` is on a network file system ({kind}), where locks and syncs promise less; \
+                     name a local directory with `QUIPU_STORE`",
+                    dir.display()
+                )
             }
             Self::Index { why } => {
                 write!(f, "the index is damaged ({why}); `--repair` moves it aside and rebuilds it")

@@ -76,6 +76,7 @@ pub use counters::Counters;
 pub use error::{CommitError, GcError, OpenError, StoreError};
 pub use finding::Finding;
 pub use gc::{GcOptions, GcStats};
+pub use local::is_guarded;
 pub use store::{MAX_RESOLVED, Store};
 pub use terms::{Blob, Done, Found, FoundTask, Hold, Kind, Lease, Options, Record, Root, SignerSource, Take};
 pub use verify::{RebuildReport, VerifyOptions, VerifyReport};

@@ -230,6 +230,16 @@ impl Backend for Memory {
         Ok(Hold(Box::new(Nothing)))
     }
 
+    fn placing(&self, _dir: &Path) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn abandoned(&self, _deal: &mut dyn FnMut(u32, &Path) -> bool) {}
+
+    fn medium(&self) -> Option<&'static str> {
+        None
+    }
+
     fn scratch_dir(&self) -> io::Result<PathBuf> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         if scratch.is_none() {

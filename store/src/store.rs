@@ -65,7 +65,11 @@ impl Store {
         let counting = Arc::new(Counting::default());
         let inline_max_bytes = options.inline_max_bytes;
         let backend = Local::open(dir, options, counting.clone())?;
-        Ok(Self::over(Box::new(backend), inline_max_bytes, counting))
+        let store = Self::over(Box::new(backend), inline_max_bytes, counting);
+        if let Some(kind) = store.inner.backend.medium() {
+            store.note_finding(Finding::Network { kind, dir: dir.to_owned() });
+        }
+        Ok(store)
     }
 
     /// Opens the store in `dir` with a new index, built from its journal and files; the old one is moved aside.
@@ -370,6 +374,17 @@ impl Store {
     /// Keeps collections away until dropped. The first write does so by itself, for as long as the store is open.
     pub fn hold(&self) -> Result<Hold, StoreError> {
         self.inner.backend.hold()
+    }
+
+    /// Remembers, as far as the store can be written, that something is put in `dir` under a name of the moment.
+    pub(crate) fn placing(&self, dir: &Path) {
+        // Without it a kill leaves a file that nobody sweeps, which is no reason not to go on.
+        let _ = self.inner.backend.placing(dir);
+    }
+
+    /// See [`crate::checkout::tidy`].
+    pub(crate) fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool) {
+        self.inner.backend.abandoned(deal);
     }
 
     /// Sets what must not be collected under `name`. Writes nothing when only the time differs.

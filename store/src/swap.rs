@@ -77,8 +77,14 @@ impl Place<'_> {
             match self.keep_foreign(old, before, &placed) {
                 Ok(kept) => placed.kept = kept,
                 Err(error) => {
-                    self.put_back(temp, &aside).map_err(|error| self.io(error))?;
-                    return Err(error);
+                    return Err(match self.put_back(temp, &aside) {
+                        Ok(()) => error,
+                        Err(_) => CheckoutError::LeftAside {
+                            path: self.rel.to_owned(),
+                            aside: beneath::join(self.dir, old),
+                            source: Box::new(error),
+                        },
+                    });
                 }
             }
             if self.remove(old).is_err() {

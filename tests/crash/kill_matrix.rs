@@ -2,7 +2,7 @@
 //! while it recovers.
 //!
 //! `QUIPU_CAMPAIGN=full` takes every point, `QUIPU_CAMPAIGN=pairs` as many random pairs as `QUIPU_CAMPAIGN_POINTS` says; else a
-//! sample is taken.
+//! sample is taken. `QUIPU_CAMPAIGN_POINT='Checkout 36 Full'` takes that one (or pair) and shows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -65,6 +65,13 @@ impl Scenario {
                 fs::remove_file(large.last().expect("there are large blobs")).expect("is lost");
                 for segment in files_below(&space.store_dir().join("receipts")) {
                     fs::remove_file(segment).expect("is lost");
+                }
+                // So that the bytes are asked for.
+                for output in ["gen", "dist"] {
+                    fs::remove_dir_all(space.work().join(output)).expect("was made");
+                }
+                for output in ["big.bin", "flat.txt", "after.txt", "sum.txt"] {
+                    fs::remove_file(space.work().join(output)).expect("was made");
                 }
             }
             Rebuild => {
@@ -161,6 +168,13 @@ impl Bench {
         for fault in faults {
             let outcome = self.attempt(scenario, &[*fault]);
             point.hits.push(outcome.hit);
+            if std::env::var_os("QUIPU_CAMPAIGN_POINT").is_some() {
+                eprintln!("{fault:?}: {} at {:?}\n{}{}", outcome.status, outcome.hit, outcome.stdout, outcome.stderr);
+                eprintln!("{:?}", self.space.files().keys());
+                let copy = self.beside.join("shown");
+                self.space.save_as(&copy);
+                eprintln!("{}", Space { dir: copy }.run_command().output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).expect("runs"));
+            }
             for text in [&outcome.stdout, &outcome.stderr] {
                 if let Some(at) = text.find("panicked") {
                     point.problems.push(format!("a panic: {}", text[at..].chars().take(300).collect::<String>()));
@@ -238,6 +252,18 @@ fn all_points(bench: &Bench) -> Vec<(Scenario, Vec<Fault>)> {
     points
 }
 
+/// One point by name, as a campaign prints it.
+fn named(name: &str) -> (Scenario, Vec<Fault>) {
+    let mut words = name.split_whitespace();
+    let scenario = words.next().and_then(|w| SCENARIOS.into_iter().find(|s| format!("{s:?}") == w));
+    let mut faults = Vec::new();
+    while let (Some(at), Some(kind)) = (words.next(), words.next()) {
+        let kind = KINDS.into_iter().find(|k| format!("{k:?}") == kind).expect("a kind");
+        faults.push(Fault { at: at.parse().expect("a number"), kind });
+    }
+    (scenario.expect("a scenario"), faults)
+}
+
 fn some(bench: &Bench, scenarios: &[Scenario], count: usize, faults: usize, seed: u64) -> Vec<(Scenario, Vec<Fault>)> {
     let mut dice = Dice(seed);
     let mut points = Vec::new();
@@ -286,7 +312,8 @@ fn take(points: Vec<(Scenario, Vec<Fault>)>, first: Bench) -> Vec<Point> {
 fn assert_good(points: &[Point]) {
     let bad: Vec<_> = points.iter().filter(|p| !p.problems.is_empty()).collect();
     for point in bad.iter().take(40) {
-        eprintln!("BAD {:?} {:?} at {:?}:", point.scenario, point.faults, point.hits);
+        let faults: String = point.faults.iter().map(|f| format!(" {} {:?}", f.at, f.kind)).collect();
+        eprintln!("BAD {:?}{faults}, at {:?}:", point.scenario, point.hits);
         point.problems.iter().for_each(|p| eprintln!("    {}", p.trim_end().replace('\n', "\n      ")));
     }
     assert!(bad.is_empty(), "{} of {} points are bad", bad.len(), points.len());
@@ -301,18 +328,27 @@ fn stopped_anywhere_in_any_way_nothing_is_lost_and_nothing_is_wrong() {
     let bench = Bench::new(&SCENARIOS, None);
     let count = std::env::var("QUIPU_CAMPAIGN_POINTS").ok().and_then(|n| n.parse().ok());
     let seed = std::env::var("QUIPU_CAMPAIGN_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let one = std::env::var("QUIPU_CAMPAIGN_POINT");
     let points = match std::env::var("QUIPU_CAMPAIGN").as_deref() {
+        _ if one.is_ok() => one.iter().map(|name| named(name)).collect(),
         Ok("full") => all_points(&bench),
         Ok("pairs") => some(&bench, &SCENARIOS, count.unwrap_or(5000), 2, seed),
         Ok("sample") | Err(_) => {
-            let mut points = some(&bench, &SCENARIOS, count.unwrap_or(60), 1, seed);
-            points.extend(some(&bench, &SCENARIOS, count.unwrap_or(60) / 5, 2, seed + 1));
+            let mut points = some(&bench, &SCENARIOS, count.unwrap_or(36), 1, seed);
+            points.extend(some(&bench, &SCENARIOS, count.unwrap_or(36) / 4, 2, seed + 1));
             points
         }
         // Another campaign's turn.
         Ok(_) => return,
     };
     let changes: u64 = bench.changes.values().sum();
+    if std::env::var_os("QUIPU_CAMPAIGN_POINT").is_some() {
+        bench.space.become_copy_of(&bench.template(points[0].0));
+        let calls = bench.attempt(points[0].0, &[]).calls;
+        let mut counts = BTreeMap::new();
+        calls.iter().for_each(|c| *counts.entry(*c).or_insert(0) += 1);
+        eprintln!("{counts:?}");
+    }
     eprintln!("{changes} changes in {} scenarios: {:?}", SCENARIOS.len(), bench.changes.values());
     assert!(changes > 100, "the operations change something");
     assert_good(&take(points, bench));
@@ -325,11 +361,13 @@ fn a_store_that_speaks_too_soon_is_caught() {
         return;
     }
     let bench = Bench::new(&[FirstRun], Some("ack-first"));
-    let changes = bench.changes[&(FirstRun as usize)];
-    // Acknowledgements come late in a run.
-    let bad = (0..changes).rev().find_map(|at| {
+    bench.space.become_copy_of(&bench.template(FirstRun));
+    let calls = bench.attempt(FirstRun, &[]).calls;
+    // Killed where a commit becomes durable.
+    let mut syncs = (0..).zip(&calls).filter(|(_, name)| **name == "fdatasync").map(|(at, _)| at);
+    let caught = syncs.any(|at| {
         let point = bench.point(FirstRun, &[Fault { at, kind: Kind::Kill }]);
-        point.problems.iter().any(|p| p.contains("acknowledged and ran again")).then_some(at)
+        point.problems.iter().any(|p| p.contains("acknowledged and ran again"))
     });
-    assert!(bad.is_some(), "acknowledged before it is durable, and nobody saw");
+    assert!(caught, "acknowledged before it is durable, and nobody saw");
 }

@@ -11,6 +11,7 @@ use super::index::Index;
 use super::journal::Journal;
 use super::layout::Layout;
 use super::locks::Holding;
+use super::marks::Mark;
 use super::version;
 use crate::counters::Counting;
 use crate::error::{CommitError, StoreError};
@@ -26,6 +27,8 @@ pub(crate) struct Core {
     pub(super) journal: Mutex<Journal>,
     /// Open since the first write, so that an error in writing back between two `syncfs` is reported by the next.
     pub(super) root: OnceLock<File>,
+    /// Where workspaces may hold what would be left over.
+    pub(super) mark: Mutex<Mark>,
     /// Set by the first write: the directory is a store, and collections wait for us.
     pub(super) writing: RwLock<Option<Holding>>,
 }

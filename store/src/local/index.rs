@@ -2,6 +2,7 @@
 //!
 //! Knows redb's modes and failures; unaware of what the rows mean. A panic in redb is an error here.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +34,7 @@ enum Open {
 impl Drop for Handle {
     fn drop(&mut self) {
         let open = self.0.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(open)));
+        let _ = catch_quietly(|| drop(open));
     }
 }
 
@@ -46,9 +47,26 @@ pub(crate) struct Index {
     handle: RwLock<Option<Arc<Handle>>>,
 }
 
+thread_local! {
+    static GUARDED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether a panic on this thread, now, is one that the store turns into an error: a program's panic hook
+/// has nothing to say then.
+pub fn is_guarded() -> bool {
+    GUARDED.get() > 0
+}
+
+fn catch_quietly<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
+    GUARDED.set(GUARDED.get() + 1);
+    let done = catch_unwind(AssertUnwindSafe(run));
+    GUARDED.set(GUARDED.get() - 1);
+    done
+}
+
 /// Runs redb code: its errors, and its panics, are ours.
 pub(crate) fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
-    let why = match catch_unwind(AssertUnwindSafe(run)) {
+    let why = match catch_quietly(run) {
         Ok(Ok(value)) => return Ok(value),
         // A page that is not there is damage; everything else the file system says is not redb's to judge.
         Ok(Err(redb::Error::Io(e))) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {

@@ -4,7 +4,7 @@
 //! processes do, and a killed process leaves nothing locked. Unaware of what is protected.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,6 +31,17 @@ impl Drop for Owned {
     }
 }
 
+impl Owned {
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives up the lock; the file stays.
+    pub(super) fn leave(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
 /// Makes and locks the file; `None` while somebody else has it.
 pub(crate) fn try_own(path: &Path) -> io::Result<Option<Owned>> {
     loop {
@@ -53,6 +64,36 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Takes the file as [`try_own`] does and writes this process's number into it; where somebody else has it, theirs.
+pub(crate) fn try_own_named(path: &Path) -> io::Result<Result<Owned, Option<u32>>> {
+    let Some(owned) = try_own(path)? else {
+        // Perhaps not written yet, or given up meanwhile: then nobody is known.
+        return Ok(Err(fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())));
+    };
+    // On a full disk the lock holds all the same.
+    let _ = owned.file.set_len(0).and_then(|()| (&owned.file).write_all(std::process::id().to_string().as_bytes()));
+    Ok(Ok(owned))
+}
+
+/// Whether this process was started by that one, or by one that was, and so on.
+pub(crate) fn is_ancestor(pid: u32) -> bool {
+    let parent_of = |of: u32| {
+        let stat = fs::read_to_string(format!("/proc/{of}/stat")).ok()?;
+        // The name before it may hold anything.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let mut at = std::process::id();
+    // Numbers are used again: a circle of them has an end.
+    for _ in 0..256 {
+        match parent_of(at) {
+            Some(parent) if parent == pid => return true,
+            Some(parent) if parent > 1 => at = parent,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// A lock file that stays, held until dropped.

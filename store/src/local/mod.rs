@@ -15,6 +15,8 @@ mod index;
 mod journal;
 mod layout;
 mod locks;
+mod marks;
+mod medium;
 mod rebuild;
 mod sweep;
 mod tables;
@@ -44,6 +46,7 @@ use self::core::Core;
 use fault::Faults;
 use files::Files;
 use index::Index;
+pub use index::is_guarded;
 use journal::Journal;
 use layout::Layout;
 use locks::Scratch;
@@ -72,6 +75,7 @@ impl Local {
             index: Index::new(layout.clone(), options.cache_bytes, faults.clone(), counting.clone()),
             journal: Mutex::new(Journal::new(layout.clone(), faults.clone())),
             root: OnceLock::new(),
+            mark: Mutex::default(),
             writing: RwLock::default(),
             options,
             faults: faults.clone(),
@@ -395,7 +399,30 @@ impl Backend for Local {
     fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError> {
         drop(self.core.ensure_writable()?);
         let path = self.core.layout.lease(id);
-        Ok(self.io(&path, locks::try_own(&path))?.map(|owned| Lease(Box::new(owned))))
+        match self.io(&path, locks::try_own_named(&path))? {
+            Ok(owned) => Ok(Some(Lease(Box::new(owned)))),
+            Err(Some(pid)) if locks::is_ancestor(pid) => Err(StoreError::Nested { id, pid }),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn placing(&self, dir: &Path) -> Result<(), StoreError> {
+        drop(self.core.ensure_writable()?);
+        let mut mark = self.core.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        self.io(&self.core.layout.locks(), mark.note(&self.core.layout, dir))
+    }
+
+    fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool) {
+        for abandoned in marks::abandoned(&self.core.layout) {
+            let dealt = abandoned.dirs.iter().fold(true, |all, dir| deal(abandoned.pid, dir) && all);
+            if !dealt {
+                abandoned.leave();
+            }
+        }
+    }
+
+    fn medium(&self) -> Option<&'static str> {
+        medium::network(self.core.layout.dir())
     }
 
     fn hold(&self) -> Result<Hold, StoreError> {

@@ -1,0 +1,81 @@
+//! Where a process puts things in workspaces under names of the moment, said beforehand: who comes after a kill finds
+//! them by it.
+//!
+//! A mark is a lock file that lists directories. Unaware of what is put there.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashSet;
+
+use super::layout::Layout;
+use super::locks::{Owned, try_own};
+
+/// The mark of this process, made when it is first needed and gone when it ends in order.
+#[derive(Debug, Default)]
+pub(crate) struct Mark {
+    owned: Option<Owned>,
+    noted: FxHashSet<PathBuf>,
+}
+
+impl Mark {
+    /// Sees to it that the mark lists `dir`.
+    pub(crate) fn note(&mut self, layout: &Layout, dir: &Path) -> io::Result<()> {
+        if self.noted.contains(dir) {
+            return Ok(());
+        }
+        let pid = std::process::id();
+        let mut n = 0_u32;
+        while self.owned.is_none() {
+            self.owned = try_own(&layout.locks().join(format!("placing-{pid}-{n}")))?;
+            // One that a process of the same number left behind is not ours to add to.
+            if let Some(owned) = &self.owned
+                && owned.file().metadata()?.len() > 0
+            {
+                self.owned.take().map(Owned::leave);
+            }
+            n += 1;
+        }
+        let mut line = dir.as_os_str().as_bytes().to_vec();
+        line.push(0);
+        self.owned.as_ref().expect("taken above").file().write_all(&line)?;
+        self.noted.insert(dir.to_owned());
+        Ok(())
+    }
+}
+
+/// What a killed process may have left in workspaces: its number, and the directories it named.
+#[derive(Debug)]
+pub(crate) struct Abandoned {
+    owned: Owned,
+    pub(crate) pid: u32,
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
+impl Abandoned {
+    /// Not all could be dealt with: it is there for the next one.
+    pub(crate) fn leave(self) {
+        self.owned.leave();
+    }
+}
+
+/// Marks whose processes are gone. Each is locked until it is dropped, which deletes it.
+pub(crate) fn abandoned(layout: &Layout) -> Vec<Abandoned> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(layout.locks()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|n| n.strip_prefix("placing-")?.split('-').next()?.parse().ok()) else {
+            continue;
+        };
+        if let Ok(Some(owned)) = try_own(&entry.path()) {
+            let listed = fs::read(entry.path()).unwrap_or_default();
+            // A name that was cut off was not used yet.
+            let whole = listed.split_inclusive(|b| *b == 0).filter_map(|line| line.strip_suffix(&[0]));
+            let dirs = whole.map(|line| PathBuf::from(std::ffi::OsString::from_vec(line.to_vec()))).collect();
+            found.push(Abandoned { owned, pid, dirs });
+        }
+    }
+    found
+}
