@@ -46,6 +46,8 @@ pub(crate) trait Backend: Send + Sync {
     fn hold(&self) -> Result<Hold, StoreError>;
     /// Remembers, beyond this process's end, that something is put in `dir` under a name of the moment.
     fn placing(&self, dir: &Path) -> Result<(), StoreError>;
+    /// Something of the kind is still there, and is to be dealt with as if this process had been killed.
+    fn unplaced(&self);
     /// Calls `deal` with the number of each process that ended without cleaning up, and each directory it named; what
     /// it says no to is asked again another time.
     fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool);

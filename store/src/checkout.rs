@@ -226,14 +226,20 @@ pub fn checkout_with(
         None => maker.leaf(place.parent, &temp, rel, entry),
     };
     let done = made.and_then(|made| place.swap_in(&temp, made, plan.is_none()));
-    if done.as_ref().is_err_and(|error| !matches!(error, CheckoutError::LeftAside { .. })) {
+    let left = match &done {
+        Ok(placed) => !placed.left_behind.is_empty(),
+        // It may be a person's.
+        Err(CheckoutError::LeftAside { .. }) => true,
         // Whether it can be deleted or not, the first error is the one to tell.
-        let _ = place.remove(&temp);
+        Err(_) => place.remove(&temp).is_err(),
+    };
+    if left {
+        store.unplaced();
     }
     done
 }
 
-/// Deletes what checkouts of processes that were killed left under names of the moment. Its content is kept in the store
+/// Deletes what checkouts that were killed, or could not clean up, left under names of the moment. Its content is kept in the store
 /// first: it may be what stood in the way. Says under which paths there was something that the store did not have.
 pub fn tidy(store: &Store) -> Vec<(String, Entry)> {
     let mut kept = Vec::new();

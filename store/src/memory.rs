@@ -234,6 +234,8 @@ impl Backend for Memory {
         Ok(())
     }
 
+    fn unplaced(&self) {}
+
     fn abandoned(&self, _deal: &mut dyn FnMut(u32, &Path) -> bool) {}
 
     fn medium(&self) -> Option<&'static str> {

@@ -382,6 +382,11 @@ impl Store {
         let _ = self.inner.backend.placing(dir);
     }
 
+    /// It is still there: see [`crate::checkout::tidy`].
+    pub(crate) fn unplaced(&self) {
+        self.inner.backend.unplaced();
+    }
+
     /// See [`crate::checkout::tidy`].
     pub(crate) fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool) {
         self.inner.backend.abandoned(deal);

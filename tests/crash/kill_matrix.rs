@@ -170,10 +170,6 @@ impl Bench {
             point.hits.push(outcome.hit);
             if std::env::var_os("QUIPU_CAMPAIGN_POINT").is_some() {
                 eprintln!("{fault:?}: {} at {:?}\n{}{}", outcome.status, outcome.hit, outcome.stdout, outcome.stderr);
-                eprintln!("{:?}", self.space.files().keys());
-                let copy = self.beside.join("shown");
-                self.space.save_as(&copy);
-                eprintln!("{}", Space { dir: copy }.run_command().output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).expect("runs"));
             }
             for text in [&outcome.stdout, &outcome.stderr] {
                 if let Some(at) = text.find("panicked") {
@@ -229,6 +225,17 @@ struct Point {
     faults: Vec<Fault>,
     hits: Vec<Option<&'static str>>,
     problems: Vec<String>,
+}
+
+impl Point {
+    /// Says what is wrong, if anything is; with the name that `QUIPU_CAMPAIGN_POINT` takes.
+    fn show(&self) {
+        if !self.problems.is_empty() {
+            let faults: String = self.faults.iter().map(|f| format!(" {} {:?}", f.at, f.kind)).collect();
+            eprintln!("BAD {:?}{faults}, at {:?}:", self.scenario, self.hits);
+            self.problems.iter().for_each(|p| eprintln!("    {}", p.trim_end().replace('\n', "\n      ")));
+        }
+    }
 }
 
 /// Numbers without end, the same each time.
@@ -288,6 +295,7 @@ fn take(points: Vec<(Scenario, Vec<Fault>)>, first: Bench) -> Vec<Point> {
                 let bench = bench.unwrap_or_else(|| Bench::new(&SCENARIOS, None));
                 while let Some((scenario, faults)) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let point = bench.point(*scenario, faults);
+                    point.show();
                     let mut results = results.lock().expect("no panic holds it");
                     results.push(point);
                     if results.len() % 500 == 0 {
@@ -311,11 +319,6 @@ fn take(points: Vec<(Scenario, Vec<Fault>)>, first: Bench) -> Vec<Point> {
 
 fn assert_good(points: &[Point]) {
     let bad: Vec<_> = points.iter().filter(|p| !p.problems.is_empty()).collect();
-    for point in bad.iter().take(40) {
-        let faults: String = point.faults.iter().map(|f| format!(" {} {:?}", f.at, f.kind)).collect();
-        eprintln!("BAD {:?}{faults}, at {:?}:", point.scenario, point.hits);
-        point.problems.iter().for_each(|p| eprintln!("    {}", p.trim_end().replace('\n', "\n      ")));
-    }
     assert!(bad.is_empty(), "{} of {} points are bad", bad.len(), points.len());
 }
 

@@ -82,6 +82,7 @@ impl Said {
     /// Reads events, as far as they go.
     pub(crate) fn read(stdout: &str) -> Self {
         let mut said = Self::default();
+        let mut failed = Vec::new();
         for line in stdout.lines() {
             let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { continue };
             let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
@@ -90,7 +91,9 @@ impl Said {
                     said.started.push(text("task"));
                     said.invocations.push(text("invocation"));
                 }
-                Some("recorded") => drop(said.recorded.insert(text("task"), text("receipt"))),
+                // What failed is on record too, and is tried again.
+                Some("task-ended") if event["end"] == "failed" => failed.push(text("task")),
+                Some("recorded") if !failed.contains(&text("task")) => drop(said.recorded.insert(text("task"), text("receipt"))),
                 Some("warning") => said.warnings.push(text("message")),
                 _ => {}
             }
@@ -137,7 +140,9 @@ impl Space {
 
     /// The binary, for this store and nothing else of the surroundings.
     pub(crate) fn quipu(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+        // A long campaign keeps a binary of its own, whatever is built meanwhile.
+        let binary = std::env::var_os("QUIPU_CAMPAIGN_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_quipu").into());
+        let mut command = Command::new(binary);
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", &self.dir);
         command.env("QUIPU_STORE", self.store_dir()).env("QUIPU_CONFIG", self.dir.join("config"));
         command.arg("-C").arg(self.work()).args(args);

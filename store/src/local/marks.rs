@@ -18,6 +18,15 @@ use super::locks::{Owned, try_own};
 pub(crate) struct Mark {
     owned: Option<Owned>,
     noted: FxHashSet<PathBuf>,
+    stays: bool,
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        if self.stays {
+            self.owned.take().map(Owned::leave);
+        }
+    }
 }
 
 impl Mark {
@@ -43,6 +52,13 @@ impl Mark {
         self.owned.as_ref().expect("taken above").file().write_all(&line)?;
         self.noted.insert(dir.to_owned());
         Ok(())
+    }
+}
+
+impl Mark {
+    /// Something was left that could not be dealt with: the mark is to be found as if this process had been killed.
+    pub(crate) fn stay(&mut self) {
+        self.stays = true;
     }
 }
 

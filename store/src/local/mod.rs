@@ -412,6 +412,10 @@ impl Backend for Local {
         self.io(&self.core.layout.locks(), mark.note(&self.core.layout, dir))
     }
 
+    fn unplaced(&self) {
+        self.core.mark.lock().unwrap_or_else(PoisonError::into_inner).stay();
+    }
+
     fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool) {
         for abandoned in marks::abandoned(&self.core.layout) {
             let dealt = abandoned.dirs.iter().fold(true, |all, dir| deal(abandoned.pid, dir) && all);
