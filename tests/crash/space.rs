@@ -73,6 +73,8 @@ pub(crate) struct Said {
     pub(crate) started: Vec<String>,
     /// Invocations that started, each time.
     pub(crate) invocations: Vec<String>,
+    /// Tasks whose work was done by this run, by name.
+    pub(crate) ran: Vec<String>,
     /// Tasks whose receipts are on disk, with these.
     pub(crate) recorded: BTreeMap<String, String>,
     pub(crate) warnings: Vec<String>,
@@ -91,6 +93,7 @@ impl Said {
                     said.started.push(text("task"));
                     said.invocations.push(text("invocation"));
                 }
+                Some("task-ended") if event["end"] == "ran" => said.ran.push(text("task")),
                 // What failed is on record too, and is tried again.
                 Some("task-ended") if event["end"] == "failed" => failed.push(text("task")),
                 Some("recorded") if !failed.contains(&text("task")) => drop(said.recorded.insert(text("task"), text("receipt"))),

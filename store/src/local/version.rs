@@ -17,6 +17,14 @@ const PREFIX: &str = "quipu store ";
 
 /// Whether there is a store. Refuses a directory that holds something else, and formats of the future.
 pub(crate) fn check(layout: &Layout) -> Result<bool, OpenError> {
+    match look(layout) {
+        // Somebody may have made it between two looks. The version is the first thing to appear, and stays.
+        Err(OpenError::Foreign(_)) => look(layout),
+        other => other,
+    }
+}
+
+fn look(layout: &Layout) -> Result<bool, OpenError> {
     let path = layout.version();
     match fs::read(&path) {
         Ok(bytes) => {
@@ -66,4 +74,32 @@ pub(crate) fn create(layout: &Layout, faults: &Faults) -> io::Result<()> {
     file.sync_all()?;
     faults.check("rename")?;
     fs::rename(&temp, layout.version())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_store_is_never_foreign_while_it_is_made() {
+        let shared = Path::new("/dev/shm");
+        let temp = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() };
+        let temp = temp.expect("a temporary directory");
+        for n in 0..200 {
+            let layout = Layout::new(&temp.path().join(n.to_string()));
+            let made = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    create(&layout, &Faults::default()).expect("is made");
+                    fs::create_dir(layout.blobs()).expect("is made");
+                    made.store(true, Ordering::Release);
+                });
+                while !made.load(Ordering::Acquire) {
+                    check(&layout).expect("is a store, or nothing yet");
+                }
+            });
+        }
+    }
 }

@@ -303,6 +303,7 @@ fn commit<'a>(core: &Core, shared: &'a Shared, mut state: MutexGuard<'a, State>)
     let mut done = done;
     if is_broken("ack-first") {
         done.drain(..).for_each(|(id, done)| tell(done, Ok(id)));
+        std::thread::sleep(Duration::from_millis(50));
     }
     let result = write(core, &layer, &used);
 
