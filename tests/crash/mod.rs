@@ -2,6 +2,7 @@
 
 mod child;
 mod crowd;
+mod damage;
 mod inject;
 mod kill_matrix;
 mod powercut;
