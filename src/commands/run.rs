@@ -7,7 +7,7 @@ use quipu_runtime::drive::{self, Report, Request};
 use quipu_runtime::event_log::EventLog;
 use quipu_runtime::exec::Stop;
 use quipu_runtime::graph::TaskIdx;
-use quipu_runtime::observe::Observers;
+use quipu_runtime::observe::{Observer, Observers, RunEvent};
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::Placed;
 use quipu_store::checkout::{self, CheckoutError};
@@ -51,7 +51,13 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let report = drive::run_blocking(&engine, request, wish_to_stop);
     teller.end();
     let report = report?;
-    memory::keep(&opened, &report, placed.load(Ordering::Relaxed))?;
+    match memory::keep(&opened, &report, placed.load(Ordering::Relaxed)) {
+        Err(_) if !opened.store.can_be_written() => {
+            let message = "the store cannot be written: nothing is remembered for the next run".to_owned();
+            engine.observers.on(0, &RunEvent::Warning { message });
+        }
+        remembered => remembered?,
+    }
     Ok(exit_of(&report))
 }
 

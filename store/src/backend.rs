@@ -51,6 +51,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Calls `deal` with the number of each process that ended without cleaning up, and each directory it named; what
     /// it says no to is asked again another time.
     fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool);
+    /// Whether this process may write where the store is.
+    fn can_be_written(&self) -> bool;
     /// The kind of network file system the store is on, if it is on one.
     fn medium(&self) -> Option<&'static str>;
     fn scratch_dir(&self) -> io::Result<PathBuf>;

@@ -127,7 +127,7 @@ pub enum CommitError {
         source: Arc<io::Error>,
     },
     /// The index did not take it.
-    #[error("failed to write index `{}`: {why}", .path.display())]
+    #[error("failed to write index `{}`: {why}; `quipu verify --repair` moves it aside and rebuilds it", .path.display())]
     Index {
         /// The file.
         path: PathBuf,

@@ -238,6 +238,10 @@ impl Backend for Memory {
 
     fn abandoned(&self, _deal: &mut dyn FnMut(u32, &Path) -> bool) {}
 
+    fn can_be_written(&self) -> bool {
+        true
+    }
+
     fn medium(&self) -> Option<&'static str> {
         None
     }

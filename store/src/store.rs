@@ -376,6 +376,11 @@ impl Store {
         self.inner.backend.hold()
     }
 
+    /// Whether this process may write the store at all. One that it may not serves what it has.
+    pub fn can_be_written(&self) -> bool {
+        self.inner.backend.can_be_written()
+    }
+
     /// Remembers, as far as the store can be written, that something is put in `dir` under a name of the moment.
     pub(crate) fn placing(&self, dir: &Path) {
         // Without it a kill leaves a file that nobody sweeps, which is no reason not to go on.

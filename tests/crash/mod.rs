@@ -5,5 +5,8 @@ mod crowd;
 mod damage;
 mod inject;
 mod kill_matrix;
+#[allow(clippy::unwrap_used, reason = "shared with the fuzz targets")]
+mod oracles;
 mod powercut;
 mod space;
+mod twins;

@@ -186,6 +186,11 @@ impl Staged<'_> {
                 fs::create_dir_all(to.parent().expect("blobs are two levels down"))?;
                 fs::rename(&self.path, &to)
             }
+            // Nothing of ours, and in the way.
+            Err(e) if matches!(e.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::DirectoryNotEmpty) => {
+                self.files.quarantine(&to)?;
+                fs::rename(&self.path, &to)
+            }
             other => other,
         }
     }

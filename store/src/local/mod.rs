@@ -425,6 +425,13 @@ impl Backend for Local {
         }
     }
 
+    fn can_be_written(&self) -> bool {
+        use rustix::fs::{Access, access};
+        let (dir, index) = (self.core.layout.locks(), self.core.layout.index());
+        let may = |path: &Path, how| !path.exists() || access(path, how).is_ok();
+        may(&dir, Access::WRITE_OK | Access::EXEC_OK) && may(&index, Access::WRITE_OK)
+    }
+
     fn medium(&self) -> Option<&'static str> {
         medium::network(self.core.layout.dir())
     }

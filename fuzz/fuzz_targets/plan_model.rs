@@ -1,0 +1,5 @@
+//! Tries `oracles::plan_model` on any bytes.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::oracles::plan_model(bytes));

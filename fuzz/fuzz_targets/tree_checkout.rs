@@ -1,0 +1,5 @@
+//! Tries `oracles::tree_checkout` on any bytes.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::oracles::tree_checkout(bytes));
