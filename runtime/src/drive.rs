@@ -338,11 +338,19 @@ impl Drive {
         let notices = self.run.finish();
         notices.into_iter().for_each(|n| self.tell(n));
         if self.awaiting_record > 0 || self.unflushed || self.commit_error.is_some() {
-            let flushed = self.engine.store.flush();
+            let store = self.engine.store.clone();
+            let flush = std::thread::spawn(move || store.flush());
+            // What is on disk is told as it gets there, not when all is.
+            while !flush.is_finished() {
+                match self.receiver.try_recv() {
+                    Ok(message) => self.hear(message)?,
+                    Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
+                }
+            }
             while let Ok(message) = self.receiver.try_recv() {
                 self.hear(message)?;
             }
-            flushed?;
+            flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         self.close_session()?;
         self.note_findings();
