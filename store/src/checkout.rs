@@ -163,7 +163,7 @@ pub enum CheckoutError {
         /// Where the old one is.
         aside: String,
         /// Why it could not be kept.
-        source: Box<CheckoutError>,
+        source: Box<Self>,
     },
     /// The file system said no.
     #[error("`{path}`: {source}")]

@@ -101,7 +101,8 @@ pub(crate) fn churned(n: u64) -> TaskId {
 
 /// Puts three blobs a receipt, one by moving a file, and says which receipts were acknowledged, until it is killed.
 fn churn(dir: &Path) -> Result<(), String> {
-    let store = Store::open(dir, Options { batch_ms: 20, batch_receipts: 16, ..options() }).map_err(|e| e.to_string())?;
+    let store =
+        Store::open(dir, Options { batch_ms: 20, batch_receipts: 16, ..options() }).map_err(|e| e.to_string())?;
     for n in 0..u64::MAX {
         let mut artifacts = std::collections::BTreeMap::new();
         for part in 0..3 {

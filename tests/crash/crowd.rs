@@ -32,7 +32,8 @@ fn graph(seed: u64) -> Vec<Task> {
     let mut dice = Dice(seed + 77);
     let count = 6 + dice.below(6) as usize;
     let task = |n: usize| {
-        let from: BTreeSet<usize> = (0..dice.below(3)).map(|_| dice.below(n as u64) as usize).filter(|m| *m < n).collect();
+        let from: BTreeSet<usize> =
+            (0..dice.below(3)).map(|_| dice.below(n as u64) as usize).filter(|m| *m < n).collect();
         let sources: BTreeSet<usize> = (0..1 + dice.below(2)).map(|_| dice.below(SOURCES as u64) as usize).collect();
         Task { from: from.into_iter().collect(), sources: sources.into_iter().collect(), large: dice.below(3) == 0 }
     };
@@ -67,7 +68,8 @@ impl Place {
             text += &format!("inputs = [{}]\noutputs = [\"out/t{i}\"]\n", quoted.join(", "));
         }
         fs::write(work.join("quipu.toml"), text).expect("is written");
-        (0..SOURCES).for_each(|s| fs::write(work.join(format!("s{s}.txt")), source(place.graph, s, 0)).expect("is written"));
+        (0..SOURCES)
+            .for_each(|s| fs::write(work.join(format!("s{s}.txt")), source(place.graph, s, 0)).expect("is written"));
         place
     }
 
@@ -280,7 +282,13 @@ fn crowd(runners: u64, seconds: f64, deleting: bool, versions: u64) {
     eprintln!(
         "crowd of {runners} for {seconds} s: {} runs, {} tools, {} kills, {} files deleted; {} invocations, {finished} times \
          finished, {cut} times cut; {} receipts acknowledged; {} problems",
-        ledger.runs, ledger.tools, ledger.kills, ledger.deleted, ledger.starts.len(), ledger.receipts.len(), ledger.problems.len()
+        ledger.runs,
+        ledger.tools,
+        ledger.kills,
+        ledger.deleted,
+        ledger.starts.len(),
+        ledger.receipts.len(),
+        ledger.problems.len()
     );
     if !deleting {
         for (invocation, (finished, _)) in ledger.starts.iter().filter(|(_, (finished, _))| *finished > 1) {
@@ -303,7 +311,12 @@ fn crowd(runners: u64, seconds: f64, deleting: bool, versions: u64) {
     let unsound = space.unsound();
     ledger.problems.extend(unsound.into_iter().filter(|u| !deleting || !u.contains("hollow")));
     assert!(ledger.kills > 5 && ledger.starts.len() > 10, "nothing happened");
-    assert!(ledger.problems.is_empty(), "{} problems: {:#?}", ledger.problems.len(), &ledger.problems[..ledger.problems.len().min(20)]);
+    assert!(
+        ledger.problems.is_empty(),
+        "{} problems: {:#?}",
+        ledger.problems.len(),
+        &ledger.problems[..ledger.problems.len().min(20)]
+    );
 }
 
 fn names(dir: &Path) -> Vec<(String, PathBuf)> {
@@ -363,7 +376,8 @@ fn small(workfile: &str) -> (tempfile::TempDir, Space) {
 fn two_runs_of_one_workspace_run_each_task_once() {
     let mut workfile = "[workspace]\n".to_owned();
     for n in 0..4 {
-        workfile += &format!("[task.t{n}]\nrun = \"sleep 0.2; echo t{n} >> @log@; echo {n} > t{n}\"\noutputs = [\"t{n}\"]\n");
+        workfile +=
+            &format!("[task.t{n}]\nrun = \"sleep 0.2; echo t{n} >> @log@; echo {n} > t{n}\"\noutputs = [\"t{n}\"]\n");
     }
     let (temp, space) = small(&workfile);
     let runs: Vec<(Child, PathBuf)> = (0..3)
@@ -376,7 +390,8 @@ fn two_runs_of_one_workspace_run_each_task_once() {
         let (status, _) = wait(&mut child, None);
         assert!(status.is_some_and(|s| s.success()), "{status:?}: {:?}", output(&out));
     }
-    let mut lines: Vec<String> = fs::read_to_string(temp.path().join("log")).expect("written").lines().map(str::to_owned).collect();
+    let mut lines: Vec<String> =
+        fs::read_to_string(temp.path().join("log")).expect("written").lines().map(str::to_owned).collect();
     lines.sort();
     assert_eq!(lines, ["t0", "t1", "t2", "t3"]);
 }

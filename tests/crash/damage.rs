@@ -52,7 +52,9 @@ fn overwrite(path: &Path, bytes: &[u8]) {
 const ACTIONS: [(&str, Action); 8] = [
     ("missing", |path| fs::remove_file(path).expect("is lost")),
     ("empty", |path| overwrite(path, b"")),
-    ("truncated", |path| overwrite(path, &fs::read(path).expect("is read").split_last().expect("has bytes").1.to_vec())),
+    ("truncated", |path| {
+        overwrite(path, fs::read(path).expect("is read").split_last().expect("has bytes").1);
+    }),
     ("torn", |path| {
         let mut bytes = fs::read(path).expect("is read");
         let half = bytes.len() / 2;
@@ -208,10 +210,15 @@ fn a_store_that_cannot_be_written_serves_what_it_has() {
     let output = command.output().expect("runs");
     let text = said(&output);
     let found: Files = space.files().into_iter().filter(|(name, _)| !name.starts_with("quipu.toml")).collect();
-    let contents = |files: &Files| files.iter().map(|(n, f)| format!("{n} {f:?}").replace("true", "false")).collect::<Vec<_>>();
+    let contents =
+        |files: &Files| files.iter().map(|(n, f)| format!("{n} {f:?}").replace("true", "false")).collect::<Vec<_>>();
     let expected: Files = expected.into_iter().filter(|(name, _)| !name.starts_with("quipu.toml")).collect();
     assert_eq!(Said::read(&text).started, Vec::<String>::new(), "{text}");
-    assert!(contents(&found) == contents(&expected), "all is placed: {} {text}", super::space::difference(&found, &expected));
+    assert!(
+        contents(&found) == contents(&expected),
+        "all is placed: {} {text}",
+        super::space::difference(&found, &expected)
+    );
     assert!(!text.contains("panicked"), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
     // What has to run cannot be recorded; that is said.
@@ -267,7 +274,17 @@ fn cramped(space: &Space, room: &str) -> Option<(Option<i32>, String, Option<i32
 #[test]
 fn a_full_disk_is_told_and_once_there_is_room_all_is_well() {
     let mut told = 0;
-    for room in ["size=8k", "size=64k", "size=160k", "size=220k", "size=300k", "nr_inodes=5", "nr_inodes=12", "nr_inodes=18", "nr_inodes=25"] {
+    for room in [
+        "size=8k",
+        "size=64k",
+        "size=160k",
+        "size=220k",
+        "size=300k",
+        "nr_inodes=5",
+        "nr_inodes=12",
+        "nr_inodes=18",
+        "nr_inodes=25",
+    ] {
         let temp = temp();
         let space = Space::new(&temp.path().join("space"));
         let Some((first, text, second)) = cramped(&space, room) else {

@@ -200,7 +200,8 @@ pub(crate) fn run(mut command: Command, dir: &Path, beside: &Path, faults: &[Fau
 fn take_listener(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: plain system calls; what they return is owned here and nowhere else.
     unsafe {
-        let own = |fd: c_long| if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) };
+        let own =
+            |fd: c_long| if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as i32)) };
         let process = own(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
         own(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), LISTENER, 0))
     }

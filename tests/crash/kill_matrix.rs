@@ -185,7 +185,11 @@ impl Bench {
             if !sane {
                 point.problems.push(format!("ended with {}: {}", outcome.status, outcome.stderr));
             }
-            if outcome.status.code().is_some_and(|c| c > 0) && outcome.stderr.trim().is_empty() && !outcome.stdout.contains("warning") && !outcome.stdout.contains("reason") {
+            if outcome.status.code().is_some_and(|c| c > 0)
+                && outcome.stderr.trim().is_empty()
+                && !outcome.stdout.contains("warning")
+                && !outcome.stdout.contains("reason")
+            {
                 point.problems.push(format!("ended with {} and did not say why", outcome.status));
             }
             let said = Said::read(&outcome.stdout);

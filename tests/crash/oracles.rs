@@ -65,7 +65,7 @@ fn options() -> Options {
 /// A receipt with something in every field.
 fn receipt(n: u64) -> Receipt {
     let blob = BlobId::of(&n.to_le_bytes());
-    let file = Entry::File { blob, size: 8, exec: n % 2 == 0 };
+    let file = Entry::File { blob, size: 8, exec: n.is_multiple_of(2) };
     let link = Entry::Symlink { target: "a/b".into() };
     let dir = Entry::Dir { tree: TreeId::of(&n.to_le_bytes()) };
     let artifacts = [("f".into(), file), ("d/l".into(), link), ("e".into(), dir)].into();
@@ -98,7 +98,7 @@ fn mutate(source: &mut Source<'_>, bytes: &mut Vec<u8>) {
 }
 
 /// Receipts: what is accepted has one encoding, what it says survives signing, and no change of a signed one is accepted.
-pub fn receipt_canon(bytes: &[u8]) {
+pub(super) fn receipt_canon(bytes: &[u8]) {
     if let Ok(signed) = SignedReceipt::verify(bytes) {
         assert!(bytes.len() <= MAX_RECEIPT_BYTES && signed.bytes == bytes && dag::is_canonical(bytes));
         if signed.issuer == signer().public() {
@@ -119,7 +119,7 @@ pub fn receipt_canon(bytes: &[u8]) {
 }
 
 /// Directory nodes: what is accepted is what encoding gives.
-pub fn tree_canon(bytes: &[u8]) {
+pub(super) fn tree_canon(bytes: &[u8]) {
     match Node::decode(bytes) {
         Ok(Node::Whole(tree)) => {
             assert!(bytes.len() <= MAX_NODE_BYTES && dag::is_canonical(bytes));
@@ -135,7 +135,7 @@ pub fn tree_canon(bytes: &[u8]) {
 }
 
 /// Workfiles: read or refused with places in them, the same each time.
-pub fn workfile(bytes: &[u8]) {
+pub(super) fn workfile(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let load = || workfile::load_text(Path::new("/nowhere/at/all"), text);
     match (load(), load()) {
@@ -202,13 +202,17 @@ fn genuine() -> &'static [(String, Vec<u8>)] {
 }
 
 fn content(n: u64) -> Vec<u8> {
-    n.to_le_bytes().repeat(if n % 2 == 0 { 4 } else { 400 })
+    n.to_le_bytes().repeat(if n.is_multiple_of(2) { 4 } else { 400 })
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).expect("is listed").flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) { found.extend(walk(&entry.path())) } else { found.push(entry.path()) }
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            found.extend(walk(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
     }
     found.sort();
     found
@@ -228,7 +232,7 @@ fn let_the_store_catch() {
 }
 
 /// Stores with any damage: refused or read, and what is read is what its id says.
-pub fn store_open(bytes: &[u8]) {
+pub(super) fn store_open(bytes: &[u8]) {
     let_the_store_catch();
     let mut source = Source(bytes);
     let dir = scratch("open");
@@ -272,11 +276,11 @@ pub fn store_open(bytes: &[u8]) {
     };
     if let Ok(store) = Store::open(&dir, options()) {
         look(&store);
-        let _ = store.verify(&VerifyOptions { repair: bytes.len() % 2 == 0, rehash: true });
+        let _ = store.verify(&VerifyOptions { repair: bytes.len().is_multiple_of(2), rehash: true });
         look(&store);
         let _ = store.put(Codec::Raw, b"more".to_vec()).and_then(|_| Ok(store.flush()?));
     }
-    if bytes.len() % 3 == 0
+    if bytes.len().is_multiple_of(3)
         && let Ok((store, _)) = Store::rebuild(&dir, options(), std::time::Duration::ZERO)
     {
         look(&store);
@@ -285,7 +289,7 @@ pub fn store_open(bytes: &[u8]) {
 }
 
 /// Any trees put anywhere: nothing beside the place they are put below is ever touched.
-pub fn tree_checkout(bytes: &[u8]) {
+pub(super) fn tree_checkout(bytes: &[u8]) {
     let mut source = Source(bytes);
     let dir = scratch("checkout");
     let (root, outside) = (dir.join("root"), dir.join("outside"));
@@ -364,7 +368,7 @@ fn made(text: u8, blunt: bool, inputs: &[Vec<u8>]) -> Vec<u8> {
 
 /// Random graphs, edits and lost blobs: each run ends with what running everything would give, a second run does nothing,
 /// and no more runs than what the edits reach.
-pub fn plan_model(bytes: &[u8]) {
+pub(super) fn plan_model(bytes: &[u8]) {
     let mut source = Source(bytes);
     let count = 1 + source.below(7);
     let mut plants: Vec<Plant> = Vec::new();

@@ -215,7 +215,8 @@ fn a_store_that_does_not_sync_blobs_or_names_them_too_soon_is_caught() {
         return;
     }
     let yard = Yard::new().expect("needs root, loop devices and mkfs.xfs");
-    for (breaks, kind) in [("blob-sync", "ext4"), ("blobs-first", "ext4"), ("blob-sync", "btrfs"), ("blob-sync", "xfs")] {
+    for (breaks, kind) in [("blob-sync", "ext4"), ("blobs-first", "ext4"), ("blob-sync", "btrfs"), ("blob-sync", "xfs")]
+    {
         let mut tally = Tally::default();
         let mut dice = Dice(7);
         for _ in 0..3 {
@@ -223,7 +224,12 @@ fn a_store_that_does_not_sync_blobs_or_names_them_too_soon_is_caught() {
                 eprintln!("{kind}: cannot be made here");
             }
         }
-        eprintln!("{kind} without {breaks}: {} of {} images are bad: {:?}", tally.bad, tally.images, tally.examples.first());
+        eprintln!(
+            "{kind} without {breaks}: {} of {} images are bad: {:?}",
+            tally.bad,
+            tally.images,
+            tally.examples.first()
+        );
         assert!(tally.bad > 0 || tally.images == 0, "{breaks} on {kind} was not caught");
     }
 }

@@ -96,7 +96,9 @@ impl Said {
                 Some("task-ended") if event["end"] == "ran" => said.ran.push(text("task")),
                 // What failed is on record too, and is tried again.
                 Some("task-ended") if event["end"] == "failed" => failed.push(text("task")),
-                Some("recorded") if !failed.contains(&text("task")) => drop(said.recorded.insert(text("task"), text("receipt"))),
+                Some("recorded") if !failed.contains(&text("task")) => {
+                    drop(said.recorded.insert(text("task"), text("receipt")));
+                }
                 Some("warning") => said.warnings.push(text("message")),
                 _ => {}
             }
@@ -214,7 +216,9 @@ impl Space {
                 }
                 match self.run() {
                     Err(e) => problems.push(e),
-                    Ok(said) if !said.started.is_empty() => problems.push(format!("ran a third time: {:?}", said.started)),
+                    Ok(said) if !said.started.is_empty() => {
+                        problems.push(format!("ran a third time: {:?}", said.started));
+                    }
                     Ok(_) => {}
                 }
             }

@@ -23,8 +23,10 @@ pub(crate) struct Mark {
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        if self.stays {
-            self.owned.take().map(Owned::leave);
+        if self.stays
+            && let Some(owned) = self.owned.take()
+        {
+            owned.leave();
         }
     }
 }
@@ -42,8 +44,9 @@ impl Mark {
             // One that a process of the same number left behind is not ours to add to.
             if let Some(owned) = &self.owned
                 && owned.file().metadata()?.len() > 0
+                && let Some(owned) = self.owned.take()
             {
-                self.owned.take().map(Owned::leave);
+                owned.leave();
             }
             n += 1;
         }

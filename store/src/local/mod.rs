@@ -418,8 +418,9 @@ impl Backend for Local {
 
     fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool) {
         for abandoned in marks::abandoned(&self.core.layout) {
-            let dealt = abandoned.dirs.iter().fold(true, |all, dir| deal(abandoned.pid, dir) && all);
-            if !dealt {
+            // All are dealt with, also after one that was not.
+            let left = abandoned.dirs.iter().filter(|dir| !deal(abandoned.pid, dir)).count();
+            if left > 0 {
                 abandoned.leave();
             }
         }
