@@ -36,9 +36,22 @@ bless:
 bench *args:
     cargo bench "$@"
 
+# Every point of the kill matrix (minutes), then so many random pairs of faults.
+kill-matrix pairs="5000":
+    QUIPU_CAMPAIGN=full cargo test --test campaign stopped_anywhere -- --nocapture
+    QUIPU_CAMPAIGN=pairs QUIPU_CAMPAIGN_POINTS={{pairs}} cargo test --test campaign stopped_anywhere -- --nocapture
+
+# Power cuts: so many images of ext4, XFS and btrfs, and the broken disciplines. Needs root, loop devices, `mkfs.xfs`.
+powercut images="500":
+    QUIPU_CAMPAIGN=powercut QUIPU_CAMPAIGN_POINTS={{images}} cargo test --test campaign powercut -- --nocapture --test-threads=1
+
+# Sixteen processes on one store that are killed, for so many seconds.
+crowd seconds="600":
+    QUIPU_CAMPAIGN=crowd QUIPU_CAMPAIGN_SECONDS={{seconds}} cargo test --test campaign crowd -- --nocapture
+
 # Each fuzz target for so many seconds. Needs a nightly toolchain and cargo-fuzz.
 fuzz seconds="60":
-    for target in $(cargo +nightly fuzz list); do cargo +nightly fuzz run "$target" -- -max_total_time={{seconds}} || exit 1; done
+    cd fuzz && for target in $(cargo +nightly fuzz list); do mkdir -p "found/$target" && cargo +nightly fuzz run "$target" "found/$target" "corpus/$target" -- -max_total_time={{seconds}} || exit 1; done
 
 docs:
     cargo doc --workspace --no-deps --open
