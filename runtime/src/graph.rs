@@ -197,3 +197,80 @@ impl Graph {
         self.awaits.total() + self.after.total()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Node, Policy, Task};
+    use crate::value::{Branch, Value};
+    use petgraph::algo::{is_cyclic_directed, toposort};
+    use petgraph::graph::DiGraph;
+    use proptest::prelude::*;
+
+    /// A workflow whose task `i` awaits, or comes after, the tasks that `edges` names for it.
+    fn workflow(nodes: usize, edges: &[(usize, usize, bool)]) -> Workflow {
+        let mut workflow = Workflow::new();
+        for i in 0..nodes {
+            let own =
+                |awaited: bool| edges.iter().filter(move |e| e.0 == i && e.2 == awaited).map(|e| TaskIdx::new(e.1));
+            let reads = own(true).map(|on| Value::promise(Branch::Ok, On::Here(on), ["outputs"]));
+            let args = Value::list([Value::list(reads)]);
+            let work = Work::Task(Task::new("/test/graph", args));
+            let node =
+                Node { name: format!("t{i}").into(), work, policy: Policy::default(), after: own(false).collect() };
+            workflow.add_node(node).expect("new name");
+        }
+        workflow
+    }
+
+    proptest! {
+        /// A graph library knows orders and rings, too: it is the oracle, and nothing else here uses it.
+        #[test]
+        fn orders_and_rings_are_those_of_the_oracle(
+            nodes in 1_usize..12,
+            edges in proptest::collection::vec((0_usize..12, 0_usize..12, any::<bool>()), 0..24),
+        ) {
+            let edges: Vec<_> = edges.into_iter().map(|(a, b, k)| (a % nodes, b % nodes, k)).collect();
+            let mut oracle = DiGraph::<(), ()>::new();
+            let at: Vec<_> = (0..nodes).map(|_| oracle.add_node(())).collect();
+            for (task, on, _) in &edges {
+                oracle.update_edge(at[*on], at[*task], ());
+            }
+            match Graph::build(&workflow(nodes, &edges)) {
+                Ok(graph) => {
+                    prop_assert!(toposort(&oracle, None).is_ok());
+                    let mut place = vec![usize::MAX; nodes];
+                    graph.order().iter().enumerate().for_each(|(n, t)| place[t.index()] = n);
+                    prop_assert!(place.iter().all(|p| *p < nodes), "every task stands in the order once");
+                    for (task, on, awaited) in &edges {
+                        prop_assert!(place[*on] < place[*task]);
+                        let (task, on) = (TaskIdx::new(*task), TaskIdx::new(*on));
+                        let (there, back) = if *awaited {
+                            (graph.awaits(task), graph.awaited_by(on))
+                        } else {
+                            (graph.after(task), graph.before(on))
+                        };
+                        prop_assert!(there.contains(&on) && back.contains(&task));
+                    }
+                }
+                Err(cycle) => {
+                    prop_assert!(is_cyclic_directed(&oracle));
+                    let ring = &cycle.ring;
+                    for (i, task) in ring.iter().enumerate() {
+                        let on = ring[(i + 1) % ring.len()];
+                        prop_assert!(edges.iter().any(|e| e.0 == task.index() && e.1 == on.index()), "{ring:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_begins_with_its_smallest_task_and_is_whole() {
+        let found = Graph::build(&workflow(5, &[(4, 2, true), (2, 3, true), (3, 2, false), (1, 0, true)]));
+        let ring = found.expect_err("2 and 3 wait for each other").ring;
+        assert_eq!(ring.iter().map(|t| t.index()).collect::<Vec<_>>(), [2, 3]);
+        let own = Graph::build(&workflow(1, &[(0, 0, true)])).expect_err("it waits for itself");
+        assert_eq!(own.ring, [TaskIdx::new(0)]);
+    }
+}

@@ -222,12 +222,7 @@ fn take_listener(pid: u32) -> io::Result<OwnedFd> {
 }
 
 /// Answers until everything that has the filter is gone.
-fn watch(
-    listener: &OwnedFd,
-    pid: u32,
-    dir: &Path,
-    faults: &[Fault],
-) -> (Vec<&'static str>, Option<&'static str>, u64) {
+fn watch(listener: &OwnedFd, pid: u32, dir: &Path, faults: &[Fault]) -> (Vec<&'static str>, Option<&'static str>, u64) {
     let mut calls = Vec::new();
     let (mut hit, mut children) = (None, 0);
     let fd = listener.as_raw_fd();
