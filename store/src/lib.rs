@@ -40,6 +40,9 @@
 
 mod backend;
 mod beneath;
+pub mod car;
+mod car_read;
+mod car_write;
 pub mod checkout;
 pub mod cid;
 mod counters;
@@ -63,6 +66,7 @@ pub mod stamp;
 mod stat_chunk;
 pub mod stat_index;
 mod store;
+mod strict;
 mod swap;
 mod terms;
 #[cfg(test)]
@@ -70,6 +74,7 @@ mod test_dirs;
 pub mod tree;
 pub mod tree_build;
 pub mod tree_diff;
+pub mod trust;
 mod verify;
 
 pub use counters::Counters;

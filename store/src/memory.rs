@@ -132,7 +132,7 @@ impl Backend for Memory {
         let found = ids.iter().map(|id| {
             let receipts = rows.of_task(*id).filter_map(|(receipt, row)| {
                 let kept = rows.receipts.get(&receipt)?;
-                Some(Found { signed: kept.signed.clone(), via: row.via.clone(), own: row.own })
+                Some(Found { signed: kept.signed.clone(), via: row.via.clone(), own: row.own, made_here: kept.own })
             });
             FoundTask { receipts: receipts.collect(), accepted: rows.accepted.get(id).copied() }
         });

@@ -341,14 +341,31 @@ impl Store {
     /// Keeps a receipt made elsewhere, whose signature the caller has verified. It is found for the tasks it
     /// says it settles, as not ours, until [`Store::accept`] says more.
     pub fn import(&self, signed: SignedReceipt) -> Result<(), StoreError> {
-        let id = signed.id;
-        if self.kept(id)?.is_some() {
-            return Ok(());
+        self.import_all(vec![signed], "")
+    }
+
+    /// The same for several, in one commit. `source` says where they come from; see [`Store::source_of`].
+    pub fn import_all(&self, receipts: Vec<SignedReceipt>, source: &str) -> Result<(), StoreError> {
+        let mut ops = vec![];
+        for signed in receipts {
+            let id = signed.id;
+            if self.kept(id)?.is_some() {
+                continue;
+            }
+            let settles = signed.receipt.meta.settles.clone();
+            ops.push(Op::Receipt(Kept { signed: Arc::new(signed), own: false }));
+            ops.extend(settles.into_iter().map(|(task, via)| Op::Task(task, id, TaskRow { own: false, via })));
+            if !source.is_empty() {
+                ops.push(Op::Value(Table::Note, source_key(id), Some(source.as_bytes().to_vec())));
+            }
         }
-        let settles = signed.receipt.meta.settles.clone();
-        let mut ops = vec![Op::Receipt(Kept { signed: Arc::new(signed), own: false })];
-        ops.extend(settles.into_iter().map(|(task, via)| Op::Task(task, id, TaskRow { own: false, via })));
-        self.inner.backend.push(ops)
+        if ops.is_empty() { Ok(()) } else { self.inner.backend.push(ops) }
+    }
+
+    /// Where a receipt that was made elsewhere came from, as whoever imported it said.
+    pub fn source_of(&self, id: ReceiptId) -> Result<Option<String>, StoreError> {
+        let value = self.inner.backend.value(Table::Note, &source_key(id))?;
+        Ok(value.and_then(|bytes| String::from_utf8(bytes).ok()))
     }
 
     /// Makes a receipt of this store the accepted one of a task.
@@ -497,6 +514,10 @@ impl Store {
     }
 }
 
+fn source_key(id: ReceiptId) -> Vec<u8> {
+    [&b"source:"[..], id.digest()].concat()
+}
+
 fn found_by_id(kept: Kept) -> Found {
-    Found { signed: kept.signed, via: Via::new(), own: kept.own }
+    Found { signed: kept.signed, via: Via::new(), own: kept.own, made_here: kept.own }
 }

@@ -86,6 +86,8 @@ pub struct Found {
     pub via: Via,
     /// Made here, or accepted for that task under this store's table.
     pub own: bool,
+    /// Made here. What was made elsewhere counts as long as its issuer is trusted, accepted or not.
+    pub made_here: bool,
 }
 
 /// What is known of a task.

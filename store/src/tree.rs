@@ -279,10 +279,17 @@ impl Node {
                 let entries = entries.into_iter().map(|w| Ok((w.name.clone(), w.into_entry()?)));
                 Ok(Self::Whole(Tree::sorted(entries.collect::<Result<_, TreeError>>()?)?))
             }
-            (None, Some(parts)) if parts.len() >= 2 => Ok(Self::Parts(parts)),
+            // A part named twice could never be in order: what is small here must not be large when joined.
+            (None, Some(parts)) if parts.len() >= 2 && all_differ(&parts) => Ok(Self::Parts(parts)),
             _ => Err(TreeError::Parts),
         }
     }
+}
+
+fn all_differ(parts: &[TreeId]) -> bool {
+    let mut sorted = parts.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).all(|w| w[0] != w[1])
 }
 
 impl WireEntry {

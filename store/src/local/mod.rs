@@ -183,9 +183,12 @@ impl Backend for Local {
                 for rows in state.layers() {
                     for (receipt, row) in rows.of_task(*id) {
                         match state.layers().find_map(|rows| rows.receipts.get(&receipt)) {
-                            Some(kept) => {
-                                of_task.add(Found { signed: kept.signed.clone(), via: row.via.clone(), own: row.own });
-                            }
+                            Some(kept) => of_task.add(Found {
+                                signed: kept.signed.clone(),
+                                via: row.via.clone(),
+                                own: row.own,
+                                made_here: kept.own,
+                            }),
                             None => rows_only.entry(n).or_default().push((receipt, row.clone())),
                         }
                     }
@@ -201,7 +204,7 @@ impl Backend for Local {
                         continue;
                     }
                     if let Some(kept) = view.receipt(receipt)? {
-                        of_task.add(Found { signed: kept.signed, via: row.via, own: row.own });
+                        of_task.add(Found { signed: kept.signed, via: row.via, own: row.own, made_here: kept.own });
                     }
                 }
                 if of_task.accepted.is_none() {
