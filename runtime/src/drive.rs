@@ -13,6 +13,7 @@ use std::sync::Arc;
 use quipu_store::cid::{ReceiptId, TaskId};
 use quipu_store::receipt::{FailureKind, Output, Via};
 use quipu_store::sign::PublicKey;
+use quipu_store::trust::{Doubt, Policies};
 use quipu_store::{CommitError, Record, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
@@ -40,13 +41,16 @@ pub struct Engine {
     pub clock: Arc<dyn Clock>,
     /// Keys whose receipts count beside those of this store, best first.
     pub trusted: Vec<PublicKey>,
+    /// What is asked of receipts made elsewhere, by where they came from.
+    pub policies: Policies,
 }
 
 impl Engine {
     /// An engine that tells nobody and trusts its own store alone.
     pub fn new(store: Store) -> Self {
         let clock = Arc::new(crate::clock::SystemClock::new());
-        Self { store, executors: Executors::new(), observers: Observers::new(), clock, trusted: vec![] }
+        let (executors, observers) = (Executors::new(), Observers::new());
+        Self { store, executors, observers, clock, trusted: vec![], policies: Policies::default() }
     }
 }
 
@@ -193,7 +197,8 @@ struct Drive {
     expected_ms: Vec<u64>,
     session: Option<String>,
     session_receipts: HashSet<ReceiptId>,
-    warned: HashSet<String>,
+    /// Kinds of doubt that were told of: once each.
+    doubted: HashSet<Option<Doubt>>,
     working: HashMap<TaskIdx, Working>,
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
@@ -232,7 +237,7 @@ impl Drive {
             expected_ms: vec![],
             session: request.session,
             session_receipts: HashSet::new(),
-            warned: HashSet::new(),
+            doubted: HashSet::new(),
             working: HashMap::new(),
             needs: HashMap::new(),
             unrecorded: BTreeMap::new(),
@@ -471,8 +476,10 @@ impl Drive {
         }
     }
 
-    fn warn_once(&mut self, message: String) {
-        if self.warned.insert(message.clone()) {
+    /// Warns once of each kind of receipt that does not count; `None` is of those that count unseen.
+    fn warn_of(&mut self, doubt: Option<Doubt>, message: impl FnOnce() -> String) {
+        if self.doubted.insert(doubt) {
+            let message = message();
             self.emit(|| RunEvent::Warning { message });
         }
     }

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use quipu_store::cid::{ReceiptId, TreeId};
+use quipu_store::sign::SignedReceipt;
 use quipu_store::tree::Entry;
+use quipu_store::trust::{self, Doubt, Verdict};
 use quipu_store::{Found, StoreError};
 
 use super::{Drive, DriveError};
@@ -38,13 +40,15 @@ impl Drive {
             // All look-ups that came up together share one read of the index.
             let ids: Vec<_> = tasks.iter().map(|(_, id)| *id).collect();
             for ((task, _), found) in tasks.into_iter().zip(self.find(&ids, |store, ids| store.find_tasks(ids))?) {
-                let candidates = self.candidates(found.receipts);
-                self.run.on(Event::Found { task, candidates, accepted: found.accepted });
+                let candidates = self.candidates(found.receipts)?;
+                // What was accepted goes with the trust in who issued it.
+                let accepted = found.accepted.filter(|(id, _)| candidates.iter().any(|c| c.receipt == *id));
+                self.run.on(Event::Found { task, candidates, accepted });
             }
             let ids: Vec<_> = invocations.iter().map(|(_, _, id)| *id).collect();
             let found = self.find(&ids, |store, ids| store.find_invocations(ids))?;
             for ((task, epoch, _), found) in invocations.into_iter().zip(found) {
-                let candidates = self.candidates(found);
+                let candidates = self.candidates(found)?;
                 self.run.on(Event::FoundInvocation { task, epoch, candidates });
             }
         }
@@ -113,23 +117,38 @@ impl Drive {
         Ok(())
     }
 
-    /// Receipts that count: our own, and those of trusted keys that have not expired.
-    pub(super) fn candidates(&mut self, found: Vec<Found>) -> Vec<Candidate> {
+    /// Receipts that count: those made here, and of the others those that pass what is asked of their source.
+    pub(super) fn candidates(&mut self, found: Vec<Found>) -> Result<Vec<Candidate>, DriveError> {
         let now = self.engine.clock.unix_s();
         let mut candidates = Vec::with_capacity(found.len());
-        for found in found {
-            let rank = self.engine.trusted.iter().position(|k| *k == found.signed.issuer);
-            if !found.own && rank.is_none() {
-                self.warn_once(format!("receipts by {} do not count: that key is not trusted", found.signed.issuer));
+        let together: Vec<&SignedReceipt> = found.iter().map(|f| &*f.signed).collect();
+        for one in &found {
+            if one.made_here {
+                candidates.push(candidate(one, None, &self.session_receipts));
                 continue;
             }
-            if found.signed.receipt.expires_at.is_some_and(|at| at <= now) {
-                self.warn_once(format!("receipts by {} have expired", found.signed.issuer));
-                continue;
+            let (engine, issuer) = (&self.engine, one.signed.issuer);
+            let source = |id| engine.store.source_of(id).map(Option::unwrap_or_default);
+            let verdict = trust::judge(&engine.trusted, &engine.policies, now, &one.signed, &together, source)?;
+            let rank = match verdict {
+                Verdict::Counts(rank) => rank,
+                Verdict::Not(doubt) => {
+                    self.warn_of(Some(doubt), || match doubt {
+                        Doubt::Untrusted => format!("receipts by {issuer} do not count: that key is not trusted"),
+                        Doubt::Expired => format!("receipts by {issuer} do not count: they have expired"),
+                        Doubt::TooFew => {
+                            format!("receipts by {issuer} do not count: too few trusted keys claim the same")
+                        }
+                    });
+                    continue;
+                }
+            };
+            if rank.is_none() {
+                self.warn_of(None, || format!("receipts by {issuer} count although that key is not trusted (`any`)"));
             }
-            candidates.push(candidate(&found, rank, &self.session_receipts));
+            candidates.push(candidate(one, rank, &self.session_receipts));
         }
-        candidates
+        Ok(candidates)
     }
 
     fn select(&self, parts: &[Part]) -> Result<(Vec<Option<Entry>>, Vec<TreeId>), StoreError> {
@@ -180,7 +199,7 @@ impl Drive {
     }
 }
 
-pub(super) fn candidate(found: &Found, rank: Option<usize>, session: &HashSet<ReceiptId>) -> Candidate {
+pub(super) fn candidate(found: &Found, rank: Option<u32>, session: &HashSet<ReceiptId>) -> Candidate {
     let receipt = &found.signed.receipt;
     let (result, out) = match &receipt.out {
         Ok(output) => (Ok(Arc::new(output.clone())), output.id()),
@@ -193,7 +212,7 @@ pub(super) fn candidate(found: &Found, rank: Option<usize>, session: &HashSet<Re
         via: found.via.clone(),
         own: found.own,
         session: session.contains(&found.signed.id),
-        rank: rank.map_or(u32::MAX, |r| r as u32),
+        rank: rank.unwrap_or(u32::MAX),
         issued_at: receipt.issued_at,
     }
 }

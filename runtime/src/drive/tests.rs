@@ -238,3 +238,63 @@ fn t27_a_task_that_is_never_cached_runs_again_unless_a_crashed_run_goes_on() {
     let report = run_blocking(&world.engine, request(t0), never_stop).expect("the store works");
     assert_eq!(report.summary.counts.ran, 1);
 }
+
+/// What a store by key 7 did for a chain of three, as another store imports it.
+fn imported_chain(source: &str) -> (Arc<Subject>, World) {
+    let subject = chain(&["a", "b", "c"]);
+    let here = world(memory());
+    go(&here, &subject, Rules::default());
+    let found = here.engine.store.find_tasks(&[0, 1, 2].map(|t| subject.ids.of(TaskIdx::new(t)))).expect("reads");
+    let ids: Vec<_> = found.iter().map(|t| t.receipts[0].signed.id).collect();
+    let mut file = vec![];
+    quipu_store::car::export(&here.engine.store, &ids, Default::default(), &mut file).expect("exports");
+    let there = world(Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[8; 32])))));
+    let options = quipu_store::car::ImportOptions::new(source);
+    quipu_store::car::import(&there.engine.store, &file[..], &options).expect("is good");
+    (subject, there)
+}
+
+fn warnings(world: &World) -> Vec<String> {
+    let heard = world.heard.0.lock().expect("no test panics here");
+    let warning = |e: &RunEvent| if let RunEvent::Warning { message } = e { Some(message.clone()) } else { None };
+    heard.iter().filter_map(warning).collect()
+}
+
+#[test]
+fn receipts_made_elsewhere_count_as_long_as_their_issuer_is_trusted() {
+    let (subject, mut there) = imported_chain("files");
+    let issuer = Signer::from_secret(&[7; 32]).public();
+    there.engine.trusted = vec![issuer];
+    go(&there, &subject, Rules::default());
+    assert_eq!(there.ran.load(Ordering::SeqCst), 0);
+    assert_eq!(warnings(&there), [] as [String; 0]);
+    // Accepted by now, and of no account the moment the key is not trusted any more.
+    there.engine.trusted = vec![];
+    go(&there, &subject, Rules::default());
+    assert_eq!(there.ran.load(Ordering::SeqCst), 3);
+    assert_eq!(warnings(&there), [format!("receipts by {issuer} do not count: that key is not trusted")]);
+    // What was done here instead is ours.
+    go(&there, &subject, Rules::default());
+    assert_eq!(there.ran.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn what_is_asked_of_receipts_goes_by_where_they_come_from() {
+    for (source, policy, runs, warning) in [
+        ("files", "any", 0, Some("(`any`)")),
+        ("main", "any", 3, Some("not trusted")),
+        ("files", "2-of-n", 3, Some("too few")),
+    ] {
+        let (subject, mut there) = imported_chain(source);
+        let policy = policy.parse().expect("valid");
+        there.engine.policies.by_source.insert("files".to_owned(), policy);
+        if policy != quipu_store::trust::Policy::Any {
+            there.engine.trusted = vec![Signer::from_secret(&[7; 32]).public()];
+        }
+        go(&there, &subject, Rules::default());
+        assert_eq!(there.ran.load(Ordering::SeqCst), runs, "{source}");
+        let heard = warnings(&there);
+        assert_eq!(heard.len(), usize::from(warning.is_some()), "{heard:?}");
+        assert!(heard.iter().zip(warning).all(|(heard, part)| heard.contains(part)), "{heard:?}");
+    }
+}
