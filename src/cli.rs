@@ -41,6 +41,24 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Delete from the store what has not been used for long
     Gc(GcArgs),
+    /// Make a signing key, or show which there is
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Say whose receipts count beside your own
+    Trust {
+        #[command(subcommand)]
+        command: TrustCommand,
+    },
+    /// Write receipts with all they reach to a file that another machine imports
+    Export(ExportArgs),
+    /// Take over receipts and content from a file that another machine exported
+    Import(ImportArgs),
+    /// Run again what others have done, and compare
+    Audit(AuditArgs),
+    /// Print signed provenance of tasks (in-toto, SLSA) for tools that know nothing of quipu
+    Attest(AttestArgs),
     /// Write a workfile to begin with
     Init,
     /// Print the JSON Schema of workfiles
@@ -201,4 +219,75 @@ pub(crate) struct GcArgs {
     /// Print what was deleted as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key; one that is there stays
+    New,
+    /// Print the public half of the key that receipts are signed with
+    Show,
+    /// List the keys at hand, with where they are
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrustCommand {
+    /// Let receipts by this key count
+    Add {
+        /// What you call its owner: letters, digits, `-` and `_`
+        name: String,
+        /// The key, as `quipu key show` prints it there
+        key: String,
+    },
+    /// Let them count no more
+    Remove {
+        /// What you call its owner
+        name: String,
+    },
+    /// List whose receipts count, best first, and what is asked of them
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Tasks, or ids of receipts and tasks [default: all tasks, or what the workspace says]
+    #[arg(value_name = "TASK|ID")]
+    pub(crate) what: Vec<String>,
+    /// The file to write; `-` for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// With what the tasks printed
+    #[arg(long)]
+    pub(crate) logs: bool,
+    /// With what the tasks read, as far as it is as it was then
+    #[arg(long)]
+    pub(crate) sources: bool,
+    /// Also what ran without a sandbox or with the network: nobody can tell what else it depended on
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The file; `-` for standard input
+    pub(crate) file: PathBuf,
+    /// Refuse a file that is larger: 500M, 20G
+    #[arg(long, value_name = "SIZE", value_parser = quantity::parse_size)]
+    pub(crate) max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
+    /// Run again this share of them: 5%, 0.05
+    #[arg(long, value_name = "SHARE", value_parser = quantity::parse_share, default_value = "100%")]
+    pub(crate) sample: f64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttestArgs {
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
 }

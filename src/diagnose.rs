@@ -67,6 +67,11 @@ impl Diagnosis {
         self
     }
 
+    /// With another exit code.
+    pub(crate) fn exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     /// Adds a way on.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());

@@ -1,5 +1,6 @@
 //! The quipu command.
 
+mod base64;
 mod cli;
 mod commands;
 mod diagnose;
@@ -8,6 +9,7 @@ mod project;
 mod quantity;
 mod render;
 mod settings;
+mod trust_file;
 
 use std::io::Write;
 use std::process::ExitCode;

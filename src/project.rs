@@ -17,12 +17,14 @@ use quipu_store::Store;
 use crate::commands::Context;
 use crate::diagnose::Diagnosis;
 use crate::settings;
+use crate::trust_file::Trust;
 
 /// A workspace, opened.
 pub(crate) struct Opened {
     pub(crate) store: Store,
     pub(crate) workspace: Arc<Workspace>,
     pub(crate) project: Arc<Project>,
+    pub(crate) trust: Trust,
 }
 
 impl Opened {
@@ -30,18 +32,22 @@ impl Opened {
     pub(crate) fn open(context: &Context) -> Result<Self, Diagnosis> {
         // All that can be wrong with the workfile is said before a store is made for it.
         let loaded = workfile::load(&context.start)?;
-        let store = context.settings()?.open_store()?;
+        let settings = context.settings()?;
+        let trust = Trust::read(&settings.trust)?;
+        let store = settings.open_store()?;
         let workspace = Arc::new(Workspace::open(&store, &loaded.root));
         let project = {
             let mut index = workspace.index();
             Project::open(&store, &mut index, loaded, settings::environment())?
         };
-        Ok(Self { store, workspace, project: Arc::new(project) })
+        Ok(Self { store, workspace, project: Arc::new(project), trust })
     }
 
     /// An engine that runs processes in this workspace.
     pub(crate) fn engine(&self) -> Engine {
         let mut engine = Engine::new(self.store.clone());
+        engine.trusted = self.trust.keys();
+        engine.policies = self.trust.policies.clone();
         engine.executors.register(PROCESS, ProcessExecutor::new(Arc::clone(&self.workspace)));
         engine
     }

@@ -31,6 +31,16 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "a size is a whole number with K, M, G or T behind it: `20G`".into())
 }
 
+/// `5%` or `0.05`, from nothing to all.
+pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().map(|p| p / 100.0),
+        None => text.parse::<f64>(),
+    };
+    let share = share.ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is from 0% to 100%, or from 0 to 1".into())
+}
+
 fn split(text: &str) -> (Option<u64>, &str) {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     (text[..digits].parse().ok(), text[digits..].trim_start())
@@ -83,6 +93,16 @@ mod tests {
         }
         for text in ["", "G", "1X", "1GG", "-1", "1.5G", "99999999999T", "1iB"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_read_or_refused() {
+        for (text, share) in [("0", 0.0), ("5%", 0.05), ("0.25", 0.25), ("1", 1.0), ("100%", 1.0)] {
+            assert_eq!(parse_share(text), Ok(share), "{text}");
+        }
+        for text in ["", "%", "2", "101%", "-0.1", "NaN", "inf", "a"] {
+            assert!(parse_share(text).is_err(), "{text}");
         }
     }
 

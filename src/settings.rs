@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use quipu_store::sign::Signer;
 use quipu_store::{Options, SignerSource, Store};
 
+use crate::base64;
 use crate::diagnose::Diagnosis;
 
 /// Where things are.
@@ -16,6 +18,10 @@ pub(crate) struct Settings {
     pub(crate) store: PathBuf,
     /// The file of the signing key.
     pub(crate) key: PathBuf,
+    /// The file that says whose receipts count. Beside the key: no workspace can say so.
+    pub(crate) trust: PathBuf,
+    /// The key that `QUIPU_KEY` gives in place of the file.
+    pub(crate) given_key: Option<Signer>,
 }
 
 impl Settings {
@@ -36,7 +42,9 @@ impl Settings {
             None => var_path("HOME").map_or_else(|| store.join("config"), |h| h.join(".config/quipu")),
         };
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
-        Ok(Self { store: absolute(store), key: absolute(config).join("key") })
+        let config = absolute(config);
+        let (key, trust) = (config.join("key"), config.join("trust.toml"));
+        Ok(Self { store: absolute(store), key, trust, given_key: given_key()? })
     }
 
     /// Opens the store. One that is not there yet is made by the first write.
@@ -46,17 +54,40 @@ impl Settings {
 
     /// How the store behaves.
     pub(crate) fn options(&self) -> Options {
-        Options::new(SignerSource::File(self.key.clone()))
+        Options::new(match &self.given_key {
+            Some(signer) => SignerSource::Fixed(signer.clone()),
+            None => SignerSource::File(self.key.clone()),
+        })
     }
+}
+
+/// The secret half of the signing key, for machines whose files do not last.
+const KEY: &str = "QUIPU_KEY";
+
+/// The key in `QUIPU_KEY`: its 32 bytes in hexadecimal or base64, or the path of a file that `quipu key new` made.
+fn given_key() -> Result<Option<Signer>, Diagnosis> {
+    let Some(value) = std::env::var_os(KEY).filter(|v| !v.is_empty()) else { return Ok(None) };
+    if let Some(secret) = value.to_str().and_then(|text| base64::secret(text.trim())) {
+        return Ok(Some(Signer::from_secret(&secret)));
+    }
+    // What it says is not repeated: it may be a key with a letter missing.
+    let path = Path::new(&value);
+    if !path.is_file() {
+        let message = format!("{KEY} is neither 32 bytes in hexadecimal or base64 nor the path of a key file");
+        return Err(Diagnosis::usage(message));
+    }
+    let read = quipu_store::key_file::read(path);
+    Ok(Some(read.map_err(|e| Diagnosis::system(&format!("cannot read the key that {KEY} names"), &e))?))
 }
 
 fn var_path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
-/// The environment, of which tasks see what they name.
+/// The environment, of which tasks see what they name. The signing key is not theirs to name.
 pub(crate) fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+    let all = std::env::vars_os().filter(|(name, _)| name != KEY);
+    all.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
 /// Whether errors may be coloured.

@@ -1,15 +1,22 @@
 //! Commands: from parsed arguments to an exit code or a diagnosis.
 
+mod accepted;
+mod attest;
+mod audit;
 mod explain;
+mod export;
 mod gc;
 mod graph;
+mod import;
 mod init;
+mod key;
 mod list;
 mod log;
 mod memory;
 mod plan;
 mod run;
 mod show;
+mod trust;
 mod verify;
 
 use std::io::{self, Write};
@@ -52,6 +59,12 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::Show(args) => show::show(&context, &args),
         Command::Verify(args) => verify::verify(&context, &args),
         Command::Gc(args) => gc::gc(&context, &args),
+        Command::Key { command } => key::key(&context, &command),
+        Command::Trust { command } => trust::trust(&context, &command),
+        Command::Export(args) => export::export(&context, &args),
+        Command::Import(args) => import::import(&context, &args),
+        Command::Audit(args) => audit::audit(&context, &args),
+        Command::Attest(args) => attest::attest(&context, &args),
         Command::Init => init::init(&context.start),
         Command::Schema => print_json(&schema::schema()),
         Command::Completions { shell } => {

@@ -158,11 +158,8 @@ impl CarError {
 
     /// Whether the file is at fault, rather than this machine.
     pub fn is_bad_file(&self) -> bool {
-        match self {
-            Self::Io { .. } | Self::Store(_) | Self::Commit(_) => false,
-            Self::Damaged(_) | Self::Changed(_) | Self::UnknownReceipt(_) => false,
-            _ => true,
-        }
+        let here = matches!(self, Self::Damaged(_) | Self::Changed(_) | Self::UnknownReceipt(_));
+        !here && !matches!(self, Self::Io { .. } | Self::Store(_) | Self::Commit(_))
     }
 }
 

@@ -213,7 +213,14 @@ impl<'a> Stage<'a> {
                     self.store.put(link.codec, self.spooled(at, size)?)?;
                     size
                 }
-                Place::File { .. } => self.store.put_file(&self.file(*link), Take::Move)?.1,
+                Place::File { .. } => {
+                    let (id, size) = self.store.put_file(&self.file(*link), Take::Move)?;
+                    // A disk that gives back other bytes than it was given.
+                    if id.link() != *link {
+                        return Err(CarError::Damaged(*link));
+                    }
+                    size
+                }
                 Place::Here => continue,
             };
             imported.blocks += 1;

@@ -79,15 +79,15 @@ fn with_inputs(store: &Store, receipts: &[ReceiptId]) -> Result<Vec<ReceiptId>, 
     let mut all = BTreeSet::new();
     let mut todo: Vec<(ReceiptId, bool)> = receipts.iter().map(|id| (*id, true)).collect();
     while let Some((id, asked)) = todo.pop() {
-        match store.receipt(id)? {
-            Some(found) => {
-                if all.insert(id) {
-                    todo.extend(found.signed.receipt.meta.ins.iter().map(|id| (*id, false)));
-                }
+        let Some(found) = store.receipt(id)? else {
+            if asked {
+                return Err(CarError::UnknownReceipt(id));
             }
-            None if asked => return Err(CarError::UnknownReceipt(id)),
             // Collected since: what was made from it does not need it.
-            None => {}
+            continue;
+        };
+        if all.insert(id) {
+            todo.extend(found.signed.receipt.meta.ins.iter().map(|id| (*id, false)));
         }
     }
     Ok(all.into_iter().collect())

@@ -159,6 +159,22 @@ impl<'de> Deserialize<'de> for Link {
     }
 }
 
+/// Computes the id of content that comes in parts.
+#[derive(Debug, Clone, Default)]
+pub struct BlobHasher(blake3::Hasher);
+
+impl BlobHasher {
+    /// Takes the next part.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The id of all parts together.
+    pub fn id(&self) -> BlobId {
+        BlobId(*self.0.finalize().as_bytes())
+    }
+}
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident: $codec:ident;)*) => {$(
         $(#[$doc])*

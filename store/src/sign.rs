@@ -93,6 +93,12 @@ impl Signer {
         PublicKey(self.key.verifying_key().to_bytes())
     }
 
+    /// Signs bytes of another format. That must begin with a text of its own: what begins like a receipt could
+    /// be taken for one.
+    pub fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
+        self.key.sign(bytes).to_bytes()
+    }
+
     /// Signs what a receipt says.
     pub fn sign(&self, receipt: &Receipt) -> Result<SignedReceipt, ReceiptError> {
         let signed = WireSigned { h: ByteBuf::from(VARSIG), payload: WirePayload::new(receipt, &self.issuer) };

@@ -9,17 +9,18 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Oldest node that the pinned packages run under.
 const NODE: (u32, u32) = (20, 19);
 
-fn run(dir: &Path, program: &str, args: &[&OsStr]) -> Result<Output, String> {
+pub(crate) fn run(dir: &Path, program: &str, args: &[&OsStr]) -> Result<Output, String> {
     let spawned = Command::new(program).args(args).current_dir(dir).stdin(Stdio::null()).output();
     spawned.map_err(|e| format!("{program}: {e}"))
 }
 
-fn shown(output: &Output) -> String {
+pub(crate) fn shown(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -29,7 +30,22 @@ fn new_enough(version: &str) -> bool {
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= NODE
 }
 
-/// A directory below `target/` with the script and its packages, or why there is none.
+/// A directory below `target/` with the scripts and their packages; without one the caller's test is skipped, and
+/// that is said.
+pub(crate) fn prepared_or_skip() -> Option<PathBuf> {
+    static PREPARED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match PREPARED.get_or_init(prepared) {
+        Ok(dir) => Some(dir.clone()),
+        Err(why) => {
+            assert!(std::env::var_os("QUIPU_REQUIRE_INDEPENDENT").is_none(), "independent verification: {why}");
+            // Not through `eprintln!`, whose output a passing test swallows.
+            let said = format!("skipped: independent verification needs node and the npm registry ({why})\n");
+            std::io::stderr().write_all(said.as_bytes()).expect("stderr is open");
+            None
+        }
+    }
+}
+
 fn prepared() -> Result<PathBuf, String> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("independent");
     let from = Path::new(ROOT).join("tests/independent");
@@ -41,7 +57,7 @@ fn prepared() -> Result<PathBuf, String> {
     }
     let lock = fs::read(from.join("package-lock.json")).expect("lock file is committed");
     let done = dir.join("installed.lock");
-    for file in ["package.json", "package-lock.json", "verify.mjs"] {
+    for file in ["package.json", "package-lock.json", "verify.mjs", "share.mjs"] {
         fs::copy(from.join(file), dir.join(file)).expect("target directory can be written");
     }
     if fs::read(&done).is_ok_and(|bytes| bytes == lock) {
@@ -65,16 +81,7 @@ fn verify(dir: &Path, vectors: &Path) -> Output {
 
 #[test]
 fn an_implementation_that_shares_no_code_agrees_with_every_vector() {
-    let dir = match prepared() {
-        Ok(dir) => dir,
-        Err(why) => {
-            assert!(std::env::var_os("QUIPU_REQUIRE_INDEPENDENT").is_none(), "independent verification: {why}");
-            // Not through `eprintln!`, whose output a passing test swallows.
-            let said = format!("skipped: independent verification needs node and the npm registry ({why})\n");
-            std::io::stderr().write_all(said.as_bytes()).expect("stderr is open");
-            return;
-        }
-    };
+    let Some(dir) = prepared_or_skip() else { return };
     let vectors = Path::new(ROOT).join("tests/vectors");
     let agreed = verify(&dir, &vectors);
     assert!(agreed.status.success(), "{}", shown(&agreed));

@@ -121,7 +121,9 @@ impl Drive {
     pub(super) fn candidates(&mut self, found: Vec<Found>) -> Result<Vec<Candidate>, DriveError> {
         let now = self.engine.clock.unix_s();
         let mut candidates = Vec::with_capacity(found.len());
-        let together: Vec<&SignedReceipt> = found.iter().map(|f| &*f.signed).collect();
+        // Most often there is nothing to judge.
+        let foreign = found.iter().any(|f| !f.made_here);
+        let together: Vec<&SignedReceipt> = found.iter().filter(|_| foreign).map(|f| &*f.signed).collect();
         for one in &found {
             if one.made_here {
                 candidates.push(candidate(one, None, &self.session_receipts));
