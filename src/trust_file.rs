@@ -160,8 +160,11 @@ fn text_of(path: &Path) -> Result<Option<String>, Diagnosis> {
         other => other.map_err(failed)?,
     };
     if meta.mode() & 0o022 != 0 {
-        let message = format!("`{}` may be written by others than its owner (mode {:o})", path.display(), meta.mode() & 0o777);
-        return Err(Diagnosis::usage(message).hint(format!("look who is in it, then run `chmod 644 {}`", path.display())));
+        let message =
+            format!("`{}` may be written by others than its owner (mode {:o})", path.display(), meta.mode() & 0o777);
+        return Err(
+            Diagnosis::usage(message).hint(format!("look who is in it, then run `chmod 644 {}`", path.display()))
+        );
     }
     if meta.len() > MAX_FILE_BYTES {
         return Err(wrong(path, "it is too large"));
@@ -192,7 +195,8 @@ mod tests {
 
     #[test]
     fn keys_come_and_go_by_the_line_and_the_rest_stays() {
-        let text = format!("# mine\n[keys] # best first\nci = \"{}\" # since May\n\n[policy]\nfiles = \"2-of-n\"\n", key(1));
+        let text =
+            format!("# mine\n[keys] # best first\nci = \"{}\" # since May\n\n[policy]\nfiles = \"2-of-n\"\n", key(1));
         let (_dir, path) = file(&text);
         add(&path, "anna", key(2)).expect("fits");
         let trust = Trust::read(&path).expect("reads");

@@ -46,8 +46,7 @@ impl Observer for EventLog {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Waiting(lines) = &mut *state {
             lines.extend_from_slice(&line);
-            let began =
-                matches!(event, RunEvent::TaskStarted { .. } | RunEvent::TaskEnded { .. } | RunEvent::Warning { .. });
+            let began = matches!(event, RunEvent::TaskStarted { .. } | RunEvent::TaskEnded { .. });
             if began {
                 let lines = std::mem::take(lines);
                 let opened = File::options().append(true).create_new(true).open(&self.path);

@@ -58,7 +58,9 @@ pub(super) fn attest(context: &Context, args: &AttestArgs) -> Result<Exit, Diagn
 fn signer(settings: &Settings) -> Result<Signer, Diagnosis> {
     match &settings.given_key {
         Some(signer) => Ok(signer.clone()),
-        None => key_file::read_or_create(&settings.key).map_err(|e| Diagnosis::system("cannot use the signing key", &e)),
+        None => {
+            key_file::read_or_create(&settings.key).map_err(|e| Diagnosis::system("cannot use the signing key", &e))
+        }
     }
 }
 

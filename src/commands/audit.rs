@@ -123,8 +123,7 @@ fn repeat(
     let Some(executor) = opened.engine().executors.find(&decoded.cmd).cloned() else {
         return unknown("nothing here carries it out");
     };
-    let invocation =
-        Invocation { sub: decoded.sub, cmd: decoded.cmd, args: decoded.args, nonce: decoded.nonce };
+    let invocation = Invocation { sub: decoded.sub, cmd: decoded.cmd, args: decoded.args, nonce: decoded.nonce };
     project.keep_tree(store, task)?;
     let (_alive, stop) = watch::channel(Stop::No);
     let job = Job {

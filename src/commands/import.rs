@@ -72,7 +72,10 @@ fn tell(imported: &Imported, trust: &Trust) {
     }
     for (issuer, n) in strangers {
         if trust.policies.of(SOURCE) == Policy::Any {
-            note(&format!("warning: {} by {issuer} count although that key is not trusted (`any`)", count(n, "receipt")));
+            note(&format!(
+                "warning: {} by {issuer} count although that key is not trusted (`any`)",
+                count(n, "receipt")
+            ));
         } else {
             note(&format!("warning: {} by {issuer} do not count: that key is not trusted", count(n, "receipt")));
             note(&format!("help: `quipu trust add NAME {issuer}`, if you know whose it is"));

@@ -89,7 +89,7 @@ fn done(printed: Result<(), Diagnosis>) -> Result<Exit, Diagnosis> {
 }
 
 /// The one thing whose id begins so.
-fn resolve(store: &Store, text: &str) -> Result<(Link, Kind), Diagnosis> {
+pub(crate) fn resolve(store: &Store, text: &str) -> Result<(Link, Kind), Diagnosis> {
     let prefix = IdPrefix::new(text).map_err(|_| {
         Diagnosis::usage(format!("`{}` begins no id", harmless(text)))
             .hint("ids are made of the letters a to z and the digits 2 to 7, like `bafyr4i...`")

@@ -24,7 +24,8 @@ pub(super) fn trust(context: &Context, command: &TrustCommand) -> Result<Exit, D
                 return Err(Diagnosis::usage(message).hint("letters, digits, `-` and `_`, at most 64"));
             }
             let key: PublicKey = key.parse().map_err(|e: KeyError| {
-                Diagnosis::usage(harmless(&e.to_string())).hint("`quipu key show` prints it, on the machine it belongs to")
+                Diagnosis::usage(harmless(&e.to_string()))
+                    .hint("`quipu key show` prints it, on the machine it belongs to")
             })?;
             match (holds(name), trust.name_of(key)) {
                 (Some(known), _) if known == key => {}

@@ -2,7 +2,7 @@
 //!
 //! Knows what belongs to a receipt; unaware of tasks' meaning and of who will read the file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use rustc_hash::FxHashSet;
 
 use crate::car::{CarError, MAX_BLOCKS, MAX_DAG_BYTES, Writer};
-use crate::cid::{BlobId, Codec, Link, ReceiptId};
+use crate::cid::{BlobId, Codec, Link, OutputId, ReceiptId, TaskId};
 use crate::links::links;
-use crate::{Blob, Store};
+use crate::receipt::{Failure, Output, Receipt};
+use crate::{Blob, FoundTask, Store};
 
 /// Finds a file outside of the store that holds this content, as far as is known.
 pub type Elsewhere<'a> = &'a dyn Fn(BlobId) -> Option<PathBuf>;
@@ -74,7 +75,7 @@ pub fn export(
     Ok(Exported { blocks, bytes: writer.finish()?, missing: walk.missing, receipts: roots })
 }
 
-/// In the order of their ids.
+/// With those by which the tasks they await are settled as they say; in the order of their ids.
 fn with_inputs(store: &Store, receipts: &[ReceiptId]) -> Result<Vec<ReceiptId>, CarError> {
     let mut all = BTreeSet::new();
     let mut todo: Vec<(ReceiptId, bool)> = receipts.iter().map(|id| (*id, true)).collect();
@@ -87,10 +88,24 @@ fn with_inputs(store: &Store, receipts: &[ReceiptId]) -> Result<Vec<ReceiptId>, 
             continue;
         };
         if all.insert(id) {
-            todo.extend(found.signed.receipt.meta.ins.iter().map(|id| (*id, false)));
+            let meta = &found.signed.receipt.meta;
+            todo.extend(meta.ins.iter().map(|id| (*id, false)));
+            // What ran in the same run had no receipt yet that could have been named.
+            let awaited: BTreeMap<TaskId, OutputId> = meta.settles.values().flatten().map(|(t, o)| (*t, *o)).collect();
+            let ids: Vec<TaskId> = awaited.keys().copied().collect();
+            for (found, out) in store.find_tasks(&ids)?.into_iter().zip(awaited.values()) {
+                todo.extend(settled_by(&found, *out).map(|id| (id, false)));
+            }
         }
     }
     Ok(all.into_iter().collect())
+}
+
+/// The receipt a task is settled by with this output: the accepted one, else the oldest.
+fn settled_by(found: &FoundTask, out: OutputId) -> Option<ReceiptId> {
+    let accepted = found.accepted.filter(|(_, o)| *o == out).map(|(id, _)| id);
+    let said = |receipt: &Receipt| receipt.out.as_ref().map_or_else(Failure::id, Output::id);
+    accepted.or_else(|| found.receipts.iter().find(|f| said(&f.signed.receipt) == out).map(|f| f.signed.id))
 }
 
 enum Item {

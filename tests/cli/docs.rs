@@ -7,8 +7,26 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 12] =
-    ["run", "plan", "explain", "list", "graph", "log", "show", "verify", "gc", "init", "schema", "completions"];
+const COMMANDS: [&str; 18] = [
+    "run",
+    "plan",
+    "explain",
+    "list",
+    "graph",
+    "log",
+    "show",
+    "verify",
+    "gc",
+    "key",
+    "trust",
+    "export",
+    "import",
+    "audit",
+    "attest",
+    "init",
+    "schema",
+    "completions",
+];
 
 fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).expect("is there")

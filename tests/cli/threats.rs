@@ -21,7 +21,9 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 /// Everything said of tests in a row that is not so.
 fn wrong(row: u32, said: &str, functions: &BTreeSet<String>) -> Vec<String> {
     let mut wrong = vec![];
-    if said.is_empty() || (quoted(said).next().is_none() && !said.starts_with("not yet") && !said.contains("out of scope")) {
+    if said.is_empty()
+        || (quoted(said).next().is_none() && !said.starts_with("not yet") && !said.contains("out of scope"))
+    {
         wrong.push(format!("row {row} says neither a test nor `not yet`: {said}"));
     }
     for name in quoted(said) {

@@ -30,8 +30,9 @@ fn an_attestation_is_verified_by_others() {
     let node = |text: &str| {
         let file = space.beside("statements");
         std::fs::write(&file, text).expect("is written");
+        let workspace = space.path("");
         let args: [&std::ffi::OsStr; 5] =
-            ["share.mjs".as_ref(), "attested".as_ref(), file.as_ref(), did.as_ref(), space.path("").leak().as_ref()];
+            ["share.mjs".as_ref(), "attested".as_ref(), file.as_ref(), did.as_ref(), workspace.as_ref()];
         independent::run(&dir, "node", &args).expect("node was there a moment ago")
     };
     let verified = node(&attested.stdout);

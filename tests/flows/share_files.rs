@@ -1,7 +1,8 @@
 //! Finished work from one machine to another in a CAR file: two stores and two configurations, nothing in common.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::Write;
+use std::io::Write as _;
 use std::process::Stdio;
 
 use crate::cli::independent;
@@ -9,7 +10,7 @@ use crate::kit::{TestSpace, copy, wait_until};
 
 const TASKS: &str = r#"
 [task.gen]
-run = "mkdir -p gen/deep && cat in > gen/deep/a && echo -n x > gen/b && ln -s deep/a gen/l && echo gen ran"
+run = "mkdir -p gen/deep && cat in > gen/deep/a && echo -n x > gen/b && ln -s deep/a gen/l && echo gen $((6*7)) ran"
 inputs = ["in"]
 outputs = ["gen/"]
 sandbox = "none"
@@ -70,7 +71,10 @@ fn a_second_store_with_the_file_and_the_key_runs_nothing_and_has_the_outputs() {
     let again = two.ok(&["import", &file(&one)]);
     assert_eq!(again.stdout, "imported 0 receipts (2 were here already), 0 blocks, 0 B\n");
     let blobs = |listing: crate::kit::Listing| {
-        listing.into_iter().filter(|(path, _)| path.is_file() && !path.to_string_lossy().contains("locks")).collect::<Vec<_>>()
+        listing
+            .into_iter()
+            .filter(|(path, _)| path.is_file() && !path.to_string_lossy().contains("locks"))
+            .collect::<Vec<_>>()
     };
     assert_eq!(blobs(two.listing()), blobs(before));
 }
@@ -104,9 +108,9 @@ fn any_is_warned_of_and_agreement_wants_two_keys() {
         let space = machine(2);
         let mut text = "[keys]\n".to_owned();
         for (n, key) in keys.iter().enumerate() {
-            text.push_str(&format!("k{n} = \"{}\"\n", did(key)));
+            let _ = writeln!(text, "k{n} = \"{}\"", did(key));
         }
-        text.push_str(&format!("[policy]\nfiles = \"{policy}\"\n"));
+        let _ = writeln!(text, "[policy]\nfiles = \"{policy}\"");
         fs::write(space.beside("config/trust.toml"), text).expect("is written");
         for from in files {
             space.ok(&["import", &file(from)]);
@@ -147,12 +151,11 @@ fn single_receipts_go_by_id_and_logs_and_sources_by_choice() {
     assert!(by_id.stdout.starts_with("exported 2 receipts, "), "with that of its input: {}", by_id.stdout);
     space.ok(&["export", "--all", "-o", "../x.car"]);
     assert_eq!(fs::read(space.beside("id.car")).expect("read"), fs::read(space.beside("x.car")).expect("read"));
-    let holds = |name: &str, bytes: &[u8]| {
-        fs::read(space.beside(name)).expect("read").windows(bytes.len()).any(|w| w == bytes)
-    };
-    assert!(!holds("x.car", b"gen ran"));
+    let holds =
+        |name: &str, bytes: &[u8]| fs::read(space.beside(name)).expect("read").windows(bytes.len()).any(|w| w == bytes);
+    assert!(!holds("x.car", b"gen 42 ran"));
     space.ok(&["export", "--all", "--logs", "-o", "../logs.car"]);
-    assert!(holds("logs.car", b"gen ran"));
+    assert!(holds("logs.car", b"gen 42 ran"));
     space.write("in", "never built\n");
     space.ok(&["export", "--all", "--sources", "-o", "../changed.car", id]);
     assert!(!holds("changed.car", b"never built"), "only what the receipts were made from");
@@ -168,7 +171,11 @@ fn a_bad_file_is_refused_and_leaves_the_store_as_it_was() {
     let good = fs::read(one.beside("x.car")).expect("read");
     let visible = |space: &TestSpace| space.store_files("blobs");
     for (name, bytes) in [
-        ("flipped", { let mut bad = good.clone(); bad[good.len() - 5] ^= 1; bad }),
+        ("flipped", {
+            let mut bad = good.clone();
+            bad[good.len() - 5] ^= 1;
+            bad
+        }),
         ("cut", good[..good.len() - 1].to_vec()),
         ("longer", [&good[..], b"\x25"].concat()),
         ("empty", vec![]),
@@ -204,7 +211,8 @@ fn a_killed_import_leaves_nothing_to_be_found_and_the_next_does_it_all() {
 
     let three = machine(3);
     three.ok(&["trust", "add", "one", &did(&one)]);
-    let mut child = three.command(&["import", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
+    let mut child =
+        three.command(&["import", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
     child.stdin.take().expect("is piped").write_all(&good).expect("is read");
     assert!(child.wait().expect("ends").success());
     assert_eq!(three.build(&[]).ran(), "");
