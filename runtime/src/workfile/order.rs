@@ -11,6 +11,9 @@ use super::recipe::Recipe;
 /// Rings beyond this many are not reported.
 const MAX_RINGS: usize = 20;
 
+/// A ring is told whole up to this many tasks; of a longer one the middle is left out.
+const MAX_RING_TOLD: usize = 40;
+
 /// Every recipe after those it waits for, or an error for each knot of rings.
 pub(crate) fn sort(recipes: &[Recipe], edges: &[Vec<Edge>]) -> Result<Vec<u32>, Vec<WorkfileError>> {
     let mut missing: Vec<u32> = edges.iter().map(|row| row.len() as u32).collect();
@@ -130,11 +133,16 @@ fn ring_error(recipes: &[Recipe], ring: &[(u32, Edge)]) -> WorkfileError {
     let message = if ring.len() == 1 {
         format!("task `{}` waits for itself", name(first))
     } else {
-        let names: Vec<String> = ring.iter().map(|(from, _)| format!("`{}`", name(*from))).collect();
+        let mut names: Vec<String> = ring.iter().map(|(from, _)| format!("`{}`", name(*from))).collect();
+        if let Some(middle) = untold(ring.len()) {
+            let left_out = format!("... {} more ...", middle.len());
+            names.splice(middle, [left_out]);
+        }
         format!("tasks wait for one another: {} -> `{}`", names.join(" -> "), name(first))
     };
     let mut error = WorkfileError::new(ErrorKind::Cycle, edge.place, message);
-    for (from, edge) in ring {
+    let middle = untold(ring.len()).unwrap_or(0..0);
+    for (_, (from, edge)) in ring.iter().enumerate().filter(|(i, _)| !middle.contains(i)) {
         let verb = match edge.why {
             Why::Needs => "needs",
             Why::After => "comes after",
@@ -146,6 +154,11 @@ fn ring_error(recipes: &[Recipe], ring: &[(u32, Edge)]) -> WorkfileError {
         error = error.hint("inputs that another task makes can be left out of a glob or folder: `\"!path\"`");
     }
     error
+}
+
+/// The part of a long ring that is left out of a message.
+fn untold(length: usize) -> Option<std::ops::Range<usize>> {
+    (length > MAX_RING_TOLD).then_some(MAX_RING_TOLD / 2..length - MAX_RING_TOLD / 2)
 }
 
 /// Replaces groups in `needs` and `after` by what they stand for. `order` has every recipe after those it
