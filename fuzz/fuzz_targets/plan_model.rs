@@ -1,5 +1,5 @@
-//! Tries `oracles::plan_model` on any bytes.
+//! Tries `plan_model` on any bytes.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::oracles::plan_model(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::plan_model(bytes));

@@ -1,5 +1,5 @@
-//! Tries `oracles::receipt_canon` on any bytes.
+//! Tries `receipt_canon` on any bytes.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::oracles::receipt_canon(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::receipt_canon(bytes));

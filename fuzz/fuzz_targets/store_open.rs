@@ -1,5 +1,5 @@
-//! Tries `oracles::store_open` on any bytes.
+//! Tries `store_open` on any bytes.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::oracles::store_open(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::store_open(bytes));

@@ -1,5 +1,5 @@
-//! Tries `oracles::tree_checkout` on any bytes.
+//! Tries `tree_checkout` on any bytes.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::oracles::tree_checkout(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::tree_checkout(bytes));

@@ -1,5 +1,5 @@
-//! Tries `oracles::workfile` on any bytes.
+//! Tries `workfile` on any bytes.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::oracles::workfile(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quipu_fuzz::workfile(bytes));
