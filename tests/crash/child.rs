@@ -40,6 +40,7 @@ fn child() {
         "verify" => verify(&dir, false),
         "rebuild" => Store::rebuild(&dir, options(), Duration::from_secs(5)).map(drop).map_err(|e| e.to_string()),
         "churn" => churn(&dir),
+        "hostile" => super::attacks::read_hostile_blocks(),
         other => Err(format!("no such role: {other}")),
     };
     if let Err(why) = done {

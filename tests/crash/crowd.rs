@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use quipu_store::cid::ReceiptId;
 
 use super::kill_matrix::Dice;
-use super::space::{Said, Space, temp};
+use super::space::{Said, Space, panic_in, temp};
 
 const SOURCES: usize = 3;
 /// Different graphs; workspaces with the same one share all work.
@@ -195,7 +195,7 @@ fn runner(n: u64, place: &mut Place, until: Instant, versions: u64, ledger: &Mut
             }
             Some(_) => wrong.into_iter().for_each(|w| ledger.problem(w)),
         }
-        if stderr.contains("panicked") {
+        if panic_in(&stderr).is_some() {
             ledger.problem(format!("work{n}: {stderr}"));
         }
     }
@@ -216,7 +216,7 @@ fn tool(role: &str, space: &Space, until: Instant, sound: bool, ledger: &Mutex<L
         let mut ledger = ledger.lock().expect("no panic holds it");
         ledger.tools += 1;
         ledger.kills += u64::from(killed);
-        if !killed && !status.is_some_and(|s| s.success()) || stderr.contains("panicked") {
+        if !killed && !status.is_some_and(|s| s.success()) || panic_in(&stderr).is_some() {
             ledger.problem(format!("{role} ended with {status:?}: {stderr}"));
         }
         if sound && stdout.contains("\nfound ") {

@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::space::{Files, Said, Space, temp};
+use super::space::{Files, Said, Space, panic_in, temp};
 
 fn made(dir: &Path) -> (Space, Files) {
     let space = Space::new(dir);
@@ -130,7 +130,7 @@ fn a_damaged_index_is_told_and_rebuilt_and_nothing_runs_again() {
         clear(&space);
         let output = space.run_command().output().expect("runs");
         let text = said(&output);
-        assert!(!text.contains("panicked"), "{n}: {text}");
+        assert!(panic_in(&text).is_none(), "{n}: {text}");
         match output.status.code() {
             Some(0) => assert!(space.files() == expected, "{n}: ended well, and outputs are wrong"),
             Some(3) => {
@@ -219,7 +219,7 @@ fn a_store_that_cannot_be_written_serves_what_it_has() {
         "all is placed: {} {text}",
         super::space::difference(&found, &expected)
     );
-    assert!(!text.contains("panicked"), "{text}");
+    assert!(panic_in(&text).is_none(), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
     // What has to run cannot be recorded; that is said.
     space.edit();
@@ -227,7 +227,7 @@ fn a_store_that_cannot_be_written_serves_what_it_has() {
     let text = said(&output);
     assert!(matches!(output.status.code(), Some(1 | 3)), "{:?} {text}", output.status);
     assert!(text.contains("ermission denied") || text.contains("ead-only"), "{text}");
-    assert!(!text.contains("panicked"), "{text}");
+    assert!(panic_in(&text).is_none(), "{text}");
     for_all(&space.dir, |is_dir| if is_dir { 0o777 } else { 0o666 });
 }
 
@@ -291,7 +291,7 @@ fn a_full_disk_is_told_and_once_there_is_room_all_is_well() {
             eprintln!("skipped: no file systems of one's own here");
             return;
         };
-        assert!(!text.contains("panicked"), "{room}: {text}");
+        assert!(panic_in(&text).is_none(), "{room}: {text}");
         assert!(matches!(first, Some(0 | 1 | 3)), "{room}: {first:?} {text}");
         if first != Some(0) {
             told += 1;

@@ -51,6 +51,8 @@ pub(crate) struct Outcome {
     pub(crate) calls: Vec<&'static str>,
     /// The change that was hit, if any was.
     pub(crate) hit: Option<&'static str>,
+    /// Processes that it or its children started.
+    pub(crate) children: u64,
 }
 
 impl Outcome {
@@ -111,6 +113,12 @@ const CALLS: &[(c_long, &str, Names, Option<u32>)] = &[
     (libc::SYS_symlink, "symlink", FromCwd(1), None),
 ];
 
+/// Calls that start a process, or a thread.
+#[cfg(target_arch = "x86_64")]
+const STARTS: [c_long; 4] = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const STARTS: [c_long; 2] = [libc::SYS_clone, libc::SYS_clone3];
+
 /// Flags of `open` that may change something.
 const WRITING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
 /// Where the child keeps the descriptor that this process takes from it.
@@ -160,6 +168,9 @@ fn program() -> Vec<sock_filter> {
             program.extend([equal(number, 0, 1), give(libc::SECCOMP_RET_USER_NOTIF)]);
         }
     }
+    for number in STARTS {
+        program.extend([equal(number as u32, 0, 1), give(libc::SECCOMP_RET_USER_NOTIF)]);
+    }
     program.push(give(libc::SECCOMP_RET_ALLOW));
     program
 }
@@ -173,7 +184,10 @@ pub(crate) fn run(mut command: Command, dir: &Path, beside: &Path, faults: &[Fau
     unsafe {
         command.pre_exec(move || {
             let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            // Who is watched and has lost its watcher would wait for an answer for ever.
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) != 0
+            {
                 return Err(io::Error::last_os_error());
             }
             let install = |flags: u32| libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &filter);
@@ -191,10 +205,10 @@ pub(crate) fn run(mut command: Command, dir: &Path, beside: &Path, faults: &[Fau
     let pid = child.id();
     let listener = take_listener(pid).inspect_err(|_| drop(child.kill()))?;
     let dir = dir.canonicalize()?;
-    let (calls, hit) = watch(&listener, pid, &dir, faults);
+    let (calls, hit, children) = watch(&listener, pid, &dir, faults);
     let status = child.wait()?;
     let text = |path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    Ok(Outcome { status, stdout: text(out)?, stderr: text(err)?, calls, hit })
+    Ok(Outcome { status, stdout: text(out)?, stderr: text(err)?, calls, hit, children })
 }
 
 fn take_listener(pid: u32) -> io::Result<OwnedFd> {
@@ -208,9 +222,9 @@ fn take_listener(pid: u32) -> io::Result<OwnedFd> {
 }
 
 /// Answers until everything that has the filter is gone.
-fn watch(listener: &OwnedFd, pid: u32, dir: &Path, faults: &[Fault]) -> (Vec<&'static str>, Option<&'static str>) {
+fn watch(listener: &OwnedFd, pid: u32, dir: &Path, faults: &[Fault]) -> (Vec<&'static str>, Option<&'static str>, u64) {
     let mut calls = Vec::new();
-    let mut hit = None;
+    let (mut hit, mut children) = (None, 0);
     let fd = listener.as_raw_fd();
     loop {
         let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
@@ -218,7 +232,7 @@ fn watch(listener: &OwnedFd, pid: u32, dir: &Path, faults: &[Fault]) -> (Vec<&'s
         unsafe { libc::poll(&raw mut poll, 1, -1) };
         if poll.revents & libc::POLLIN == 0 {
             if poll.revents & libc::POLLHUP != 0 {
-                return (calls, hit);
+                return (calls, hit, children);
             }
             continue;
         }
@@ -230,6 +244,7 @@ fn watch(listener: &OwnedFd, pid: u32, dir: &Path, faults: &[Fault]) -> (Vec<&'s
             continue;
         }
         let mut answer = Answer { id: notice.id, value: 0, error: 0, flags: CONTINUE };
+        children += u64::from(starts_process(&notice));
         if let Some(name) = change(&notice, pid, dir) {
             let n = calls.len() as u64;
             calls.push(name);
@@ -254,6 +269,24 @@ fn watch(listener: &OwnedFd, pid: u32, dir: &Path, faults: &[Fault]) -> (Vec<&'s
         // SAFETY: the answer is as large as the kernel reads. Who was killed meanwhile hears nothing.
         unsafe { libc::ioctl(fd, NOTIF_SEND, &raw mut answer) };
     }
+}
+
+/// Whether the call makes a process, and not a thread.
+fn starts_process(notice: &Notice) -> bool {
+    let number = c_long::from(notice.number);
+    let flags = if number == libc::SYS_clone {
+        notice.args[0]
+    } else if number == libc::SYS_clone3 {
+        let mut flags = [0; 8];
+        let memory = File::open(format!("/proc/{}/mem", notice.pid));
+        if memory.and_then(|memory| memory.read_exact_at(&mut flags, notice.args[0])).is_err() {
+            return false;
+        }
+        u64::from_le_bytes(flags)
+    } else {
+        return STARTS.contains(&number);
+    };
+    flags & libc::CLONE_THREAD as u64 == 0
 }
 
 fn takes_space(name: &str) -> bool {

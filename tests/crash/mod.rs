@@ -1,5 +1,6 @@
 //! What the store and the run must survive, each in a file of its own.
 
+mod attacks;
 mod child;
 mod crowd;
 mod damage;

@@ -107,6 +107,12 @@ impl Said {
     }
 }
 
+/// What was said of a panic, if anything was: the runtime's own words, or the command's.
+pub(crate) fn panic_in(text: &str) -> Option<String> {
+    let at = text.find("panicked").or_else(|| text.find("this is a bug in quipu"))?;
+    Some(text[at..].chars().take(300).collect())
+}
+
 /// A directory in memory where there is such a place: what is tested here is not about syncing.
 pub(crate) fn temp() -> tempfile::TempDir {
     let shared = Path::new("/dev/shm");
@@ -166,7 +172,7 @@ impl Space {
     pub(crate) fn run(&self) -> Result<Said, String> {
         let output = self.run_command().output().map_err(|e| e.to_string())?;
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        if output.status.code() != Some(0) || stderr.contains("panicked") {
+        if output.status.code() != Some(0) || panic_in(&stderr).is_some() {
             return Err(format!("a run ended with {}: {stderr}{}", output.status, last(&stdout)));
         }
         Ok(Said::read(&stdout))
