@@ -50,7 +50,8 @@ fn check(settings: &Settings, args: &VerifyArgs) -> Result<Outcome, Diagnosis> {
         report.findings.push(Finding::Index { why });
         return Ok(Outcome { report, left: 1, ..Outcome::default() });
     }
-    let (store, rebuilt) = Store::rebuild(&settings.store, settings.options(), WAIT)?;
+    let (store, rebuilt) = Store::rebuild(&settings.store, settings.options(), WAIT)
+        .map_err(|error| Diagnosis::system("cannot rebuild the index", &error))?;
     store.flush()?;
     let mut outcome = judge(&store, store.verify(&options)?, true)?;
     outcome.report.findings.insert(0, Finding::Index { why });

@@ -338,7 +338,7 @@ fn extent() -> Option<(f64, u64)> {
             Some((seconds / 2.0, 1_000_000))
         }
         Ok(_) => None,
-        Err(_) => Some((6.0, 1000)),
+        Err(_) => Some((15.0, 1000)),
     }
 }
 

@@ -158,7 +158,7 @@ fn ring_error(recipes: &[Recipe], ring: &[(u32, Edge)]) -> WorkfileError {
 
 /// The part of a long ring that is left out of a message.
 fn untold(length: usize) -> Option<std::ops::Range<usize>> {
-    (length > MAX_RING_TOLD).then_some(MAX_RING_TOLD / 2..length - MAX_RING_TOLD / 2)
+    (length > MAX_RING_TOLD).then(|| MAX_RING_TOLD / 2..length - MAX_RING_TOLD / 2)
 }
 
 /// Replaces groups in `needs` and `after` by what they stand for. `order` has every recipe after those it

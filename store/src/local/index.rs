@@ -41,6 +41,7 @@ impl Drop for Handle {
 /// The index file. Opened for reading first, and for writing by the first commit.
 pub(crate) struct Index {
     layout: Layout,
+    file: PathBuf,
     cache_bytes: usize,
     faults: Faults,
     counting: Arc<Counting>,
@@ -84,12 +85,19 @@ pub(crate) fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, redb::Erro
 }
 
 impl Index {
-    pub(crate) fn new(layout: Layout, cache_bytes: usize, faults: Faults, counting: Arc<Counting>) -> Self {
-        Self { layout, cache_bytes, faults, counting, handle: RwLock::new(None) }
+    /// The index in `file`: the store's own, or one that is to take its place.
+    pub(crate) fn new(
+        layout: Layout,
+        file: PathBuf,
+        cache_bytes: usize,
+        faults: Faults,
+        counting: Arc<Counting>,
+    ) -> Self {
+        Self { layout, file, cache_bytes, faults, counting, handle: RwLock::new(None) }
     }
 
     fn path(&self) -> PathBuf {
-        self.layout.index()
+        self.file.clone()
     }
 
     fn builder(&self) -> Builder {

@@ -48,6 +48,11 @@ impl Layout {
         path
     }
 
+    /// Where an index is rebuilt. Only who has the store alone is there.
+    pub(crate) fn rebuilt_index(&self) -> PathBuf {
+        self.tmp().join("index.redb.rebuilt")
+    }
+
     /// Journal segments: receipts and small blocks once more, so that the index can be lost.
     pub(crate) fn segments(&self) -> PathBuf {
         self.dir.join("receipts")

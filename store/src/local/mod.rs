@@ -71,8 +71,20 @@ impl Local {
         // A relative path would change its meaning with the process's directory.
         let dir = std::path::absolute(dir).map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
         let layout = Layout::new(&dir);
+        let index = layout.index();
+        Self::open_at(layout, index, options, counting, faults)
+    }
+
+    /// The store with its index in that file.
+    fn open_at(
+        layout: Layout,
+        index: PathBuf,
+        options: Options,
+        counting: Arc<Counting>,
+        faults: Faults,
+    ) -> Result<Self, OpenError> {
         let core = Core {
-            index: Index::new(layout.clone(), options.cache_bytes, faults.clone(), counting.clone()),
+            index: Index::new(layout.clone(), index, options.cache_bytes, faults.clone(), counting.clone()),
             journal: Mutex::new(Journal::new(layout.clone(), faults.clone())),
             root: OnceLock::new(),
             mark: Mutex::default(),

@@ -1,10 +1,12 @@
 //! Rebuilding the index from the journal and the files, when it cannot be read or is not believed any more.
 //!
-//! The old index is moved aside, not deleted. Nothing is taken over unchecked: receipts are verified, blocks
-//! and files hashed.
+//! The new index is made beside the old one and takes its place when it is whole: a rebuild that is cut short
+//! leaves what there was, and another begins where this one did. The old index is kept. Nothing is taken over unchecked:
+//! receipts are verified, blocks and files hashed.
 
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,17 +44,15 @@ pub(crate) fn rebuild(
     let Some(_alone) = alone else { return Err(GcError::Busy { pids: locks::holders(&layout) }) };
     let mut report = RebuildReport::default();
 
-    // Moved only now that everything below can be read: a second attempt begins where this one did.
     let (frames, damaged) = journal::all(&layout).map_err(|e| StoreError::io(&layout.segments(), e))?;
-    let aside = (0_u32..).map(|n| layout.quarantine().join(format!("index.redb.{n}"))).find(|p| !p.exists());
-    let aside = aside.expect("there are more numbers than files");
-    match fs::rename(layout.index(), &aside) {
-        Ok(()) => report.old_index = Some(aside),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(StoreError::io(&layout.index(), e).into()),
+    let new = layout.rebuilt_index();
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(StoreError::io(&new, e).into()),
+        _ => {}
     }
-    let local = Local::open_with(&dir, options, counting, Faults::default()).map_err(opened)?;
-
+    let faults = Faults::default();
+    let local =
+        Local::open_at(layout.clone(), new.clone(), options.clone(), counting.clone(), faults).map_err(opened)?;
     for frame in &frames {
         let ops = journal::read(frame).map_err(|e| StoreError::io(&layout.segments(), e))?;
         let new = ops.iter().filter_map(|op| if let Op::Receipt(kept) = op { Some(kept.signed.id) } else { None });
@@ -66,12 +66,33 @@ pub(crate) fn rebuild(
     }
     files(&local, &mut report)?;
     dangling(&local, &mut report)?;
+    drop(local);
+    report.old_index = replace(&layout, &new)?;
+
+    let local = Local::open(&dir, options, counting).map_err(opened)?;
     for path in damaged.into_keys() {
         local.files.quarantine(&path).map_err(|e| StoreError::io(&path, e))?;
         report.damaged_segments += 1;
     }
     sweep::rewrite(&local.core, &local.core.index).map_err(|e| CommitError::io(&layout.segments(), e))?;
     Ok((local, report))
+}
+
+/// Puts the new index in the old one's place, at once and durably; where the old one is kept, if there was one.
+fn replace(layout: &Layout, new: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let (index, dir) = (layout.index(), layout.quarantine());
+    let aside = (0_u32..).map(|n| dir.join(format!("index.redb.{n}"))).find(|p| !p.exists());
+    let aside = aside.expect("there are more numbers than files");
+    // A second name, so that there is an index at every instant; a copy where a file can have but one.
+    let kept = match fs::hard_link(&index, &aside) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(_) => fs::copy(&index, &aside).map(|_| Some(aside.clone())),
+        Ok(()) => Ok(Some(aside.clone())),
+    };
+    let kept = kept.map_err(|e| StoreError::io(&aside, e))?;
+    let moved = fs::rename(new, &index).and_then(|()| fs::File::open(layout.dir())?.sync_all());
+    moved.map_err(|e| StoreError::io(&index, e))?;
+    Ok(kept)
 }
 
 /// Enters every file that is what its name says, and sets aside the others.
