@@ -40,6 +40,15 @@ impl<'a> Declared<'a> {
         })
     }
 
+    /// What is below `root` already and matches the patterns among them, leaving out what `is_input`.
+    pub(crate) fn matches(&self, root: &Path, is_input: &dyn Fn(&str) -> bool) -> Result<Vec<String>, FailureKind> {
+        let mut all = Vec::new();
+        for pattern in self.outputs.iter().filter_map(|(_, pattern)| pattern.as_ref()) {
+            all.extend(matches(root, pattern, is_input)?);
+        }
+        Ok(all)
+    }
+
     /// Takes the outputs that are below `root`, leaving out what `is_input`. Calls `taken` with each.
     pub(crate) fn collect(
         &self,
@@ -62,14 +71,7 @@ impl<'a> Declared<'a> {
             let path = &*output.path;
             let missing = || FailureKind::MissingOutput { path: path.to_owned() };
             if let Some(pattern) = pattern {
-                let mut matches = Vec::new();
-                walk(root, &pattern.prefix(), &mut |path, is_dir| {
-                    if !is_dir && pattern.matches(path) && !is_input(path) {
-                        matches.push(path.to_owned());
-                    }
-                    is_dir
-                })?;
-                matches.sort_unstable();
+                let matches = matches(root, pattern, is_input)?;
                 if matches.is_empty() && !output.optional {
                     return Err(missing());
                 }
@@ -123,6 +125,18 @@ impl<'a> Declared<'a> {
             }
         }
     }
+}
+
+fn matches(root: &Path, pattern: &Pattern, is_input: &dyn Fn(&str) -> bool) -> Result<Vec<String>, FailureKind> {
+    let mut matches = Vec::new();
+    walk(root, &pattern.prefix(), &mut |path, is_dir| {
+        if !is_dir && pattern.matches(path) && !is_input(path) {
+            matches.push(path.to_owned());
+        }
+        is_dir
+    })?;
+    matches.sort_unstable();
+    Ok(matches)
 }
 
 fn bad(path: &str, why: &str) -> FailureKind {

@@ -6,6 +6,8 @@ mod capture;
 mod collect;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
+mod filter;
+mod landlock;
 mod lookup;
 pub mod native;
 mod orphans;
@@ -72,7 +74,8 @@ pub struct Job {
     pub id: InvocationId,
     /// What is to be done.
     pub invocation: Arc<Invocation>,
-    /// The source files it reads, all of them, by path from the workspace's root, as they looked when they were hashed.
+    /// The source files it reads, all of them, by path from the workspace's root and in that order, as they looked when they
+    /// were hashed.
     pub sources: Arc<[(String, Stamp)]>,
     /// Ended when it runs longer.
     pub timeout: Option<Duration>,

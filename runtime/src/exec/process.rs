@@ -4,7 +4,8 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -14,13 +15,15 @@ use quipu_store::receipt::{Failure, FailureKind, Output};
 use quipu_store::stamp::FileKind;
 use quipu_store::tree::Entry;
 use quipu_store::{Blob, Store, Take};
+use rustix::fs::{MemfdFlags, SealFlags};
 
-use super::capture::Streams;
+use super::capture::{ScratchDir, Streams};
 use super::collect::{Artifacts, Declared};
+use super::landlock::{Allowed, Ruleset};
 use super::orphans::Orphans;
 use super::plain::{Halt, Plain};
 use super::sandbox::{Enter, Entered, Sandbox};
-use super::spawn::{Ended, Forced, Launch, launch};
+use super::spawn::{Ended, Forced, Launch, Reads, launch};
 use super::stop::StopFlag;
 use super::sys::{Status, Usage};
 use super::workspace::Workspace;
@@ -98,6 +101,13 @@ struct Ran {
     result: Result<Artifacts, FailureKind>,
 }
 
+/// What a task under rules has of its own.
+struct Confined {
+    rules: Ruleset,
+    env: Vec<(String, String)>,
+    _scratch: ScratchDir,
+}
+
 impl From<FailureKind> for Ran {
     fn from(kind: FailureKind) -> Self {
         Self { usage: Usage::default(), forced: None, result: Err(kind) }
@@ -120,9 +130,8 @@ impl Shared {
         let mut streams = Streams::new(&job.store, job.sink.clone());
         let ran = if stop.level() == Stop::No {
             let ran = match tier {
-                Tier::None => self.run_here(&plain, deadline, stop, &mut streams),
+                Tier::None | Tier::Landlock => self.run_here(job, &plain, deadline, stop, &mut streams),
                 Tier::Ns => self.run_in_sandbox(job, &plain, deadline, stop, &mut streams),
-                Tier::Landlock => Err(FailureKind::Spawn { why: "sandbox `landlock` is not there yet".into() }.into()),
             };
             match ran {
                 Ok(ran) => ran,
@@ -156,9 +165,10 @@ impl Shared {
         Done { result, cpu: ran.usage.cpu, rss_bytes: ran.usage.rss_bytes, tier: spec.tier.name(), unusable }
     }
 
-    /// The tier `none`: in the workspace itself.
+    /// The tiers `none` and `landlock`: in the workspace itself.
     fn run_here(
         &self,
+        job: &Job,
         plain: &Plain,
         deadline: Option<Instant>,
         stop: &StopFlag,
@@ -174,6 +184,11 @@ impl Shared {
         for output in spec.outputs.iter().filter(|o| o.kind != OutputKind::Glob) {
             workspace.clear_output(&output.path)?;
         }
+        let is_input = |path: &str| {
+            let source = job.sources.binary_search_by(|(source, _)| (**source).cmp(path));
+            source.is_ok() || plain.artifacts.iter().any(|(input, _)| input == path)
+        };
+        workspace.clear_matches(&declared, &is_input)?;
         workspace.make_parents(&declared)?;
         let dir = workspace.root().join(&*spec.dir);
         if !dir.is_dir() {
@@ -186,20 +201,19 @@ impl Shared {
             }
             None => None,
         };
+        let confined = if spec.tier == Tier::Landlock { Some(self.confine(job, plain)?) } else { None };
         let path = plain.path();
         let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
         for argv in &plain.steps {
             let program = lookup::find(&argv[0], path, &dir).map_err(|why| FailureKind::Spawn { why })?;
-            if let Some(mut file) = stdin.as_ref() {
-                let _ = file.rewind();
-            }
             let what = Launch {
                 program: &program,
                 argv,
-                env: &plain.env,
+                env: confined.as_ref().map_or(&plain.env, |confined| &confined.env),
                 dir: &dir,
-                stdin: stdin.as_ref(),
+                stdin: &stdin,
                 stdout: stdout.as_ref(),
+                rules: confined.as_ref().map(|confined| &confined.rules),
             };
             let process =
                 launch(&what).map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })?;
@@ -212,12 +226,35 @@ impl Shared {
             }
         }
         if ran.forced.is_none() && ran.result.is_ok() {
-            ran.result = workspace.collect(&spec.outputs);
+            ran.result = workspace.collect(&spec.outputs, &is_input);
         }
         if ran.forced.is_some() || ran.result.is_err() {
-            workspace.note_leftovers(&spec.outputs);
+            workspace.note_leftovers(&spec.outputs, &is_input);
         }
         Ok(ran)
+    }
+
+    /// What the tier `landlock` adds.
+    fn confine(&self, job: &Job, plain: &Plain) -> Result<Confined, FailureKind> {
+        let scratch = ScratchDir::new(&job.store).map_err(executor_failed("scratch directory"))?;
+        let artifacts = plain.artifacts.iter().map(|(path, _)| &**path);
+        let stdin = plain.spec.stdin.as_ref().and_then(Value::as_text);
+        let runs = job.store.runs_dir();
+        let rules = Ruleset::new(&Allowed {
+            root: self.workspace.root(),
+            store: runs.as_deref().and_then(Path::parent),
+            scratch: scratch.path(),
+            inputs: job.sources.iter().map(|(path, _)| &**path).chain(artifacts).chain(stdin).collect(),
+            outputs: &plain.spec.outputs,
+            network: plain.spec.network,
+        });
+        let rules = rules.map_err(|e| FailureKind::Spawn { why: e.to_string() })?;
+        let mut env = plain.env.clone();
+        // Files of short life are nobody else's, and gone with the task.
+        for (_, value) in env.iter_mut().filter(|(name, value)| name == "TMPDIR" && value == "/tmp") {
+            *value = scratch.path().display().to_string();
+        }
+        Ok(Confined { rules, env, _scratch: scratch })
     }
 
     /// The tier `ns`: in namespaces of its own.
@@ -242,7 +279,7 @@ impl Shared {
             dir: &spec.dir,
             network: spec.network,
         };
-        let mut entered = sandbox.enter(&task)?;
+        let mut entered = sandbox.enter(task)?;
         let outputs = entered.outputs();
         let stdout = match (&spec.stdout, &outputs) {
             (Some(path), Some(outputs)) => {
@@ -253,10 +290,7 @@ impl Shared {
         };
         let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
         for argv in &plain.steps {
-            if let Some(mut file) = stdin.as_ref() {
-                let _ = file.rewind();
-            }
-            let process = entered.start(argv, stdin.as_ref(), stdout.as_ref())?;
+            let process = entered.start(argv, &stdin, stdout.as_ref())?;
             let ended = process.supervise(streams, deadline, stop, &mut || entered.end_rest());
             self.note(&mut ran, ended.map_err(executor_failed("waiting for it"))?);
             if ran.forced.is_some() || ran.result.is_err() {
@@ -286,14 +320,12 @@ impl Shared {
         Ok(made)
     }
 
-    /// What the task reads from its standard input, as a file.
-    fn stdin(&self, spec: &ProcessSpec) -> Result<Option<File>, Halt> {
+    /// What the task reads from its standard input.
+    fn stdin(&self, spec: &ProcessSpec) -> Result<Reads, Halt> {
         let failed = executor_failed("standard input");
         let blob = match &spec.stdin {
-            None => return Ok(None),
-            Some(Value::Text(path)) => {
-                return Ok(Some(File::open(self.workspace.root().join(&**path)).map_err(failed)?));
-            }
+            None => return Ok(Reads::Nothing),
+            Some(Value::Text(path)) => return Ok(Reads::File(self.workspace.root().join(&**path))),
             Some(Value::Link(link)) => BlobId::try_from(*link).ok(),
             Some(other) => match entry_of(other) {
                 Some(Entry::File { blob, .. }) => Some(blob),
@@ -302,12 +334,16 @@ impl Shared {
         };
         let blob = blob.ok_or_else(|| FailureKind::Executor { why: "standard input is not a file".into() })?;
         match self.workspace.store().blob(blob) {
-            Ok(Some(Blob::File { path, .. })) => Ok(Some(File::open(path).map_err(failed)?)),
+            Ok(Some(Blob::File { path, .. })) => Ok(Reads::File(path)),
             Ok(Some(Blob::Inline(bytes))) => {
-                let memory = rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC);
+                let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+                let memory = rustix::fs::memfd_create("stdin", flags);
                 let mut file = File::from(memory.map_err(io::Error::from).map_err(&failed)?);
-                file.write_all(&bytes).and_then(|()| file.rewind()).map_err(&failed)?;
-                Ok(Some(file))
+                file.write_all(&bytes).map_err(&failed)?;
+                // Every step reads the same.
+                let sealed = rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK);
+                sealed.map_err(io::Error::from).map_err(&failed)?;
+                Ok(Reads::Copy(file))
             }
             Ok(None) => Err(Halt::Gone(vec!["standard input".into()])),
             Err(e) => Err(FailureKind::Executor { why: format!("standard input: {e}") }.into()),

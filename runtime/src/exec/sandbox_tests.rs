@@ -9,9 +9,10 @@ use quipu_store::receipt::FailureKind;
 use quipu_store::tree::Entry;
 
 use super::Executor;
-use super::test_place::{Place, Task, has_ns, text};
+use super::test_place::{Place, Task, has_landlock, has_ns, text};
 use super::tests::runtime;
 use crate::process::{OutputKind, Tier};
+use crate::value::Value;
 
 fn sh(script: &str) -> Task {
     Task::new(Tier::Ns, script)
@@ -215,6 +216,34 @@ fn privileges_cannot_be_had_or_handed_out() {
 }
 
 #[test]
+fn what_is_read_from_standard_input_cannot_be_changed_through_it() {
+    if !has_ns() {
+        return;
+    }
+    let place = Place::new();
+    place.write("in", "source");
+    let large = "x".repeat(40_000);
+    let (Entry::File { blob: large_blob, .. }, Entry::File { blob: small_blob, .. }) =
+        (place.file(&large, false), place.file("small", false))
+    else {
+        panic!("files")
+    };
+    let script = "for f in /proc/self/fd/0 /dev/stdin; do (echo y > $f) 2>/dev/null && echo wrote; done; \
+                  chmod 666 /proc/self/fd/0 2>/dev/null && (echo y > /proc/self/fd/0) 2>/dev/null && echo changed; head -c 5";
+    for (stdin, said) in [
+        (Value::from("in"), "sourc"),
+        (Value::Link(large_blob.link()), "xxxxx"),
+        (Value::Link(small_blob.link()), "small"),
+    ] {
+        let mut task = sh(script).sources(&["in"]).step(&["head", "-c", "3"]);
+        task.spec.stdin = Some(stdin);
+        assert_eq!(place.text(place.ok(&task).stdout), format!("{said}{}", &said[..3]));
+    }
+    assert_eq!(fs::read_to_string(place.path("in")).expect("still there"), "source");
+    assert_eq!(place.text(Some(large_blob)), large);
+}
+
+#[test]
 fn the_same_task_gives_the_same_bytes_in_any_checkout() {
     if !has_ns() || std::process::Command::new("gcc").arg("--version").output().is_err() {
         return;
@@ -290,4 +319,71 @@ fn entries(place: &Place) -> usize {
         }
     }
     count
+}
+
+#[test]
+fn under_landlock_what_is_not_declared_is_refused() {
+    if !has_landlock() {
+        return;
+    }
+    // In a directory that tasks may write to as a rule, and in one that they may read.
+    for parent in ["/tmp", "/dev/shm", "/usr/local"] {
+        let Ok(dir) = tempfile::tempdir_in(parent) else { continue };
+        let place = Place::at(dir);
+        for path in ["src/a", "src/undeclared", "whole/b"] {
+            place.write(path, path);
+        }
+        fs::write(place.dir.path().join("beside"), "").expect("written");
+        let script = "cat src/a whole/b; cat src/undeclared && echo read; echo x > src/a && echo wrote; echo x > new && echo made; \
+                      echo x > $TMPDIR/short; ls /root && echo listed; echo x > /tmp/new && echo left; \
+                      mkdir out/d; echo x > out/f; mv out/f out/d; chmod 4755 out/d && echo set; echo; echo done; echo $TMPDIR";
+        let mut task =
+            Task::new(Tier::Landlock, script).sources(&["src/a", "whole/b"]).output(OutputKind::Dir, "out/d");
+        task.spec.steps[0][1] = "-c".into();
+        task.spec.env.insert(text("TMPDIR"), "/tmp".into());
+        let done = place.run(&task);
+        assert_eq!(done.tier, "landlock");
+        let output = done.result.expect("it succeeds");
+        let stdout = place.text(output.stdout);
+        let (said, scratch) = stdout.trim_end().rsplit_once('\n').expect("two lines at least");
+        assert_eq!(said, "src/awhole/b\ndone", "{parent}");
+        assert!(!std::path::Path::new(scratch).exists(), "{scratch} is gone with the task");
+        let complaints = place.text(output.stderr);
+        assert_eq!(complaints.matches("ermission denied").count(), 5, "{complaints}");
+        assert_eq!(fs::read_to_string(place.path("src/a")).expect("still there"), "src/a");
+        assert!(!place.path("new").exists());
+    }
+}
+
+#[test]
+fn under_landlock_the_network_is_there_for_those_who_declare_it() {
+    if !has_landlock() || !has_python() {
+        return;
+    }
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let script = format!(
+        "import socket\n\
+         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):\n  \
+         try: s = socket.socket(socket.AF_INET, kind); s.connect((\"127.0.0.1\", {port})); print(\"out\")\n  \
+         except PermissionError: print(\"refused\")\n\
+         socket.socketpair(); print(\"local\")"
+    );
+    let said = |network| {
+        let mut task = Task::new(Tier::Landlock, "");
+        task.spec.steps = vec![["python3", "-c", &script].map(Value::from).to_vec()];
+        task.spec.network = network;
+        place.text(place.ok(&task).stdout)
+    };
+    assert_eq!(said(false), "refused\nrefused\nlocal\n");
+    assert_eq!(said(true), "out\nout\nlocal\n");
+}
+
+fn has_python() -> bool {
+    let has = std::process::Command::new("python3").arg("--version").output().is_ok();
+    if !has {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: no `python3` here\n");
+    }
+    has
 }

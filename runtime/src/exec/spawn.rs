@@ -4,10 +4,10 @@
 //! thread of its own while it runs (`docs/design/sandbox.md`, "Waiting").
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::capture::Streams;
+use super::landlock::{self, Ruleset};
 use super::stop::StopFlag;
 use super::sys::{self, Status, Usage};
 use super::{Stop, Stream};
@@ -28,6 +29,31 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How often a program that is just being written is tried again.
 const BUSY_TRIES: u32 = 60;
 
+/// What a process reads from its standard input.
+pub(crate) enum Reads {
+    /// Nothing.
+    Nothing,
+    /// A copy of its own.
+    Copy(File),
+    /// A file that belongs to others.
+    File(PathBuf),
+}
+
+impl Reads {
+    /// Opened, at its beginning.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        match self {
+            Self::Nothing => File::open("/dev/null"),
+            Self::Copy(file) => {
+                let mut file = file.try_clone()?;
+                file.rewind()?;
+                Ok(file)
+            }
+            Self::File(path) => File::open(path),
+        }
+    }
+}
+
 /// What to run.
 pub(crate) struct Launch<'a> {
     /// The program's file.
@@ -38,10 +64,12 @@ pub(crate) struct Launch<'a> {
     pub(crate) env: &'a [(String, String)],
     /// Where it runs.
     pub(crate) dir: &'a Path,
-    /// What it reads; nothing when absent.
-    pub(crate) stdin: Option<&'a File>,
+    /// What it reads.
+    pub(crate) stdin: &'a Reads,
     /// Where its standard output goes when it is not captured.
     pub(crate) stdout: Option<&'a File>,
+    /// Rules it is put under.
+    pub(crate) rules: Option<&'a Ruleset>,
 }
 
 /// A process that runs.
@@ -72,44 +100,56 @@ pub(crate) struct Ended {
 /// Starts a process in a process group of its own.
 pub(crate) fn launch(launch: &Launch<'_>) -> io::Result<Process> {
     let (stdout, child_stdout) = match launch.stdout {
-        Some(file) => (None, Stdio::from(file.try_clone()?)),
+        Some(file) => (None, OwnedFd::from(file.try_clone()?)),
         None => {
             let (reader, writer) = io::pipe()?;
-            (Some(OwnedFd::from(reader)), Stdio::from(writer))
+            (Some(OwnedFd::from(reader)), OwnedFd::from(writer))
         }
     };
     let (stderr, child_stderr) = io::pipe()?;
-    let mut command = Command::new(launch.program);
-    // Neither user, group nor hook is set and the program's path is whole, so that this is a `posix_spawn`.
-    command.args(&launch.argv[1..]).arg0(&launch.argv[0]).env_clear();
-    command.envs(launch.env.iter().map(|(name, value)| (name, value)));
-    command.current_dir(launch.dir).process_group(0);
-    command.stdin(match launch.stdin {
-        Some(file) => Stdio::from(file.try_clone()?),
-        None => Stdio::null(),
-    });
-    command.stdout(child_stdout).stderr(child_stderr);
+    let stdin = launch.stdin.open()?;
+    let pid = match launch.rules {
+        None => {
+            let mut command = Command::new(launch.program);
+            // Neither user, group nor hook is set and the program's path is whole, so that this is a `posix_spawn`.
+            command.args(&launch.argv[1..]).arg0(&launch.argv[0]).env_clear();
+            command.envs(launch.env.iter().map(|(name, value)| (name, value)));
+            command.current_dir(launch.dir).process_group(0);
+            command.stdin(Stdio::from(stdin));
+            command.stdout(child_stdout).stderr(child_stderr);
+            while_busy(|| command.spawn().map(|child| Pid::from_child(&child)))?
+        }
+        Some(rules) => {
+            let stdio = [stdin.as_raw_fd(), child_stdout.as_raw_fd(), child_stderr.as_raw_fd()];
+            while_busy(|| landlock::start(launch, rules, stdio))?
+        }
+    };
+    let pidfd = pidfd_or_end(pid)?;
+    Ok(Process { pid, pidfd, stdout, stderr: Some(stderr.into()) })
+}
+
+/// A descriptor of a child that leads a group; the group is ended where there can be none.
+pub(crate) fn pidfd_or_end(pid: Pid) -> io::Result<OwnedFd> {
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {
+        let _ = kill_process_group(pid, Signal::KILL);
+        let _ = sys::reap(pid);
+        error.into()
+    })
+}
+
+/// Tries again while the program is open for writing: another thread forked while it wrote it, and its child closes it any
+/// moment.
+pub(crate) fn while_busy<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut tries = 0;
-    let child = loop {
-        match command.spawn() {
-            // Another thread forked while it had the program open for writing; its child closes it any moment.
+    loop {
+        match start() {
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(u64::from(tries)));
             }
-            other => break other?,
+            other => return other,
         }
-    };
-    let pid = Pid::from_child(&child);
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(error) => {
-            let _ = kill_process_group(pid, Signal::KILL);
-            let _ = sys::reap(pid);
-            return Err(error.into());
-        }
-    };
-    Ok(Process { pid, pidfd, stdout, stderr: Some(stderr.into()) })
+    }
 }
 
 impl Process {
@@ -271,7 +311,6 @@ fn pump(
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
     use std::sync::{Arc, Mutex};
 
     use quipu_store::Store;
@@ -314,8 +353,9 @@ mod tests {
             argv: &argv,
             env: &env,
             dir: Path::new("/"),
-            stdin: None,
+            stdin: &Reads::Nothing,
             stdout: None,
+            rules: None,
         };
         let process = launch(&what).expect("there is a shell");
         let ended =
@@ -424,7 +464,15 @@ mod tests {
             drop(writer);
         });
         let argv = ["tool".to_owned()];
-        let what = Launch { program: &path, argv: &argv, env: &[], dir: dir.path(), stdin: None, stdout: None };
+        let what = Launch {
+            program: &path,
+            argv: &argv,
+            env: &[],
+            dir: dir.path(),
+            stdin: &Reads::Nothing,
+            stdout: None,
+            rules: None,
+        };
         let process = launch(&what).expect("the writer ends");
         thread.join().expect("no panic");
         let mut streams = Streams::new(&memory(), Arc::new(|_, _| {}));

@@ -147,22 +147,35 @@ impl Default for Stack {
     }
 }
 
+/// What a child of [`vfork`] is to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kin {
+    /// A child with copies of its descriptors.
+    Child,
+    /// A child that shares its descriptors.
+    Sharing,
+    /// A child of its parent, with copies of its descriptors.
+    Sibling,
+}
+
 /// Makes a child that shares this process's memory while this thread waits until it has called `execve` or ended.
-///
-/// As a `sibling` it is a child of this process's parent and has copies of its descriptors; otherwise it shares them.
 ///
 /// # Safety
 ///
-/// `child` runs in this process's memory, with its signal handlers: signals must be blocked; it must not change what the caller relies on, must not panic, and calls
-/// nothing but async-signal-safe functions.
-pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, sibling: bool, child: &F) -> Result<Pid, i32> {
+/// `child` runs in this process's memory, with its signal handlers: signals must be blocked; it must not change what the
+/// caller relies on, must not panic, and calls nothing but async-signal-safe functions.
+pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, kin: Kin, child: &F) -> Result<Pid, i32> {
     extern "C" fn enter<F: Fn() -> i32>(child: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the pointer is to the closure that the suspended parent keeps alive.
         let child = unsafe { &*child.cast::<F>() };
         child()
     }
     let top = stack.0.as_mut_ptr_range().end.cast::<libc::c_void>();
-    let kind = if sibling { libc::CLONE_PARENT } else { libc::CLONE_FILES };
+    let kind = match kin {
+        Kin::Child => 0,
+        Kin::Sharing => libc::CLONE_FILES,
+        Kin::Sibling => libc::CLONE_PARENT,
+    };
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | kind;
     // SAFETY: the stack is ours and grows downwards from its aligned end; CLONE_VFORK keeps `child` alive meanwhile.
     let pid = unsafe { libc::clone(enter::<F>, top, flags, std::ptr::from_ref(child).cast_mut().cast()) };
@@ -356,4 +369,43 @@ pub(crate) fn landlock_abi() -> Result<i64, i32> {
         )
     };
     check(abi).map(|()| abi)
+}
+
+/// Makes an empty set of rules that forbids this much.
+pub(crate) fn landlock_create(files: u64, network: u64, scopes: u64, abi: i64) -> Result<OwnedFd, i32> {
+    let attributes = [files, network, scopes];
+    // Older kernels know the beginning of the structure only.
+    let known = match abi {
+        ..=3 => 1,
+        4..=5 => 2,
+        _ => 3,
+    };
+    let size = known * size_of::<u64>();
+    // SAFETY: the structure is as many words as the size says.
+    let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), size, 0_u32) };
+    check(fd)?;
+    let fd = RawFd::try_from(fd).map_err(|_| libc::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us, and closes it on `execve` by itself.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Allows `access` to what `path` is, and to all below it.
+pub(crate) fn landlock_allow(rules: &OwnedFd, path: &OwnedFd, access: u64) -> Result<(), i32> {
+    #[repr(C, packed)]
+    struct PathBeneath {
+        access: u64,
+        parent: RawFd,
+    }
+    const PATH_BENEATH: u32 = 1;
+    let rule = PathBeneath { access, parent: path.as_raw_fd() };
+    // SAFETY: the structure has the layout the kernel reads, and outlives the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_landlock_add_rule, rules.as_raw_fd(), PATH_BENEATH, &raw const rule, 0_u32)
+    })
+}
+
+/// Puts this thread, and all it starts, under the rules.
+pub(crate) fn landlock_restrict(rules: &OwnedFd) -> Result<(), i32> {
+    // SAFETY: integers in, integer out.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0_u32) })
 }

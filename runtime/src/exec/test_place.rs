@@ -35,7 +35,11 @@ fn signer() -> SignerSource {
 
 impl Place {
     pub(super) fn new() -> Self {
-        let dir = tempfile::tempdir().expect("space left");
+        Self::at(tempfile::tempdir().expect("space left"))
+    }
+
+    /// In this directory.
+    pub(super) fn at(dir: tempfile::TempDir) -> Self {
         let root = dir.path().join("work");
         fs::create_dir(&root).expect("made");
         let store = Store::open(&dir.path().join("store"), Options::new(signer())).expect("opened");
@@ -172,9 +176,17 @@ impl Task {
 /// Runs the check in every tier there is here.
 pub(super) fn in_each_tier(check: impl Fn(Tier)) {
     check(Tier::None);
+    if has_landlock() {
+        check(Tier::Landlock);
+    }
     if has_ns() {
         check(Tier::Ns);
     }
+}
+
+/// Whether Landlock works here.
+pub(super) fn has_landlock() -> bool {
+    super::sys::landlock_abi().is_ok()
 }
 
 /// Whether sandboxes work here. Where they do not the test says so and checks nothing.

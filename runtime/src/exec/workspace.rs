@@ -141,12 +141,32 @@ impl Workspace {
         Ok(())
     }
 
-    /// Takes a task's outputs, which it wrote right here, into the store; they stay where they are.
-    pub fn collect(&self, outputs: &[OutputSpec]) -> Result<Artifacts, FailureKind> {
+    /// Removes what matches the patterns among the outputs and is as quipu put it there. What else matches stays: it is no
+    /// output yet.
+    pub(crate) fn clear_matches(
+        &self,
+        declared: &Declared<'_>,
+        is_input: &dyn Fn(&str) -> bool,
+    ) -> Result<(), FailureKind> {
+        for path in declared.matches(&self.root, is_input)? {
+            if self.index().known(&path).is_some_and(|known| known.placed) {
+                self.clear_output(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a task's outputs, which it wrote right here, into the store; they stay where they are. What `is_input` matches
+    /// no pattern.
+    pub(crate) fn collect(
+        &self,
+        outputs: &[OutputSpec],
+        is_input: &dyn Fn(&str) -> bool,
+    ) -> Result<Artifacts, FailureKind> {
         let mut all = Vec::new();
         let declared = Declared::new(outputs)?;
         let artifacts =
-            declared.collect(&self.store, &self.root, Take::Copy, &|_| false, &mut |found| all.push(found.clone()))?;
+            declared.collect(&self.store, &self.root, Take::Copy, is_input, &mut |found| all.push(found.clone()))?;
         let mut index = self.index();
         for found in &all {
             index.note_ingested(found, true);
@@ -155,10 +175,10 @@ impl Workspace {
     }
 
     /// Notes what a task that failed left at its declared outputs: it stays to be looked at, and is quipu's to remove.
-    pub(crate) fn note_leftovers(&self, outputs: &[OutputSpec]) {
+    pub(crate) fn note_leftovers(&self, outputs: &[OutputSpec], is_input: &dyn Fn(&str) -> bool) {
         // One by one, since one that cannot be kept says nothing about the others.
         for output in outputs {
-            let _ = self.collect(std::slice::from_ref(output));
+            let _ = self.collect(std::slice::from_ref(output), is_input);
         }
     }
 

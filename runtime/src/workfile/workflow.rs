@@ -117,7 +117,7 @@ impl Loaded {
         let needs = recipe.needs.iter().map(|i| (self.needs_key(*i), part(*i, whole)));
         let from = recipe.from.iter().map(|from| (from.path.clone(), part(from.producer, &from.at)));
         let mut env: BTreeMap<Text, Text> = ENV.iter().map(|(k, v)| (Text::from(*k), Text::from(*v))).collect();
-        let home = if recipe.tier == Tier::None { "/nonexistent" } else { "/home" };
+        let home = if recipe.tier == Tier::Ns { "/home" } else { "/nonexistent" };
         env.insert("HOME".into(), home.into());
         for name in &recipe.pass_env {
             if let Some(value) = surroundings.env.get(&**name) {

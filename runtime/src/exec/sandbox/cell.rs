@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{DumpableBehavior, Pid, Signal, pidfd_send_signal};
 
 use super::stage::{Failed, Stage, at, at_raw};
 use crate::exec::sys;
@@ -247,9 +247,4 @@ fn write_to(path: &CStr, text: &[u8]) -> rustix::io::Result<()> {
     let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, text)?;
     Ok(())
-}
-
-/// A descriptor of a child that has not been reaped.
-pub(super) fn pidfd_of(pid: Pid) -> io::Result<OwnedFd> {
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "two processes share memory with their parents until they are what they are to be")]
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::MountFlags;
@@ -14,7 +14,7 @@ use rustix::process::Pid;
 
 use super::cell::{Bind, Cell, bind_one};
 use super::stage::{Failed, Stage, at, at_raw};
-use crate::exec::sys::{self, Pointers, Stack};
+use crate::exec::sys::{self, Kin, Pointers, Stack};
 
 /// One change to a task's own mounts. Paths are relative to the template's root.
 pub(super) enum Op {
@@ -56,6 +56,16 @@ pub(super) struct Own {
     pub(super) ws: OwnedFd,
 }
 
+/// What a step reads.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stdin<'a> {
+    /// What this descriptor is open for. Of nothing that must not be changed: a task can open its descriptors anew, and
+    /// differently, through `/proc`.
+    Descriptor(RawFd),
+    /// What is at this path of the template, where nothing can be written to.
+    Path(&'a CStr),
+}
+
 /// Where a step runs.
 pub(super) enum Where<'a> {
     /// In mounts that are to be made.
@@ -77,14 +87,23 @@ pub(super) fn start(
     place: &Where<'_>,
     common: &Common<'_>,
     step: &Step,
-    stdio: [RawFd; 3],
+    stdin: Stdin<'_>,
+    output: [RawFd; 2],
     stacks: &mut Stacks,
 ) -> Result<(Pid, Option<Own>), Failed> {
     let outcome = std::cell::Cell::new(Err(Failed { stage: Stage::Fork, index: 0, errno: 0 }));
     let own = std::cell::Cell::new(None);
     let becomes = std::cell::RefCell::new(&mut stacks.becomes);
     let entering = || {
-        let started = enter(cell, place, common, &own).and_then(|()| {
+        let started = enter(cell, place, common, stdin, &own).and_then(|opened| {
+            let stdin = match (&opened, stdin) {
+                (Some(file), _) => file.as_raw_fd(),
+                (None, Stdin::Descriptor(fd)) => fd,
+                (None, Stdin::Path(_)) => {
+                    return Err(Failed { stage: Stage::Descriptors, index: 0, errno: libc::EBADF });
+                }
+            };
+            let stdio = [stdin, output[0], output[1]];
             let failed = std::cell::Cell::new(None);
             let becoming = || {
                 let (stage, errno) = become_step(common, step, stdio);
@@ -95,7 +114,7 @@ pub(super) fn start(
                 return Err(Failed { stage: Stage::Fork, index: 1, errno: 0 });
             };
             // SAFETY: the closure makes system calls and sets a cell that nobody looks at meanwhile.
-            let pid = unsafe { sys::vfork(&mut stack, true, &becoming) }.map_err(at_raw(Stage::Fork, 2))?;
+            let pid = unsafe { sys::vfork(&mut stack, Kin::Sibling, &becoming) }.map_err(at_raw(Stage::Fork, 2))?;
             Ok((pid, failed.get()))
         });
         outcome.set(started);
@@ -103,7 +122,7 @@ pub(super) fn start(
     };
     let blocked = sys::SignalsBlocked::new();
     // SAFETY: as above; what it sets is looked at only when it has ended.
-    let entered = unsafe { sys::vfork(&mut stacks.enters, false, &entering) };
+    let entered = unsafe { sys::vfork(&mut stacks.enters, Kin::Sharing, &entering) };
     drop(blocked);
     let _ = sys::reap(entered.map_err(at_raw(Stage::Fork, 3))?);
     let (pid, failed) = outcome.into_inner()?;
@@ -118,8 +137,10 @@ fn enter(
     cell: &Cell,
     place: &Where<'_>,
     common: &Common<'_>,
+    stdin: Stdin<'_>,
     own: &std::cell::Cell<Option<Own>>,
-) -> Result<(), Failed> {
+) -> Result<Option<OwnedFd>, Failed> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     // This program's own view of processes, to name namespaces by: it shares descriptors with us, so do not lose it.
     let me =
         rustix::fs::open(c"/proc/thread-self/ns", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -146,11 +167,19 @@ fn enter(
             sys::enter_namespace(&own.mounts).map_err(at_raw(Stage::Enter, 14))?;
         }
     }
+    let stdin = match stdin {
+        Stdin::Descriptor(_) => None,
+        Stdin::Path(path) => {
+            let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            Some(opened.map_err(at(Stage::Descriptors, 0))?)
+        }
+    };
     rustix::process::chroot(c"/root").map_err(at(Stage::Pivot, 3))?;
     rustix::process::chdir(c"/").map_err(at(Stage::Pivot, 4))?;
     rustix::thread::set_no_new_privs(true).map_err(at(Stage::Privileges, 0))?;
     sys::drop_capabilities().map_err(at_raw(Stage::Privileges, 1))?;
-    sys::install_filter(common.filter).map_err(at_raw(Stage::Filter, 0))
+    sys::install_filter(common.filter).map_err(at_raw(Stage::Filter, 0))?;
+    Ok(stdin)
 }
 
 fn carry_out(op: &Op, index: usize) -> Result<(), Failed> {
@@ -188,7 +217,6 @@ fn become_step(common: &Common<'_>, step: &Step, stdio: [RawFd; 3]) -> (Stage, i
     if let Err(errno) = sys::close_from_on_exec(3) {
         return (Stage::Descriptors, errno);
     }
-    rustix::process::umask(Mode::from_raw_mode(0o022));
     if let Err(errno) = rustix::process::chdir(&*common.dir) {
         return (Stage::Dir, errno.raw_os_error());
     }

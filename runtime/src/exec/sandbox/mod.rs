@@ -5,7 +5,6 @@
 
 mod cell;
 mod child;
-mod filter;
 mod mounts;
 mod refusal;
 mod room;
@@ -26,14 +25,15 @@ use quipu_store::{Blob, Store};
 use rustc_hash::FxHashMap;
 
 use self::cell::{Cell, CellError, Template};
-use self::child::{Common, Op, Own, Stacks, Step, Where};
+use self::child::{Common, Op, Own, Stacks, Stdin, Step, Where};
 use self::mounts::{Hidden, c_path, c_string};
 use self::room::{Room, Rooms};
 use self::skeleton::Skeleton;
 use self::stage::{Failed, Stage};
 use self::view::{Seen, View, ViewError, Wanted};
 use super::capture::ScratchDir;
-use super::spawn::Process;
+use super::filter::{self, Sockets};
+use super::spawn::{Process, Reads, pidfd_or_end, while_busy};
 use super::sys::Pointers;
 use crate::process::OutputSpec;
 
@@ -124,6 +124,8 @@ pub(crate) struct Entered<'a> {
     common: Common<'a>,
     path: String,
     stacks: Stacks,
+    /// Whether anything may run that has not been ended.
+    started: bool,
 }
 
 impl Sandbox {
@@ -147,7 +149,7 @@ impl Sandbox {
             store: store.clone(),
             templates,
             idle: Default::default(),
-            filter: filter::program(),
+            filter: filter::program(Sockets::All),
             hidden: Hidden(bases),
             inputs,
             made: Mutex::default(),
@@ -204,11 +206,11 @@ impl Sandbox {
     }
 
     /// Makes a task's place ready.
-    pub(crate) fn enter<'a>(&'a self, task: &Enter<'a>) -> Result<Entered<'a>, EnterError> {
+    pub(crate) fn enter<'a>(&'a self, task: Enter<'a>) -> Result<Entered<'a>, EnterError> {
         let artifacts = task.artifacts.iter().map(|(path, entry)| Ok((*path, self.input(path, entry)?)));
         let view = View::new(Wanted {
             root: task.workspace,
-            sources: task.sources.clone(),
+            sources: task.sources,
             artifacts: artifacts.collect::<Result<_, EnterError>>()?,
             outputs: task.outputs,
             dir: task.dir,
@@ -240,6 +242,7 @@ impl Sandbox {
             common,
             path,
             stacks: Stacks::default(),
+            started: false,
         })
     }
 }
@@ -249,18 +252,13 @@ impl Entered<'_> {
     pub(crate) fn start(
         &mut self,
         argv: &[String],
-        stdin: Option<&File>,
+        stdin: &Reads,
         stdout: Option<&File>,
     ) -> Result<Process, FailureKind> {
         self.try_start(argv, stdin, stdout).map_err(FailureKind::from)
     }
 
-    fn try_start(
-        &mut self,
-        argv: &[String],
-        stdin: Option<&File>,
-        stdout: Option<&File>,
-    ) -> Result<Process, EnterError> {
+    fn try_start(&mut self, argv: &[String], stdin: &Reads, stdout: Option<&File>) -> Result<Process, EnterError> {
         let Some(cell) = &self.cell else { return Err(EnterError::Refused("sandbox: it is gone".into())) };
         let step = Step {
             programs: super::lookup::candidates(&argv[0], &self.path)
@@ -269,12 +267,16 @@ impl Entered<'_> {
                 .collect::<Result<_, _>>()?,
             argv: Pointers::new(argv.iter().map(c_string).collect::<Result<_, _>>()?),
         };
-        let nothing;
+        let (opened, hidden);
         let stdin = match stdin {
-            Some(file) => file,
-            None => {
-                nothing = File::open("/dev/null").map_err(io_at("standard input"))?;
-                &nothing
+            Reads::Nothing | Reads::Copy(_) => {
+                opened = stdin.open().map_err(io_at("standard input"))?;
+                Stdin::Descriptor(opened.as_raw_fd())
+            }
+            Reads::File(path) => {
+                let outside = || EnterError::Refused(format!("sandbox: `{}` cannot be read from", path.display()));
+                hidden = c_path(&self.sandbox.hidden.path(path).ok_or_else(outside)?)?;
+                Stdin::Path(&hidden)
             }
         };
         let pipe = || io::pipe().map_err(io_at("pipe"));
@@ -284,11 +286,23 @@ impl Entered<'_> {
             stdout.map(File::as_raw_fd).or(captured.as_ref().map(AsRawFd::as_raw_fd)).expect("one of the two is there");
         let (stderr, child_stderr) = pipe()?;
         let place = self.own.as_ref().map_or(Where::New(&self.ops), Where::Same);
-        let stdio = [stdin.as_raw_fd(), stdout, child_stderr.as_raw_fd()];
-        let started = child::start(cell, &place, &self.common, &step, stdio, &mut self.stacks);
-        let (pid, own) = started.map_err(|failed| EnterError::Refused(self.explain(failed, &argv[0])))?;
+        let output = [stdout, child_stderr.as_raw_fd()];
+        let (common, stacks) = (&self.common, &mut self.stacks);
+        let mut failed = None;
+        let started = while_busy(|| {
+            child::start(cell, &place, common, &step, stdin, output, stacks).map_err(|error| {
+                failed = Some(error);
+                io::Error::from_raw_os_error(error.errno)
+            })
+        });
+        let (pid, own) = match (started, failed) {
+            (Ok(started), _) => started,
+            (Err(_), Some(failed)) => return Err(EnterError::Refused(self.explain(failed, &argv[0]))),
+            (Err(error), None) => return Err(io_at("start")(error)),
+        };
         self.own = own.or(self.own.take());
-        let pidfd = cell::pidfd_of(pid).map_err(io_at("descriptor of the process"))?;
+        self.started = true;
+        let pidfd = pidfd_or_end(pid).map_err(io_at("descriptor of the process"))?;
         Ok(Process { pid, pidfd, stdout: reader.map(OwnedFd::from), stderr: Some(stderr.into()) })
     }
 
@@ -336,7 +350,8 @@ impl Entered<'_> {
 
     /// Ends whatever still runs of the task.
     pub(crate) fn end_rest(&mut self) {
-        if let Some(cell) = &mut self.cell
+        if std::mem::take(&mut self.started)
+            && let Some(cell) = &mut self.cell
             && cell.clean().is_err()
         {
             self.cell = None;

@@ -12,6 +12,7 @@ use super::stage::{Failed, Stage};
 use super::{Enter, Sandbox};
 use crate::exec::capture::Streams;
 use crate::exec::lookup;
+use crate::exec::spawn::Reads;
 use crate::exec::stop::StopFlag;
 use crate::exec::sys::Status;
 
@@ -147,8 +148,8 @@ fn try_out() -> Result<String, String> {
         dir: "",
         network: false,
     };
-    let mut entered = sandbox.enter(&task).map_err(|e| said(&e))?;
-    let process = entered.start(&["true".to_owned()], None, None).map_err(|e| said(&e))?;
+    let mut entered = sandbox.enter(task).map_err(|e| said(&e))?;
+    let process = entered.start(&["true".to_owned()], &Reads::Nothing, None).map_err(|e| said(&e))?;
     let mut streams = Streams::new(&store, Arc::new(|_, _| {}));
     let stop = StopFlag::new().map_err(|e| said(&e))?;
     let ended = process.supervise(&mut streams, None, &stop, &mut || entered.end_rest()).map_err(|e| said(&e))?;
@@ -160,9 +161,7 @@ fn try_out() -> Result<String, String> {
 
 fn landlock() -> Result<String, String> {
     match crate::exec::sys::landlock_abi() {
-        Ok(abi) => Ok(format!("Landlock ABI {abi}")),
-        Err(libc::ENOSYS) => Err("this kernel has no Landlock".into()),
-        Err(libc::EOPNOTSUPP) => Err("Landlock is switched off on this machine".into()),
-        Err(errno) => Err(io::Error::from_raw_os_error(errno).to_string()),
+        Ok(abi) => Ok(format!("version {abi} of its interface: what is not declared is refused, not hidden")),
+        Err(errno) => Err(crate::exec::landlock::why_not(errno)),
     }
 }

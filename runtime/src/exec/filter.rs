@@ -46,8 +46,17 @@ const fn refuse(errno: i32) -> sock_filter {
     give(libc::SECCOMP_RET_ERRNO | errno as u32)
 }
 
+/// Which sockets a task may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sockets {
+    /// All: where they lead is decided elsewhere.
+    All,
+    /// Those that do not leave the machine.
+    Local,
+}
+
 /// The program.
-pub(super) fn program() -> Vec<sock_filter> {
+pub(crate) fn program(sockets: Sockets) -> Vec<sock_filter> {
     let mut program = vec![
         load(ARCHITECTURE),
         jump(BPF_JEQ, ARCH, 1, 0),
@@ -68,6 +77,16 @@ pub(super) fn program() -> Vec<sock_filter> {
     ];
     for call in absent {
         program.extend([jump(BPF_JEQ, call as u32, 0, 1), refuse(libc::ENOSYS)]);
+    }
+    if sockets == Sockets::Local {
+        program.extend([
+            jump(BPF_JEQ, libc::SYS_socket as u32, 0, 5),
+            load(argument(0)),
+            jump(BPF_JEQ, libc::AF_UNIX as u32, 2, 0),
+            jump(BPF_JEQ, libc::AF_NETLINK as u32, 1, 0),
+            refuse(libc::EACCES),
+            give(libc::SECCOMP_RET_ALLOW),
+        ]);
     }
     // Calls with a mode in this argument.
     #[cfg(target_arch = "x86_64")]
