@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use quipu_runtime::drive::DriveError;
+use quipu_runtime::exec::sandbox;
 use quipu_runtime::project::ProjectError;
 use quipu_runtime::workfile::{LoadError, SelectError};
 use quipu_store::{CommitError, GcError, OpenError, StoreError};
@@ -45,6 +46,24 @@ impl Diagnosis {
         let heading = if doing.is_empty() { error.to_string() } else { format!("{doing}: {error}") };
         causes.retain(|cause| !heading.contains(cause.as_str()));
         Self { exit: Exit::System, heading, lines: vec![], causes, hints: vec![] }
+    }
+
+    /// Tasks cannot be isolated as they ask to be. Nothing is chosen in their place.
+    pub(crate) fn not_isolated(why: &str) -> Self {
+        let mut found = Self { exit: Exit::System, ..Self::usage(why) };
+        if let Some(remedy) = sandbox::remedy() {
+            found = found.hint(format!("so that it works: {remedy}"));
+        }
+        if sandbox::landlock().is_ok() {
+            found = found.hint(
+                "or `QUIPU_SANDBOX=landlock` (`sandbox = \"landlock\"` in the workfile): what a task does not \
+                 declare is refused, not hidden",
+            );
+        }
+        found.hint(
+            "or `QUIPU_SANDBOX=none` (`sandbox = \"none\"`): a task sees the workspace as it is, and a change of what \
+                    it does not declare goes unnoticed",
+        )
     }
 
     /// What was asked for is not there, or means several things.

@@ -25,13 +25,14 @@ pub(crate) struct Opened {
     pub(crate) workspace: Arc<Workspace>,
     pub(crate) project: Arc<Project>,
     pub(crate) trust: Trust,
+    processes: ProcessExecutor,
 }
 
 impl Opened {
     /// Opens the workspace that the command was started in.
     pub(crate) fn open(context: &Context) -> Result<Self, Diagnosis> {
         // All that can be wrong with the workfile is said before a store is made for it.
-        let loaded = workfile::load(&context.start)?;
+        let loaded = load(&context.start)?;
         let settings = context.settings()?;
         let trust = Trust::read(&settings.trust)?;
         let store = settings.open_store()?;
@@ -40,7 +41,8 @@ impl Opened {
             let mut index = workspace.index();
             Project::open(&store, &mut index, loaded, settings::environment())?
         };
-        Ok(Self { store, workspace, project: Arc::new(project), trust })
+        let processes = ProcessExecutor::new(Arc::clone(&workspace));
+        Ok(Self { store, workspace, project: Arc::new(project), trust, processes })
     }
 
     /// An engine that runs processes in this workspace.
@@ -48,8 +50,13 @@ impl Opened {
         let mut engine = Engine::new(self.store.clone());
         engine.trusted = self.trust.keys();
         engine.policies = self.trust.policies.clone();
-        engine.executors.register(PROCESS, ProcessExecutor::new(Arc::clone(&self.workspace)));
+        engine.executors.register(PROCESS, self.processes.clone());
         engine
+    }
+
+    /// Why tasks could not be isolated as they ask to be, when that is so for all tasks on this machine.
+    pub(crate) fn isolation_refused(&self) -> Option<Diagnosis> {
+        self.processes.unavailable().map(Diagnosis::not_isolated)
     }
 
     /// Looks up what receipts settle on the way to `goals`. Runs nothing and writes nothing.
@@ -72,7 +79,7 @@ impl Opened {
 
 /// What the workfiles say of the workspace that `start` is in.
 pub(crate) fn load(start: &Path) -> Result<Loaded, Diagnosis> {
-    Ok(workfile::load(start)?)
+    Ok(workfile::load_with(start, settings::sandbox()?)?)
 }
 
 /// Where the workspace that `start` is in begins, whether its workfiles are right or wrong.

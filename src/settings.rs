@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use quipu_store::sign::Signer;
+use quipu_runtime::process::Tier;
+use quipu_runtime::workfile::DEFAULT_TIER;
 use quipu_store::{Options, SignerSource, Store};
 
 use crate::base64;
@@ -78,6 +80,17 @@ fn given_key() -> Result<Option<Signer>, Diagnosis> {
     }
     let read = quipu_store::key_file::read(path);
     Ok(Some(read.map_err(|e| Diagnosis::system(&format!("cannot read the key that {KEY} names"), &e))?))
+}
+
+/// How tasks are isolated when neither they nor the workspace say: `$QUIPU_SANDBOX`, else in namespaces.
+pub(crate) fn sandbox() -> Result<Tier, Diagnosis> {
+    match std::env::var_os("QUIPU_SANDBOX").filter(|v| !v.is_empty()) {
+        None => Ok(DEFAULT_TIER),
+        Some(name) => name.to_str().and_then(Tier::from_name).ok_or_else(|| {
+            Diagnosis::usage(format!("QUIPU_SANDBOX is `{}`, which is no kind of isolation", name.display()))
+                .hint("one of `ns`, `landlock`, `none`")
+        }),
+    }
 }
 
 fn var_path(name: &str) -> Option<PathBuf> {

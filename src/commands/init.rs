@@ -33,6 +33,8 @@ description = "Run the tests"
 run = ["cargo", "test", "--quiet"]
 # Where cargo is and keeps its things. These become part of the task's id.
 pass-env = ["PATH", "HOME"]
+# It needs what lies in the home directory, and writes `target`: a sandbox shows neither.
+sandbox = "none"
 "#,
     },
     Starter {
@@ -44,6 +46,8 @@ description = "Run the tests"
 run = ["npm", "test"]
 # Where node is. Becomes part of the task's id.
 pass-env = ["PATH"]
+# It needs `node_modules`, which is no input while git ignores it: a sandbox would not show it.
+sandbox = "none"
 "#,
     },
     Starter {
@@ -55,6 +59,8 @@ description = "Run the tests"
 run = ["go", "test", "./..."]
 # Where go is and keeps its things. These become part of the task's id.
 pass-env = ["PATH", "HOME"]
+# It needs what lies in the home directory: a sandbox does not show it.
+sandbox = "none"
 "#,
     },
     Starter {
@@ -66,6 +72,8 @@ description = "Run the tests"
 run = ["python3", "-m", "pytest"]
 # Where python is. Becomes part of the task's id.
 pass-env = ["PATH"]
+# It may need packages from outside of this folder, and writes caches into it: a sandbox allows neither.
+sandbox = "none"
 "#,
     },
     Starter {
@@ -75,7 +83,9 @@ pass-env = ["PATH"]
 [task.make]
 description = "What make makes"
 run = ["make"]
-# Name what it makes, and it is kept and put back: outputs = ["bin/", "lib/thing.a"]
+# Name what it makes, and it is kept and put back: outputs = ["bin/", "lib/thing.a"]. Then take the next line out: in a
+# sandbox, what is written and not named is an error.
+sandbox = "none"
 "#,
     },
 ];

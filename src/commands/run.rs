@@ -58,7 +58,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         }
         remembered => remembered?,
     }
-    Ok(exit_of(&report))
+    match opened.isolation_refused() {
+        Some(diagnosis) if !report.run.was_stopped() => Err(diagnosis),
+        _ => Ok(exit_of(&report)),
+    }
 }
 
 fn rules(opened: &Opened, args: &RunArgs, goals: &[TaskIdx]) -> Result<Rules, Diagnosis> {

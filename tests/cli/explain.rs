@@ -5,7 +5,7 @@ use insta::assert_snapshot;
 use crate::kit::TestSpace;
 
 const TASKS: &str = r#"[workspace]
-sandbox = "none"
+# Isolated as by default.
 
 [task.gen]
 run = "cat src/a src/b > gen.out"

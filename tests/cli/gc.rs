@@ -6,9 +6,8 @@ use crate::kit::TestSpace;
 
 #[test]
 fn what_the_workspace_goes_by_stays_and_the_rest_goes() {
-    let space = TestSpace::new(
-        "[workspace]\nsandbox = \"none\"\n[task.a]\nrun = \"cat in > out\"\ninputs = [\"in\"]\noutputs = [\"out\"]\n",
-    );
+    let space =
+        TestSpace::new("[workspace]\n[task.a]\nrun = \"cat in > out\"\ninputs = [\"in\"]\noutputs = [\"out\"]\n");
     for text in ["one\n", "two\n", "three\n"] {
         space.write("in", text);
         space.build(&[]);

@@ -6,7 +6,6 @@ use crate::kit::TestSpace;
 
 const TASKS: &str = r#"
 [workspace]
-sandbox = "none"
 [task.talk]
 run = "printf 'no end of line'; printf 'a\\0b\\n' >&2; cat in"
 inputs = ["in"]

@@ -6,7 +6,6 @@ use crate::kit::TestSpace;
 
 const TASKS: &str = r#"
 [workspace]
-sandbox = "none"
 [task.gen]
 run = "cat in > gen.out"
 inputs = ["in"]

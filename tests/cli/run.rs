@@ -6,7 +6,6 @@ use crate::kit::TestSpace;
 
 const TASKS: &str = r#"
 [workspace]
-sandbox = "none"
 [task.hello]
 run = "echo hello; cat name"
 inputs = ["name"]
@@ -123,9 +122,7 @@ fn a_dry_run_is_a_plan_and_writes_nothing() {
 
 #[test]
 fn what_tasks_print_cannot_move_the_cursor() {
-    let space = TestSpace::new(
-        "[workspace]\nsandbox = \"none\"\n[task.a]\nrun = \"printf '\\\\033[2Jred\\\\r\\\\n'\"\ninputs = []\n",
-    );
+    let space = TestSpace::new("[workspace]\n[task.a]\nrun = \"printf '\\\\033[2Jred\\\\r\\\\n'\"\ninputs = []\n");
     let output = space.ok(&["run"]);
     assert!(output.stderr.contains("    \\u{1b}[2Jred\n") && !output.stderr.contains('\u{1b}'), "{:?}", output.stderr);
     assert_eq!(space.ok(&["log", "a"]).stdout, "\u{1b}[2Jred\r\n", "replayed as it was");
@@ -133,8 +130,7 @@ fn what_tasks_print_cannot_move_the_cursor() {
 
 #[test]
 fn an_output_that_is_not_written_is_a_failure_with_its_name() {
-    let space =
-        TestSpace::new("[workspace]\nsandbox = \"none\"\n[task.a]\nrun = \"true\"\ninputs = []\noutputs = [\"x\"]\n");
+    let space = TestSpace::new("[workspace]\n[task.a]\nrun = \"true\"\ninputs = []\noutputs = [\"x\"]\n");
     assert_snapshot!(space.run(&["run"]).shown(), @r#"
     exit 1
     --- stderr

@@ -6,7 +6,7 @@ use crate::kit::TestSpace;
 
 #[test]
 fn a_sound_store_is_said_to_be_sound() {
-    let space = TestSpace::new("[workspace]\nsandbox = \"none\"\n[task.a]\nrun = \"cat in\"\ninputs = [\"in\"]\n");
+    let space = TestSpace::new("[workspace]\n[task.a]\nrun = \"cat in\"\ninputs = [\"in\"]\n");
     space.write("in", "text\n");
     assert_eq!(space.ok(&["verify"]).stdout, "0 receipts, 0 blocks, 0 files: sound\n", "no store yet");
     assert!(space.listing().is_empty());
@@ -28,8 +28,7 @@ fn a_sound_store_is_said_to_be_sound() {
 
 #[test]
 fn damage_is_listed_for_programs_as_well() {
-    let space =
-        TestSpace::new("[workspace]\nsandbox = \"none\"\n[task.a]\nrun = \"yes | head -n 20000\"\ninputs = []\n");
+    let space = TestSpace::new("[workspace]\n[task.a]\nrun = \"yes | head -n 20000\"\ninputs = []\n");
     space.build(&[]);
     std::fs::remove_file(&space.store_files("blobs")[0]).expect("is removed");
     let output = space.run(&["verify", "--json"]);

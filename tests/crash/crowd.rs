@@ -57,7 +57,7 @@ impl Place {
         let place = Self { space, graph: n % GRAPHS, versions: [0; SOURCES] };
         let work = place.work(n);
         fs::create_dir_all(&work).expect("is made");
-        let mut text = "[workspace]\n".to_owned();
+        let mut text = "[workspace]\nsandbox = \"none\"\n".to_owned();
         for (i, task) in graph(place.graph).iter().enumerate() {
             let sources = task.sources.iter().map(|s| format!("s{s}.txt"));
             let inputs: Vec<String> = task.from.iter().map(|t| format!("out/t{t}")).chain(sources).collect();
@@ -374,7 +374,7 @@ fn small(workfile: &str) -> (tempfile::TempDir, Space) {
 
 #[test]
 fn two_runs_of_one_workspace_run_each_task_once() {
-    let mut workfile = "[workspace]\n".to_owned();
+    let mut workfile = "[workspace]\nsandbox = \"none\"\n".to_owned();
     for n in 0..4 {
         workfile +=
             &format!("[task.t{n}]\nrun = \"sleep 0.2; echo t{n} >> @log@; echo {n} > t{n}\"\noutputs = [\"t{n}\"]\n");
@@ -400,7 +400,7 @@ fn two_runs_of_one_workspace_run_each_task_once() {
 fn a_run_within_a_task_does_not_hang() {
     let other = "[task.inner]\nrun = \"echo inner > inner\"\noutputs = [\"inner\"]\n";
     let outer = "[task.outer]\nrun = \"@quipu@ run inner && cat inner > outer\"\noutputs = [\"outer\"]\n";
-    let (temp, space) = small(&format!("[workspace]\n{other}{outer}"));
+    let (temp, space) = small(&format!("[workspace]\nsandbox = \"none\"\n{other}{outer}"));
     let out = temp.path().join("said");
     let (status, _) = wait(&mut start(space.quipu(&["run", "outer"]), &out), None);
     assert!(status.is_some_and(|s| s.success()), "{status:?}: {:?}", output(&out));
@@ -409,7 +409,8 @@ fn a_run_within_a_task_does_not_hang() {
 
 #[test]
 fn a_task_that_runs_itself_is_told_so() {
-    let (temp, space) = small("[workspace]\n[task.x]\nrun = \"@quipu@ run x\"\noutputs = [\"x\"]\n");
+    let (temp, space) =
+        small("[workspace]\nsandbox = \"none\"\n[task.x]\nrun = \"@quipu@ run x\"\noutputs = [\"x\"]\n");
     let out = temp.path().join("said");
     let (status, _) = wait(&mut start(space.quipu(&["run"]), &out), None);
     let (_, stderr) = output(&out);

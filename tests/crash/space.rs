@@ -15,6 +15,7 @@ use super::child;
 /// Tasks of every kind that a crash may meet: small and large files, a directory with a link, a cut-off, both tiers.
 const WORKFILE: &str = r#"
 [workspace]
+sandbox = "none"
 
 [task.words]
 run = "tr a-z A-Z < words.txt > gen/words.txt"

@@ -4,7 +4,6 @@ use crate::kit::TestSpace;
 
 const CHAIN: &str = r#"
 [workspace]
-sandbox = "none"
 
 [task.a]
 run = "grep -v '#' a.in > a.out"
@@ -56,7 +55,6 @@ fn t10_only_the_consumer_of_the_changed_part_runs() {
     let space = TestSpace::new(
         r#"
         [workspace]
-        sandbox = "none"
         [task.split]
         run = "mkdir -p parts; grep l in > parts/left; grep r in > parts/right"
         inputs = ["in"]

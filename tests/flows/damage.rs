@@ -8,7 +8,6 @@ use crate::kit::{TestSpace, copy};
 /// One task with an output small enough for the index, one with a large one, one that reads both.
 const TASKS: &str = r#"
 [workspace]
-sandbox = "none"
 [task.small]
 run = "cat in > small.out"
 inputs = ["in"]

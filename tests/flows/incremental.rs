@@ -120,7 +120,7 @@ fn what_quipu_put_back_is_its_own_to_replace() {
 #[test]
 fn a_new_file_that_a_glob_matches_is_an_input() {
     let space = TestSpace::new(
-        "[workspace]\nsandbox = \"none\"\n[task.all]\nrun = \"cat src/*.txt > all\"\ninputs = [\"src/*.txt\"]\noutputs = [\"all\"]\n",
+        "[workspace]\n[task.all]\nrun = \"cat src/*.txt > all\"\ninputs = [\"src/*.txt\"]\noutputs = [\"all\"]\n",
     );
     space.write("src/b.txt", "b\n");
     space.build_twice(&[]);

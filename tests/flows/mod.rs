@@ -7,6 +7,7 @@ mod damage;
 mod incremental;
 mod pipeline;
 mod resume;
+mod sandbox;
 mod share_attest;
 mod share_audit;
 mod share_files;

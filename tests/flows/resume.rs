@@ -110,7 +110,7 @@ fn t27_a_task_that_is_never_cached_runs_each_time_but_not_twice_in_a_run_that_wa
 
 /// Twelve tasks in three layers, each of which writes down that it ran.
 fn layers() -> String {
-    let mut text = "[workspace]\nsandbox = \"none\"\n".to_owned();
+    let mut text = "[workspace]\n".to_owned();
     for layer in 0..3 {
         for n in 0..4 {
             let inputs = match layer {

@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub(crate) use redact::redact;
@@ -125,12 +126,20 @@ impl TestSpace {
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.dir.path().join("home")).env("TERM", "dumb").env("QUIPU_STORE", self.store());
         command.env("QUIPU_CONFIG", self.dir.path().join("config")).stdin(Stdio::null());
+        if !has_ns() {
+            command.env("QUIPU_SANDBOX", "none");
+        }
         command
     }
 
     /// Runs the command to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        let output = self.command(args).output().expect("starts");
+        self.finish(&mut self.command(args))
+    }
+
+    /// Runs the command, or one that starts it, to its end.
+    pub(crate) fn finish(&self, command: &mut Command) -> Output {
+        let output = command.output().expect("starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let output = Output {
             status: output.status.code().unwrap_or(-1),
@@ -299,6 +308,44 @@ impl Output {
         }
         redact(&out.replace(&*self.root.to_string_lossy(), "[dir]"))
     }
+}
+
+/// Whether tasks can have namespaces of their own here. Where they cannot, workfiles that do not say are run in the tier
+/// `none`, as the command would tell a person to: what is tested is the same. Tests of what namespaces do ask
+/// [`needs_ns`].
+pub(crate) fn has_ns() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| match quipu_runtime::exec::sandbox::ns() {
+        Ok(()) => true,
+        Err(why) => {
+            assert!(std::env::var_os("QUIPU_TEST_NEEDS_NS").is_none(), "{why}");
+            say(&format!("no sandbox `ns` here ({why}): tests use `none`"));
+            false
+        }
+    })
+}
+
+/// Whether the test can be made here; says so where it cannot.
+pub(crate) fn needs_ns() -> bool {
+    if !has_ns() {
+        say("skipped: no sandbox `ns` here");
+    }
+    has_ns()
+}
+
+/// Whether these programs are there; says so where one is not.
+pub(crate) fn needs_programs(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|p| !["/usr/bin", "/bin"].iter().any(|dir| Path::new(dir).join(p).exists()));
+    if let Some(program) = missing {
+        say(&format!("skipped: no `{program}` here"));
+    }
+    missing.is_none()
+}
+
+/// Says something to whoever reads the output of tests.
+fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Waits until something is so.

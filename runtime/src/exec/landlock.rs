@@ -68,7 +68,7 @@ pub(crate) struct Ruleset {
 /// Why there are none.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RulesetError {
-    #[error("sandbox `landlock` does not work here: {0}; the choices are `sandbox = \"ns\"` and `sandbox = \"none\"`")]
+    #[error("sandbox `landlock` does not work here: {0}")]
     Refused(String),
     #[error("sandbox: rule for `{path}`: {source}")]
     Rule { path: String, source: io::Error },

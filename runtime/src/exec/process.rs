@@ -19,10 +19,10 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::capture::{ScratchDir, Streams};
 use super::collect::{Artifacts, Declared};
-use super::landlock::{Allowed, Ruleset};
+use super::landlock::{Allowed, Ruleset, RulesetError};
 use super::orphans::Orphans;
 use super::plain::{Halt, Plain};
-use super::sandbox::{Enter, Entered, Sandbox};
+use super::sandbox::{Enter, EnterError, Entered, Sandbox};
 use super::spawn::{Ended, Forced, Launch, Reads, launch};
 use super::stop::StopFlag;
 use super::sys::{Status, Usage};
@@ -43,6 +43,8 @@ struct Shared {
     /// Made when the first task runs in the workspace itself.
     orphans: OnceLock<Orphans>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
+    /// Why a tier that a task asked for does not work on this machine.
+    unavailable: OnceLock<String>,
     /// How often the kernel had ended something for want of memory when last looked.
     oom_kills: Mutex<Option<u64>>,
 }
@@ -51,7 +53,13 @@ impl ProcessExecutor {
     /// An executor over `workspace`. Nothing is made until the first task runs.
     pub fn new(workspace: Arc<Workspace>) -> Self {
         let oom_kills = Mutex::new(oom_kills());
-        Self { shared: Arc::new(Shared { workspace, orphans: OnceLock::new(), sandbox: Mutex::default(), oom_kills }) }
+        let (orphans, unavailable) = (OnceLock::new(), OnceLock::new());
+        Self { shared: Arc::new(Shared { workspace, orphans, sandbox: Mutex::default(), unavailable, oom_kills }) }
+    }
+
+    /// Why tasks could not be isolated as they ask to be, when that is so for all tasks on this machine.
+    pub fn unavailable(&self) -> Option<&str> {
+        self.shared.unavailable.get().map(String::as_str)
     }
 }
 
@@ -248,7 +256,13 @@ impl Shared {
             outputs: &plain.spec.outputs,
             network: plain.spec.network,
         });
-        let rules = rules.map_err(|e| FailureKind::Spawn { why: e.to_string() })?;
+        let rules = rules.map_err(|error| {
+            let why = error.to_string();
+            if matches!(error, RulesetError::Refused(_)) {
+                let _ = self.unavailable.set(why.clone());
+            }
+            FailureKind::Executor { why }
+        })?;
         let mut env = plain.env.clone();
         // Files of short life are nobody else's, and gone with the task.
         for (_, value) in env.iter_mut().filter(|(name, value)| name == "TMPDIR" && value == "/tmp") {
@@ -279,7 +293,11 @@ impl Shared {
             dir: &spec.dir,
             network: spec.network,
         };
-        let mut entered = sandbox.enter(task)?;
+        let mut entered = sandbox.enter(task).inspect_err(|error| {
+            if let EnterError::Unavailable(_) = error {
+                let _ = self.unavailable.set(error.to_string());
+            }
+        })?;
         let outputs = entered.outputs();
         let stdout = match (&spec.stdout, &outputs) {
             (Some(path), Some(outputs)) => {

@@ -84,6 +84,21 @@ fn inputs_and_the_system_cannot_be_written_to_and_the_rest_of_the_workspace_can(
 }
 
 #[test]
+fn inputs_may_lie_below_the_directory_of_an_output() {
+    if !has_ns() {
+        return;
+    }
+    let place = Place::new();
+    for path in ["a/in", "work/years/1", "work/years/2", "work/years/undeclared", "work/one", "work/deep/er/3"] {
+        place.write(path, path);
+    }
+    let sources = &["a/in", "work/years/1", "work/years/2", "work/one", "work/deep/er/3"];
+    let task = sh("cat a/in work/years/* work/one work/deep/*/3 > work/out; ! echo 2>/dev/null > work/years/new");
+    let output = place.ok(&task.sources(sources).file("work/out"));
+    assert_eq!(place.read(&output.artifacts["work/out"]), "a/inwork/years/1work/years/2work/onework/deep/er/3");
+}
+
+#[test]
 fn what_is_left_undeclared_is_named_wherever_it_is() {
     if !has_ns() {
         return;

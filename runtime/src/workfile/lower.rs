@@ -18,8 +18,8 @@ use crate::process::Tier;
 use crate::task::Policy;
 use crate::value::Text;
 
-/// How tasks are isolated when neither they nor the workspace say.
-pub const DEFAULT_TIER: Tier = Tier::None;
+/// How tasks are isolated when neither they, nor the workspace, nor whoever loads it says.
+pub const DEFAULT_TIER: Tier = Tier::Ns;
 /// Keys a task may have that runs nothing.
 const GROUP_KEYS: [&str; 4] = ["description", "tags", "needs", "matrix"];
 
@@ -43,11 +43,12 @@ pub(crate) struct Made {
     pub(crate) torn: bool,
 }
 
-/// Makes the recipes of all units, in the order they are written; the first unit is the root.
-pub(crate) fn make(units: &[Unit<'_>], findings: &mut Findings) -> Made {
+/// Makes the recipes of all units, in the order they are written; the first unit is the root. Tasks are in `tier` unless
+/// they or the workspace say otherwise.
+pub(crate) fn make(units: &[Unit<'_>], tier: Tier, findings: &mut Findings) -> Made {
     let members = units.iter().map(|unit| unit.name.clone()).collect();
     let workspace = units.first().and_then(|root| root.file.workspace.as_ref());
-    let tier = workspace.and_then(|w| w.sandbox).unwrap_or(DEFAULT_TIER);
+    let tier = workspace.and_then(|w| w.sandbox).unwrap_or(tier);
     let made = Made { names: Names::new(members), ..Made::default() };
     let mut maker = Maker { made, findings, tier, tables: 0, cache: Cache::default() };
     let made_bytes = Cell::new(0);

@@ -42,6 +42,7 @@ pub use self::select::SelectError;
 pub use self::sources::SourceList;
 pub use self::workflow::{Surroundings, WorkflowError};
 use crate::graph::TaskIdx;
+use crate::process::Tier;
 use crate::value::Text;
 
 /// The name of every workfile.
@@ -83,6 +84,11 @@ pub struct Member {
 ///
 /// The nearest `quipu.toml` from `start` upwards is a root, or a member of the nearest workspace above that lists it.
 pub fn load(start: &Path) -> Result<Loaded, LoadError> {
+    load_with(start, DEFAULT_TIER)
+}
+
+/// The same, with another isolation for tasks when neither they nor the workspace say.
+pub fn load_with(start: &Path, tier: Tier) -> Result<Loaded, LoadError> {
     let start = start.canonicalize().map_err(|source| LoadError::Read { path: start.into(), source })?;
     let (root, here) = members::find_root(&start).ok_or_else(|| LoadError::NotFound(start.clone()))?;
     let path = root.join(FILE_NAME);
@@ -90,7 +96,7 @@ pub fn load(start: &Path) -> Result<Loaded, LoadError> {
     let root_file = SourceFile { path: FILE_NAME.into(), text: text.into() };
     let here = here.strip_prefix(&root).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
     let folder = root.clone();
-    let mut loaded = compile(root, root_file, |file, errors| {
+    let mut loaded = compile(root, root_file, tier, |file, errors| {
         let listed = file.workspace.as_ref().map_or(&[][..], |workspace| &workspace.members);
         let mut out = vec![];
         for members::Found { dir, place } in members::find(&folder, listed, errors) {
@@ -109,7 +115,7 @@ pub fn load(start: &Path) -> Result<Loaded, LoadError> {
 /// Makes recipes of a single workfile's text, for the workspace at `root`.
 pub fn load_text(root: &Path, text: &str) -> Result<Loaded, LoadError> {
     let file = SourceFile { path: FILE_NAME.into(), text: text.into() };
-    compile(root.into(), file, |_, _| vec![])
+    compile(root.into(), file, DEFAULT_TIER, |_, _| vec![])
 }
 
 /// A member's workfile.
@@ -124,6 +130,7 @@ struct Listed {
 fn compile(
     root: PathBuf,
     root_file: SourceFile,
+    tier: Tier,
     find_members: impl FnOnce(&model::File<'_>, &mut Vec<WorkfileError>) -> Vec<Listed>,
 ) -> Result<Loaded, LoadError> {
     let mut errors = vec![];
@@ -143,7 +150,7 @@ fn compile(
     }
     members::check(&files, &units, &places, &mut errors);
     let mut findings = findings::Findings::default();
-    let mut made = lower::make(&units, &mut findings);
+    let mut made = lower::make(&units, tier, &mut findings);
     made.torn |= torn_members;
     let linked = edges::link(&mut made, &mut findings);
     let workspace = units.first().and_then(|root| root.file.workspace.as_ref());

@@ -37,7 +37,7 @@ use super::spawn::{Process, Reads, pidfd_or_end, while_busy};
 use super::sys::Pointers;
 use crate::process::OutputSpec;
 
-pub use self::refusal::{Capability, probe};
+pub use self::refusal::{landlock, ns, remedy};
 
 /// What all sandboxed tasks of one run share. Gone with everything in it when dropped.
 pub(crate) struct Sandbox {
@@ -69,22 +69,31 @@ pub(crate) enum EnterError {
     Io { what: &'static str, source: io::Error },
     #[error("sandbox: `{0}` has a NUL byte in it")]
     Nul(String),
+    /// Not this task alone, but every one in this tier.
+    #[error("sandbox `ns` does not work here: {0}")]
+    Unavailable(String),
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    NotStarted(String),
 }
 
 impl From<EnterError> for FailureKind {
     fn from(error: EnterError) -> Self {
-        match error {
+        match &error {
             EnterError::View(ViewError::Overlap { output, input }) => {
                 let why = if output == input {
                     "it is an input, too: what a task reads cannot be what it writes".to_owned()
                 } else {
                     format!("input `{input}` and it are in each other's place")
                 };
-                Self::BadOutput { path: output, why }
+                Self::BadOutput { path: output.clone(), why }
             }
-            other => Self::Spawn { why: other.to_string() },
+            // The task's own mistakes, which it makes on every machine.
+            EnterError::View(_) | EnterError::Nul(_) | EnterError::NotStarted(_) => {
+                Self::Spawn { why: error.to_string() }
+            }
+            _ => Self::Executor { why: error.to_string() },
         }
     }
 }
@@ -190,18 +199,19 @@ impl Sandbox {
             return Ok(cell);
         }
         let template = &self.templates[network];
-        Cell::new(template, network == 1).map_err(|error| {
-            EnterError::Refused(match error {
-                CellError::Fork(error) => refusal::of_fork(&error),
-                CellError::Failed(failed) => {
-                    let bound = template
-                        .binds
-                        .get(failed.index)
-                        .map_or_else(String::new, |b| b.from.to_string_lossy().into_owned());
-                    refusal::of_stage(failed, &bound)
-                }
-                CellError::Io(error) => format!("sandbox: its first process did not answer: {error}"),
-            })
+        Cell::new(template, network == 1).map_err(|error| match error {
+            CellError::Fork(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM)) => {
+                EnterError::Io { what: "its first process", source: error }
+            }
+            CellError::Fork(error) => EnterError::Unavailable(refusal::of_fork(&error)),
+            CellError::Failed(failed) => {
+                let bound = template
+                    .binds
+                    .get(failed.index)
+                    .map_or_else(String::new, |b| b.from.to_string_lossy().into_owned());
+                EnterError::Unavailable(refusal::of_stage(failed, &bound))
+            }
+            CellError::Io(source) => EnterError::Io { what: "its first process did not answer", source },
         })
     }
 
@@ -297,7 +307,7 @@ impl Entered<'_> {
         });
         let (pid, own) = match (started, failed) {
             (Ok(started), _) => started,
-            (Err(_), Some(failed)) => return Err(EnterError::Refused(self.explain(failed, &argv[0]))),
+            (Err(_), Some(failed)) => return Err(self.explain(failed, &argv[0])),
             (Err(error), None) => return Err(io_at("start")(error)),
         };
         self.own = own.or(self.own.take());
@@ -306,9 +316,9 @@ impl Entered<'_> {
         Ok(Process { pid, pidfd, stdout: reader.map(OwnedFd::from), stderr: Some(stderr.into()) })
     }
 
-    fn explain(&self, failed: Failed, program: &str) -> String {
+    fn explain(&self, failed: Failed, program: &str) -> EnterError {
         if failed.stage == Stage::Exec {
-            return refusal::of_exec(program, &self.path, failed.errno);
+            return EnterError::NotStarted(refusal::of_exec(program, &self.path, failed.errno));
         }
         let item = match self.ops.get(failed.index) {
             Some(Op::Bind(bind)) => &bind.from,
@@ -316,7 +326,8 @@ impl Entered<'_> {
             _ => c"",
         };
         let item = self.sandbox.hidden.host(Path::new(&*item.to_string_lossy()));
-        refusal::of_stage(failed, &item.to_string_lossy())
+        let why = refusal::of_stage(failed, &item.to_string_lossy());
+        if failed.stage == Stage::Dir { EnterError::NotStarted(why) } else { EnterError::Refused(why) }
     }
 
     /// Where outputs are written; nowhere when there are none.

@@ -110,6 +110,12 @@ pub(super) fn ops(shown: &Hidden, view: &View, room: Option<&Path>) -> Result<Ve
         }
         Ok::<_, EnterError>(())
     };
+    // Before what lies in them.
+    for dir in view.disk.iter().filter(|dir| !dir.is_empty()) {
+        make(&mut ops, dir)?;
+        let room = room.expect("there is one where there are directories on disk");
+        ops.push(Op::Bind(bind(&hidden(&room.join(dir))?, &ws.join(dir), false)?));
+    }
     for (index, dir) in view.still.iter().enumerate() {
         make(&mut ops, dir)?;
         let place = if view.ground(view::parent(dir)) == Ground::Disk {
@@ -120,11 +126,6 @@ pub(super) fn ops(shown: &Hidden, view: &View, room: Option<&Path>) -> Result<Ve
             ws.join(dir)
         };
         ops.push(Op::Bind(bind(&place, &ws.join(dir), false)?));
-    }
-    for dir in view.disk.iter().filter(|dir| !dir.is_empty()) {
-        make(&mut ops, dir)?;
-        let room = room.expect("there is one where there are directories on disk");
-        ops.push(Op::Bind(bind(&hidden(&room.join(dir))?, &ws.join(dir), false)?));
     }
     for dir in view.dirs.iter().filter(|dir| view.holder(dir).is_none()) {
         make(&mut ops, dir)?;

@@ -41,7 +41,7 @@ fn show(value: &Value) -> String {
 #[test]
 fn promises_environment_and_policy_stand_where_they_belong() {
     let (loaded, workflow) = workflow(
-        "[workspace]\nsubject = 'did:web:example.org'\n[task.all]\nneeds = ['b']\n[task.a]\nrun = 'a'\noutputs = ['x', 'd/']\ncache = false\n[task.b]\nrun = ['b']\ninputs = ['x', 'd/e/f']\nneeds = ['a']\nafter = ['all2']\nstdin = 'x'\nstdout = 'y'\nenv = { TZ = 'CET', CI = '2' }\npass-env = ['CI', 'USER', 'NOPE']\ntools = ['cc']\nsandbox = 'ns'\nnetwork = true\n[task.all2]\nneeds = ['a']\n[task.c]\nrun = 'c'\nstdin = 's'",
+        "[workspace]\nsubject = 'did:web:example.org'\n[task.all]\nneeds = ['b']\n[task.a]\nrun = 'a'\noutputs = ['x', 'd/']\ncache = false\n[task.b]\nrun = ['b']\ninputs = ['x', 'd/e/f']\nneeds = ['a']\nafter = ['all2']\nstdin = 'x'\nstdout = 'y'\nenv = { TZ = 'CET', CI = '2' }\npass-env = ['CI', 'USER', 'NOPE']\ntools = ['cc']\nsandbox = 'ns'\nnetwork = true\n[task.all2]\nneeds = ['a']\n[task.c]\nrun = 'c'\nstdin = 's'\nsandbox = 'none'",
     );
     let workflow = workflow.unwrap_or_else(|e| panic!("{e}"));
     let names: Vec<&str> = workflow.nodes().iter().map(|n| &*n.name).collect();
@@ -98,7 +98,7 @@ fn what_is_not_part_of_an_id_leaves_arguments_alone() {
         "stdout = 'p'",
         "tools = ['cc']",
         "network = true",
-        "sandbox = 'ns'",
+        "sandbox = 'none'",
         "shell = ['sh', '-c']",
     ] {
         let mut text = "[task.a]\ninputs = ['*.c']\n".to_owned();
