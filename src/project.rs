@@ -41,7 +41,7 @@ impl Opened {
             let mut index = workspace.index();
             Project::open(&store, &mut index, loaded, settings::environment())?
         };
-        let processes = ProcessExecutor::new(Arc::clone(&workspace));
+        let processes = ProcessExecutor::with_surroundings(Arc::clone(&workspace), settings::environment());
         Ok(Self { store, workspace, project: Arc::new(project), trust, processes })
     }
 

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use quipu_store::sign::Signer;
 use quipu_runtime::process::Tier;
 use quipu_runtime::workfile::DEFAULT_TIER;
+use quipu_store::sign::Signer;
 use quipu_store::{Options, SignerSource, Store};
 
 use crate::base64;

@@ -119,6 +119,7 @@ fn invocation(tier: Tier) -> Result<Invocation, Failed> {
         tools: BTreeMap::new(),
         tier,
         network: false,
+        secrets: Vec::new(),
     };
     let (sub, cmd) = ("did:web:test".into(), "/quipu/process".into());
     Ok(Invocation { sub, cmd, args: spec.to_args()?, nonce: Vec::new() })

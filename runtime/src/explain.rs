@@ -319,6 +319,7 @@ mod tests {
             tools: [("cc".into(), BlobId::of(b"cc 1"))].into(),
             tier: Tier::Ns,
             network: false,
+            secrets: Vec::new(),
         }
     }
 

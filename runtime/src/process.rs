@@ -96,6 +96,8 @@ pub struct ProcessSpec {
     pub tier: Tier,
     /// Whether it may use the network.
     pub network: bool,
+    /// Names of variables whose values it is handed, and which are part of nothing; sorted.
+    pub secrets: Vec<Text>,
 }
 
 /// Why arguments are not those of a process.
@@ -138,6 +140,9 @@ impl ProcessSpec {
         ];
         if self.network {
             pairs.push(("network", Value::Bool(true)));
+        }
+        if !self.secrets.is_empty() {
+            pairs.push(("secrets", Value::list(self.secrets.iter().cloned().map(Value::Text))));
         }
         if let Some(stdin) = &self.stdin {
             pairs.push(("stdin", stdin.clone()));
@@ -189,6 +194,11 @@ impl ProcessSpec {
             Value::Link(link) => Ok((name.clone(), (*link).try_into().map_err(|_| ProcessError::Field("tools"))?)),
             _ => Err(ProcessError::Field("tools")),
         });
+        let secrets = args.get("secrets").map_or(Ok([].into()), |v| list(v, "secrets"))?;
+        let secrets = secrets.iter().map(|name| text(name, "secrets")).collect::<Result<Vec<_>, _>>()?;
+        if !secrets.is_sorted_by(|a, b| a < b) {
+            return Err(ProcessError::Field("secrets"));
+        }
         let platform = field("platform")?;
         let part = |key| platform.get(key).ok_or(ProcessError::Field("platform")).and_then(|v| text(v, "platform"));
         let steps = list(field("steps")?, "steps")?;
@@ -210,6 +220,7 @@ impl ProcessSpec {
             tools: tools.collect::<Result<_, _>>()?,
             tier: field("sandbox")?.as_text().and_then(Tier::from_name).ok_or(ProcessError::Field("sandbox"))?,
             network: args.get("network") == Some(&Value::Bool(true)),
+            secrets,
         })
     }
 }

@@ -102,6 +102,7 @@ fn process(argv: &[&str], from: TreeId, outputs: Vec<OutputSpec>) -> ProcessSpec
         tools: BTreeMap::new(),
         tier: Tier::Ns,
         network: false,
+        secrets: Vec::new(),
     }
 }
 

@@ -206,6 +206,7 @@ impl<'a> Explainer<'a> {
                 "args.stdout" => &["stdout"],
                 "args.sandbox" => &["sandbox"],
                 "args.network" => &["network"],
+                path if path.starts_with("args.secrets") => &["secret-env"],
                 _ => &[],
             },
         };

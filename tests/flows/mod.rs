@@ -8,6 +8,7 @@ mod incremental;
 mod pipeline;
 mod resume;
 mod sandbox;
+mod secrets;
 mod share_attest;
 mod share_audit;
 mod share_files;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use quipu_store::cid::{BlobId, Codec};
 use quipu_store::{Store, StoreError, Take};
 
+use super::secrets::{Masker, Secrets};
 use super::workspace::remove_dir;
 use super::{Sink, Stream};
 
@@ -25,9 +26,16 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Nothing yet. What does not fit memory goes to files in a scratch directory of `store`.
-    pub(crate) fn new(store: &Store, sink: Sink) -> Self {
-        let capture = |stream| Capture { stream, store: store.clone(), kept: Kept::default(), line: Vec::new() };
+    /// Nothing yet. What does not fit memory goes to files in a scratch directory of `store`. Neither what is handed on nor
+    /// what is kept holds any of the `secrets`.
+    pub(crate) fn new(store: &Store, sink: Sink, secrets: &Secrets) -> Self {
+        let capture = |stream| Capture {
+            stream,
+            store: store.clone(),
+            kept: Kept::default(),
+            line: Vec::new(),
+            masker: secrets.masker(),
+        };
         Self { stdout: capture(Stream::Stdout), stderr: capture(Stream::Stderr), sink }
     }
 
@@ -37,22 +45,29 @@ impl Streams {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
-        capture.hand_on(bytes, &self.sink);
-        capture.kept.add(bytes, &capture.store)
+        if capture.masker.is_idle() {
+            return capture.take(bytes, &self.sink);
+        }
+        let masked = capture.masker.pass(bytes);
+        capture.take(&masked, &self.sink)
     }
 
     /// Hands on what is left of a last line without end, and keeps both streams in the store. `None` for a silent standard
     /// error, and for standard output when it was not to be `captured`.
-    pub(crate) fn finish(mut self, captured: bool) -> Result<(Option<BlobId>, Option<BlobId>), StoreError> {
+    pub(crate) fn finish(mut self, captured: bool) -> io::Result<(Option<BlobId>, Option<BlobId>)> {
         for capture in [&mut self.stdout, &mut self.stderr] {
+            let held = capture.masker.finish();
+            capture.take(&held, &self.sink)?;
             if !capture.line.is_empty() {
                 (self.sink)(capture.stream, &capture.line);
             }
         }
         let keep_stdout = captured || !self.stdout.kept.is_empty();
-        let stdout = keep_stdout.then(|| self.stdout.kept.finish(&self.stdout.store)).transpose()?;
+        let stdout =
+            keep_stdout.then(|| self.stdout.kept.finish(&self.stdout.store)).transpose().map_err(io::Error::other)?;
         let keep_stderr = !self.stderr.kept.is_empty();
-        let stderr = keep_stderr.then(|| self.stderr.kept.finish(&self.stderr.store)).transpose()?;
+        let stderr =
+            keep_stderr.then(|| self.stderr.kept.finish(&self.stderr.store)).transpose().map_err(io::Error::other)?;
         Ok((stdout, stderr))
     }
 }
@@ -62,9 +77,15 @@ struct Capture {
     store: Store,
     kept: Kept,
     line: Vec<u8>,
+    masker: Masker,
 }
 
 impl Capture {
+    fn take(&mut self, bytes: &[u8], sink: &Sink) -> io::Result<()> {
+        self.hand_on(bytes, sink);
+        self.kept.add(bytes, &self.store)
+    }
+
     fn hand_on(&mut self, bytes: &[u8], sink: &Sink) {
         let Some(end) = bytes.iter().rposition(|&b| b == b'\n') else {
             self.line.extend_from_slice(bytes);

@@ -11,6 +11,7 @@ use quipu_store::receipt::FailureKind;
 use quipu_store::tree::Entry;
 use quipu_store::{Store, Take};
 
+use super::secrets::Secrets;
 use crate::process::{OutputKind, OutputSpec};
 use crate::workfile::globs::Pattern;
 
@@ -98,6 +99,30 @@ impl<'a> Declared<'a> {
             }
         }
         Ok(artifacts)
+    }
+
+    /// Fails when an output below `root` holds the value of a secret, which would be kept with it.
+    pub(crate) fn check_hides(
+        &self,
+        root: &Path,
+        secrets: &Secrets,
+        is_input: &dyn Fn(&str) -> bool,
+    ) -> Result<(), FailureKind> {
+        match self.holding(root, secrets, is_input).first() {
+            Some(path) => Err(bad(path, "it holds the value of a secret, which is written down nowhere")),
+            None => Ok(()),
+        }
+    }
+
+    /// The outputs below `root` that hold the value of a secret, or of which that cannot be said.
+    pub(crate) fn holding(&self, root: &Path, secrets: &Secrets, is_input: &dyn Fn(&str) -> bool) -> Vec<String> {
+        if secrets.is_empty() {
+            return Vec::new();
+        }
+        let plain = self.outputs.iter().filter(|(_, pattern)| pattern.is_none());
+        let plain = plain.map(|(output, _)| output.path.to_string());
+        let all = plain.chain(self.matches(root, is_input).unwrap_or_default());
+        all.filter(|path| secrets.are_below(&root.join(path)).unwrap_or(true)).collect()
     }
 
     /// Fails when anything below `root` is neither declared nor `is_input`. Empty directories count as nothing.

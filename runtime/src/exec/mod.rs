@@ -18,6 +18,7 @@ mod process_tests;
 pub mod sandbox;
 #[cfg(test)]
 mod sandbox_tests;
+mod secrets;
 mod spawn;
 mod stop;
 mod sys;

@@ -2,6 +2,7 @@
 //!
 //! Knows the arguments of a process and the tiers it may run in; unaware of graphs and receipts.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
@@ -23,6 +24,7 @@ use super::landlock::{Allowed, Ruleset, RulesetError};
 use super::orphans::Orphans;
 use super::plain::{Halt, Plain};
 use super::sandbox::{Enter, EnterError, Entered, Sandbox};
+use super::secrets::Secrets;
 use super::spawn::{Ended, Forced, Launch, Reads, launch};
 use super::stop::StopFlag;
 use super::sys::{Status, Usage};
@@ -43,6 +45,8 @@ struct Shared {
     /// Made when the first task runs in the workspace itself.
     orphans: OnceLock<Orphans>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
+    /// Where the values of secrets are found.
+    surroundings: BTreeMap<String, String>,
     /// Why a tier that a task asked for does not work on this machine.
     unavailable: OnceLock<String>,
     /// How often the kernel had ended something for want of memory when last looked.
@@ -52,9 +56,15 @@ struct Shared {
 impl ProcessExecutor {
     /// An executor over `workspace`. Nothing is made until the first task runs.
     pub fn new(workspace: Arc<Workspace>) -> Self {
+        Self::with_surroundings(workspace, BTreeMap::new())
+    }
+
+    /// The same, with an environment in which the values of secrets are found.
+    pub fn with_surroundings(workspace: Arc<Workspace>, surroundings: BTreeMap<String, String>) -> Self {
         let oom_kills = Mutex::new(oom_kills());
         let (orphans, unavailable) = (OnceLock::new(), OnceLock::new());
-        Self { shared: Arc::new(Shared { workspace, orphans, sandbox: Mutex::default(), unavailable, oom_kills }) }
+        let sandbox = Mutex::default();
+        Self { shared: Arc::new(Shared { workspace, orphans, sandbox, surroundings, unavailable, oom_kills }) }
     }
 
     /// Why tasks could not be isolated as they ask to be, when that is so for all tasks on this machine.
@@ -134,12 +144,17 @@ impl Shared {
             Err(Halt::Gone(paths)) => return gone(paths, "none"),
         };
         let tier = plain.spec.tier;
+        let secrets = match Secrets::find(&plain.spec.secrets, &self.surroundings) {
+            Ok(secrets) => secrets,
+            Err(kind) => return Done::failed(kind, tier.name()),
+        };
+        let plain = Plain { env: plain.env.into_iter().chain(secrets.pairs()).collect(), ..plain };
         let deadline = job.timeout.and_then(|t| Instant::now().checked_add(t));
-        let mut streams = Streams::new(&job.store, job.sink.clone());
+        let mut streams = Streams::new(&job.store, job.sink.clone(), &secrets);
         let ran = if stop.level() == Stop::No {
             let ran = match tier {
-                Tier::None | Tier::Landlock => self.run_here(job, &plain, deadline, stop, &mut streams),
-                Tier::Ns => self.run_in_sandbox(job, &plain, deadline, stop, &mut streams),
+                Tier::None | Tier::Landlock => self.run_here(job, &plain, &secrets, deadline, stop, &mut streams),
+                Tier::Ns => self.run_in_sandbox(job, &plain, &secrets, deadline, stop, &mut streams),
             };
             match ran {
                 Ok(ran) => ran,
@@ -149,6 +164,7 @@ impl Shared {
         } else {
             Ran { forced: Some(Forced::Cancelled), ..FailureKind::Executor { why: "it was stopped".into() }.into() }
         };
+        let ran = Ran { result: ran.result.map_err(|kind| secrets.tell(kind)), ..ran };
         self.finish(job, &plain.spec, ran, streams)
     }
 
@@ -178,6 +194,7 @@ impl Shared {
         &self,
         job: &Job,
         plain: &Plain,
+        secrets: &Secrets,
         deadline: Option<Instant>,
         stop: &StopFlag,
         streams: &mut Streams,
@@ -234,9 +251,16 @@ impl Shared {
             }
         }
         if ran.forced.is_none() && ran.result.is_ok() {
-            ran.result = workspace.collect(&spec.outputs, &is_input);
+            ran.result = declared.check_hides(workspace.root(), secrets, &is_input).map(|()| Artifacts::new());
+            if ran.result.is_ok() {
+                ran.result = workspace.collect(&spec.outputs, &is_input);
+            }
         }
         if ran.forced.is_some() || ran.result.is_err() {
+            // What is kept of a leftover is kept in the store.
+            for path in declared.holding(workspace.root(), secrets, &is_input) {
+                workspace.discard(&path)?;
+            }
             workspace.note_leftovers(&spec.outputs, &is_input);
         }
         Ok(ran)
@@ -276,6 +300,7 @@ impl Shared {
         &self,
         job: &Job,
         plain: &Plain,
+        secrets: &Secrets,
         deadline: Option<Instant>,
         stop: &StopFlag,
         streams: &mut Streams,
@@ -315,7 +340,7 @@ impl Shared {
                 return Ok(ran);
             }
         }
-        ran.result = take_outputs(&entered, &declared, &job.store);
+        ran.result = take_outputs(&entered, &declared, secrets, &job.store);
         Ok(ran)
     }
 
@@ -387,13 +412,19 @@ impl Shared {
 }
 
 /// Takes what a task left in its sandbox.
-fn take_outputs(entered: &Entered<'_>, declared: &Declared<'_>, store: &Store) -> Result<Artifacts, FailureKind> {
+fn take_outputs(
+    entered: &Entered<'_>,
+    declared: &Declared<'_>,
+    secrets: &Secrets,
+    store: &Store,
+) -> Result<Artifacts, FailureKind> {
     if let Some(memory) = entered.memory() {
         declared.check_nothing_else(&memory, &|path| entered.is_elsewhere(path))?;
     }
     let Some(outputs) = entered.outputs() else { return Ok(Artifacts::new()) };
     let is_input = |path: &str| entered.is_input(path);
     declared.check_nothing_else(&outputs, &is_input)?;
+    declared.check_hides(&outputs, secrets, &is_input)?;
     declared.collect(store, &outputs, Take::Move, &is_input, &mut |_| {})
 }
 

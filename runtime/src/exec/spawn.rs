@@ -316,6 +316,7 @@ mod tests {
     use quipu_store::Store;
     use quipu_store::cid::BlobId;
 
+    use super::super::secrets::Secrets;
     use super::super::tests::memory;
     use super::*;
 
@@ -345,7 +346,7 @@ mod tests {
                 wisher.raise(wish);
             }
         };
-        let mut streams = Streams::new(&store, Arc::new(sink));
+        let mut streams = Streams::new(&store, Arc::new(sink), &Secrets::default());
         let argv = ["sh", "-c", script].map(str::to_owned);
         let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
         let what = Launch {
@@ -475,7 +476,7 @@ mod tests {
         };
         let process = launch(&what).expect("the writer ends");
         thread.join().expect("no panic");
-        let mut streams = Streams::new(&memory(), Arc::new(|_, _| {}));
+        let mut streams = Streams::new(&memory(), Arc::new(|_, _| {}), &Secrets::default());
         let ended = process
             .supervise(&mut streams, None, &StopFlag::new().expect("descriptors left"), &mut || {})
             .expect("attended");

@@ -144,6 +144,7 @@ impl Task {
             tools: BTreeMap::new(),
             tier,
             network: false,
+            secrets: Vec::new(),
         };
         Self { spec, sources: Vec::new(), timeout: None }
     }

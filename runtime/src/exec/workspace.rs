@@ -94,6 +94,16 @@ impl Workspace {
         Ok(())
     }
 
+    /// Removes what is at `rel` for good.
+    pub(crate) fn discard(&self, rel: &str) -> Result<(), FailureKind> {
+        let failed = |e: io::Error| FailureKind::Executor { why: format!("output `{rel}` could not be removed: {e}") };
+        let Some((parent, name)) = self.parent_of(rel).map_err(failed)? else { return Ok(()) };
+        let path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        let removed = if is_dir { remove_dir(&path) } else { fs::remove_file(&path) };
+        removed.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(failed(e)) })
+    }
+
     fn keep(&self, rel: &str) -> Result<(), FailureKind> {
         let in_the_way = |e: &dyn std::fmt::Display| FailureKind::BadOutput {
             path: rel.to_owned(),

@@ -135,10 +135,20 @@ impl Maker<'_> {
                 bad(ErrorKind::BadName, tag.place, message, "letters, digits, `_`, `.` and `-`");
             }
         }
-        for name in table.env.iter().map(|(name, _)| name).chain(&table.pass_env) {
+        for name in table.env.iter().map(|(name, _)| name).chain(&table.pass_env).chain(&table.secret_env) {
             if name.text.is_empty() || name.text.contains(['=', '\0']) {
                 let message = format!("`{}` cannot name an environment variable", name.text);
                 bad(ErrorKind::BadName, name.place, message, "");
+            }
+        }
+        for name in &table.secret_env {
+            let twice = [
+                ("env", table.env.iter().any(|(n, _)| n.text == name.text)),
+                ("pass-env", table.pass_env.iter().any(|n| n.text == name.text)),
+            ];
+            for (key, _) in twice.into_iter().filter(|(_, is_there)| *is_there) {
+                let message = format!("`{}` is in `secret-env` and in `{key}` of task `{task}`", name.text);
+                bad(ErrorKind::BadValue, name.place, message, "a value is secret, or part of the id");
             }
         }
         for name in table.slots.keys().filter(|name| !name.is_empty() && !is_task_name(name)) {

@@ -156,6 +156,7 @@ impl Making<'_, '_> {
             steps: self.steps(),
             env,
             pass_env: table.pass_env.iter().map(|name| (&*name.text).into()).collect(),
+            secret_env: table.secret_env.iter().map(|name| (&*name.text).into()).collect(),
             dir: dir.unwrap_or_default(),
             stdin,
             stdout,

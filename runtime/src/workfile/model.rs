@@ -56,6 +56,7 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) after: Vec<Str<'a>>,
     pub(crate) env: Vec<(Str<'a>, Str<'a>)>,
     pub(crate) pass_env: Vec<Str<'a>>,
+    pub(crate) secret_env: Vec<Str<'a>>,
     pub(crate) dir: Option<Str<'a>>,
     pub(crate) stdin: Option<Str<'a>>,
     pub(crate) stdout: Option<Str<'a>>,

@@ -26,7 +26,7 @@ pub(super) const FILE_KEYS: [&str; 4] = ["workspace", "member", "vars", "task"];
 /// Keys of `[workspace]`.
 pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "subject"];
 /// Keys of `[task.X]`.
-pub(super) const TASK_KEYS: [&str; 23] = [
+pub(super) const TASK_KEYS: [&str; 24] = [
     "description",
     "tags",
     "run",
@@ -37,6 +37,7 @@ pub(super) const TASK_KEYS: [&str; 23] = [
     "after",
     "env",
     "pass-env",
+    "secret-env",
     "dir",
     "stdin",
     "stdout",
@@ -190,6 +191,7 @@ impl Reader {
                     }
                 }
                 "pass-env" => out.pass_env = self.texts(owner, known, value).unwrap_or_default(),
+                "secret-env" => out.secret_env = self.texts(owner, known, value).unwrap_or_default(),
                 "dir" => out.dir = self.text(owner, known, value),
                 "stdin" => out.stdin = self.text(owner, known, value),
                 "stdout" => out.stdout = self.text(owner, known, value),

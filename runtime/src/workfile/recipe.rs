@@ -36,6 +36,8 @@ pub struct Recipe {
     pub env: BTreeMap<Text, Text>,
     /// What is taken from the caller's environment.
     pub pass_env: Vec<Text>,
+    /// What is taken from there and written down nowhere.
+    pub secret_env: Vec<Text>,
     /// Where it runs, relative to the workspace root.
     pub dir: Text,
     /// What it reads from standard input.
@@ -140,6 +142,7 @@ impl Recipe {
             && self.needs == other.needs
             && self.env == other.env
             && self.pass_env == other.pass_env
+            && self.secret_env == other.secret_env
             && self.dir == other.dir
             && self.stdin == other.stdin
             && self.stdout == other.stdout

@@ -79,6 +79,8 @@ struct Task {
     env: Option<BTreeMap<String, Scalar>>,
     /// Environment variables taken from outside, which are part of its id.
     pass_env: Option<Vec<String>>,
+    /// Environment variables taken from outside, whose values are part of nothing and written down nowhere.
+    secret_env: Option<Vec<String>>,
     /// Where it runs, relative to the workfile's folder.
     dir: Option<String>,
     /// The file it reads from standard input.

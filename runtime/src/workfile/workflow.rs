@@ -2,7 +2,7 @@
 //!
 //! Pure: the same values give the same tasks on any machine. Unaware of files, and of where sources come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quipu_store::cid::{BlobId, TreeId};
 
@@ -124,6 +124,8 @@ impl Loaded {
                 env.insert(name.clone(), value.as_str().into());
             }
         }
+        let secrets: BTreeSet<Text> = recipe.secret_env.iter().cloned().collect();
+        env.retain(|name, _| !secrets.contains(name));
         env.extend(recipe.env.iter().map(|(k, v)| (k.clone(), v.clone())));
         let tools = recipe.tools.iter().map(|tool| match surroundings.tools.get(&**tool) {
             Some(id) => Ok((tool.clone(), *id)),
@@ -145,6 +147,7 @@ impl Loaded {
             tools: tools.collect::<Result<_, _>>()?,
             tier: recipe.tier,
             network: recipe.network,
+            secrets: secrets.into_iter().collect(),
         })
     }
 }

@@ -12,6 +12,7 @@ use super::stage::{Failed, Stage};
 use super::{Enter, Sandbox};
 use crate::exec::capture::Streams;
 use crate::exec::lookup;
+use crate::exec::secrets::Secrets;
 use crate::exec::spawn::Reads;
 use crate::exec::stop::StopFlag;
 use crate::exec::sys::Status;
@@ -155,7 +156,7 @@ pub fn ns() -> Result<(), String> {
     };
     let mut entered = sandbox.enter(task).map_err(|e| said(&e))?;
     let process = entered.start(&["true".to_owned()], &Reads::Nothing, None).map_err(|e| said(&e))?;
-    let mut streams = Streams::new(&store, Arc::new(|_, _| {}));
+    let mut streams = Streams::new(&store, Arc::new(|_, _| {}), &Secrets::default());
     let stop = StopFlag::new().map_err(|e| said(&e))?;
     let ended = process.supervise(&mut streams, None, &stop, &mut || entered.end_rest()).map_err(|e| said(&e))?;
     match ended.status {

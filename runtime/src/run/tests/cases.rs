@@ -184,6 +184,7 @@ fn t20_promises_anywhere_in_the_arguments_are_edges_and_are_replaced_in_place() 
         tools: [].into(),
         tier: Tier::None,
         network: false,
+        secrets: Vec::new(),
     };
     let task = Task {
         sub: DEFAULT_SUBJECT.into(),
