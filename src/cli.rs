@@ -1,5 +1,6 @@
 //! The command line: definitions only. The doc comments are the manual.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Print signed provenance of tasks (in-toto, SLSA) for tools that know nothing of quipu
     Attest(AttestArgs),
+    /// Let others read this store over HTTP
+    Serve(ServeArgs),
     /// Write a workfile to begin with
     Init,
     /// Print the JSON Schema of workfiles
@@ -290,4 +293,18 @@ pub(crate) struct AuditArgs {
 pub(crate) struct AttestArgs {
     #[command(flatten)]
     pub(crate) goals: GoalArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Listen here; port 0 is any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4610")]
+    pub(crate) listen: SocketAddr,
+    /// Ask for the token in this file; one is made when there is none [default: $QUIPU_TOKEN; without any, only this
+    /// machine is listened to]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Also give receipts of what ran without a sandbox or with the network: nobody can tell what else it depended on
+    #[arg(long)]
+    pub(crate) all: bool,
 }

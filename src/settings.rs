@@ -97,9 +97,18 @@ fn var_path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
-/// The environment, of which tasks see what they name. The signing key is not theirs to name.
+/// What who reads a served store has to show.
+const TOKEN: &str = "QUIPU_TOKEN";
+
+/// The token in `QUIPU_TOKEN`.
+pub(crate) fn given_token() -> Result<Option<String>, Diagnosis> {
+    let Some(value) = std::env::var_os(TOKEN).filter(|v| !v.is_empty()) else { return Ok(None) };
+    value.into_string().map(Some).map_err(|_| Diagnosis::usage(format!("{TOKEN} is no text")))
+}
+
+/// The environment, of which tasks see what they name. Keys and tokens are not theirs to name.
 pub(crate) fn environment() -> BTreeMap<String, String> {
-    let all = std::env::vars_os().filter(|(name, _)| name != KEY);
+    let all = std::env::vars_os().filter(|(name, _)| name != KEY && name != TOKEN);
     all.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 

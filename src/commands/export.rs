@@ -10,7 +10,7 @@ use quipu_store::car::{self, CarError, ExportOptions, Exported};
 use quipu_store::cid::{BlobId, IdPrefix, ReceiptId, TaskId};
 use quipu_store::receipt::Receipt;
 use quipu_store::tree::Entry;
-use quipu_store::{Kind, Store};
+use quipu_store::{Kind, Store, StoreError};
 
 use super::{Context, accepted, note, print, show};
 use crate::cli::ExportArgs;
@@ -137,7 +137,7 @@ fn of_goals(opened: &Opened, args: &ExportArgs) -> Result<Chosen, Diagnosis> {
 }
 
 /// Whether what it depended on is all in its id: in a sandbox, and without the network.
-fn is_closed(store: &Store, receipt: &Receipt) -> Result<bool, Diagnosis> {
+pub(super) fn is_closed(store: &Store, receipt: &Receipt) -> Result<bool, StoreError> {
     if !CLOSED.contains(&receipt.meta.tier.as_str()) {
         return Ok(false);
     }

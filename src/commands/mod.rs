@@ -15,6 +15,7 @@ mod log;
 mod memory;
 mod plan;
 mod run;
+mod serve;
 mod show;
 mod trust;
 mod verify;
@@ -65,6 +66,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::Import(args) => import::import(&context, &args),
         Command::Audit(args) => audit::audit(&context, &args),
         Command::Attest(args) => attest::attest(&context, &args),
+        Command::Serve(args) => serve::serve(&context, &args),
         Command::Init => init::init(&context.start),
         Command::Schema => print_json(&schema::schema()),
         Command::Completions { shell } => {

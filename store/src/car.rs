@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::car_read::{ImportOptions, Imported, import};
-pub use crate::car_write::{Elsewhere, ExportOptions, Exported, export};
+pub use crate::car_write::{Below, Elsewhere, ExportOptions, Exported, export, pack};
 use crate::cid::{Codec, Link, ReceiptId};
 use crate::dag::{self, DagError};
 use crate::error::{CommitError, StoreError};
@@ -179,7 +179,11 @@ pub(crate) struct Writer<W> {
 
 impl<W: Write> Writer<W> {
     pub(crate) fn new(to: W, roots: &[ReceiptId]) -> Result<Self, CarError> {
-        let roots = Some(roots.iter().map(|id| id.link()).collect());
+        Self::of(to, &roots.iter().map(|id| id.link()).collect::<Vec<_>>())
+    }
+
+    pub(crate) fn of(to: W, roots: &[Link]) -> Result<Self, CarError> {
+        let roots = Some(roots.to_vec());
         let header = dag::encode(&WireHeader { roots, version: 1 }).expect("links and a number have a canonical form");
         if header.len() > MAX_HEADER_BYTES {
             return Err(CarError::TooMany);
@@ -234,6 +238,21 @@ impl<W: Write> Writer<W> {
         self.to.flush().map_err(CarError::io("cannot write the file"))?;
         Ok(self.bytes)
     }
+}
+
+/// Reads what [`pack`] wrote: envelopes whose bytes are those of their ids, and of which nothing else is believed.
+pub fn unpack(from: impl Read, max_bytes: u64) -> Result<Vec<Vec<u8>>, CarError> {
+    let (mut reader, _) = Reader::open(from, max_bytes)?;
+    let mut envelopes = vec![];
+    while let Some(section) = reader.next()? {
+        let mut bytes = vec![];
+        reader.body(section, |part| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        })?;
+        envelopes.push(bytes);
+    }
+    Ok(envelopes)
 }
 
 /// An unsigned LEB128 in its shortest form.

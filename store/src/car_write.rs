@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
@@ -13,6 +14,7 @@ use crate::car::{CarError, MAX_BLOCKS, MAX_DAG_BYTES, Writer};
 use crate::cid::{BlobId, Codec, Link, OutputId, ReceiptId, TaskId};
 use crate::links::links;
 use crate::receipt::{Failure, Output, Receipt};
+use crate::sign::SignedReceipt;
 use crate::{Blob, FoundTask, Store};
 
 /// Finds a file outside of the store that holds this content, as far as is known.
@@ -73,6 +75,69 @@ pub fn export(
     }
     let blocks = (walk.items.len() - roots.len()) as u64;
     Ok(Exported { blocks, bytes: writer.finish()?, missing: walk.missing, receipts: roots })
+}
+
+/// A block and what is below it as far as it is here, each block once and after one that names it.
+#[derive(Debug)]
+pub struct Below {
+    root: Link,
+    links: Vec<Link>,
+    is_whole: bool,
+}
+
+impl Below {
+    /// Looks what there is below `root`, or, unless `deep`, at `root` alone. `None` when that is not here.
+    pub fn find(store: &Store, root: Link, deep: bool) -> Result<Option<Self>, CarError> {
+        let options = ExportOptions::default();
+        let mut walk = Walk { store, options, seen: FxHashSet::default(), items: vec![], missing: vec![] };
+        let found = if deep { walk.below(root, Wanted::Output) } else { walk.block(root, Wanted::Output).map(drop) };
+        match found {
+            Ok(()) if walk.items.is_empty() => return Ok(None),
+            // Damaged is as if it were not here.
+            Err(CarError::Damaged(link)) if link == root => return Ok(None),
+            other => other?,
+        }
+        let here = |item| match item {
+            Item::Here(link) | Item::Elsewhere(link, _) => link,
+        };
+        let links = walk.items.into_iter().map(here).collect();
+        Ok(Some(Self { root, links, is_whole: walk.missing.is_empty() }))
+    }
+
+    /// Whether nothing below is missing.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// A name for exactly these blocks.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for link in &self.links {
+            hasher.update(&link.to_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Writes them as a file with one root.
+    pub fn write(&self, store: &Store, to: &mut dyn Write) -> Result<u64, CarError> {
+        let options = ExportOptions::default();
+        let walk = Walk { store, options, seen: FxHashSet::default(), items: vec![], missing: vec![] };
+        let mut writer = Writer::of(to, &[self.root])?;
+        for link in &self.links {
+            walk.write(&mut writer, &Item::Here(*link))?;
+        }
+        writer.finish()
+    }
+}
+
+/// Receipts alone, as a file whose roots they are. There must be some, each once.
+pub fn pack(receipts: &[Arc<SignedReceipt>], to: &mut dyn Write) -> Result<u64, CarError> {
+    let roots: Vec<ReceiptId> = receipts.iter().map(|r| r.id).collect();
+    let mut writer = Writer::new(to, &roots)?;
+    for receipt in receipts {
+        writer.block(receipt.id.link(), &receipt.bytes)?;
+    }
+    writer.finish()
 }
 
 /// With those by which the tasks they await are settled as they say; in the order of their ids.

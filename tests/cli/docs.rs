@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "plan",
     "explain",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 18] = [
     "import",
     "audit",
     "attest",
+    "serve",
     "init",
     "schema",
     "completions",

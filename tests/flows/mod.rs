@@ -13,6 +13,7 @@ mod share_attest;
 mod share_audit;
 mod share_files;
 mod share_keys;
+mod share_serve;
 mod share_walk;
 mod tour;
 mod untrusted;

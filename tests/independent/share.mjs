@@ -6,6 +6,7 @@
 //     node share.mjs vectors FILE              checks the published files
 //     node share.mjs rewrite FILE TO           writes the same blocks with CarWriter, last block first
 //     node share.mjs reissue FILE TO SECRET    the same claims in receipts of another key (64 hexadecimal digits)
+//     node share.mjs gateway URL ID            reads a directory from a trustless gateway in both forms
 //     node share.mjs attested FILE DID DIR     checks statements in DSSE envelopes against the files in DIR
 
 import { createHash } from 'node:crypto'
@@ -117,6 +118,32 @@ async function reissue(from, to, secret) {
   await save(to, receipts.map((r) => r.cid), [...receipts, ...others])
 }
 
+async function gateway(url, id) {
+  const get = async (path, type) => {
+    const response = await fetch(`${url}/ipfs/${path}`, { headers: { accept: type } })
+    must(response.status === 200, `${path}: ${response.status}`)
+    must(response.headers.get('content-type').startsWith(type), `${path}: another type`)
+    must(/^attachment/.test(response.headers.get('content-disposition')), `${path}: no attachment`)
+    return new Uint8Array(await response.arrayBuffer())
+  }
+  const [raw, car] = ['application/vnd.ipld.raw', 'application/vnd.ipld.car']
+  const root = CID.parse(id)
+  const block = await get(id, raw)
+  must(root.equals(idOf(DAG_CBOR, block)), 'the block has other bytes')
+  const reader = await CarReader.fromBytes(await get(id, car))
+  const blocks = []
+  for await (const one of reader.blocks()) {
+    must(one.cid.equals(idOf(one.cid.code, one.bytes)), `${one.cid} has other bytes`)
+    must(same(one.bytes, await get(one.cid.toString(), raw)), `${one.cid} differs between the forms`)
+    blocks.push(one)
+  }
+  must(blocks[0].cid.equals(root) && (await reader.getRoots())[0].equals(root), 'the root does not come first')
+  must((await get('bafkqaaa', raw)).length === 0, 'the probe has bytes')
+  const probe = await CarReader.fromBytes(await get('bafkqaaa', car))
+  const entries = dagCbor.decode(block).e.map((entry) => entry.n)
+  console.log(JSON.stringify({ blocks: blocks.length, entries, probe: (await probe.getRoots()).map(String) }))
+}
+
 function attested(path, did, dir) {
   const names = []
   for (const line of readFileSync(path, 'utf8').trim().split('\n')) {
@@ -146,4 +173,4 @@ function attested(path, did, dir) {
 }
 
 const [command, ...args] = process.argv.slice(2)
-await { read, vectors, rewrite, reissue, attested }[command](...args)
+await { read, vectors, rewrite, reissue, gateway, attested }[command](...args)
