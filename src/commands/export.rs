@@ -54,7 +54,9 @@ pub(super) fn export(context: &Context, args: &ExportArgs) -> Result<Exit, Diagn
     let files = opened.as_ref().filter(|_| args.sources).map(sources).transpose()?.unwrap_or_default();
     let find = |id: BlobId| files.get(&id).cloned();
     let options = ExportOptions { logs: args.logs, sources: args.sources.then_some(&find) };
-    let done = write(&store, &chosen.receipts, options, &args.output)?;
+    let stdout = args.output == Path::new("-");
+    let to = if stdout { args.output.clone() } else { context.file(&args.output) };
+    let done = write(&store, &chosen.receipts, options, &to)?;
     if !done.missing.is_empty() {
         let n = count(done.missing.len(), "part");
         note(&format!("warning: {n} of outputs not in this store: where they are needed their tasks will run"));
@@ -65,7 +67,7 @@ pub(super) fn export(context: &Context, args: &ExportArgs) -> Result<Exit, Diagn
         count(done.blocks as usize, "block"),
         size(done.bytes)
     );
-    if args.output == Path::new("-") {
+    if stdout {
         note(said.trim_end());
         return Ok(Exit::Ok);
     }

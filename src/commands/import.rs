@@ -28,10 +28,11 @@ pub(super) fn import(context: &Context, args: &ImportArgs) -> Result<Exit, Diagn
         Box::new(io::stdin().lock())
     } else {
         let failed = |e| Diagnosis::system(&format!("cannot read `{name}`"), &e).exit(Exit::Usage);
-        if args.file.is_dir() {
+        let file = context.file(&args.file);
+        if file.is_dir() {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
         }
-        Box::new(File::open(&args.file).map_err(failed)?)
+        Box::new(File::open(file).map_err(failed)?)
     };
     let store = settings.open_store()?;
     let mut options = ImportOptions::new(SOURCE);

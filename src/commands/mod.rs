@@ -45,6 +45,11 @@ impl Context {
     pub(crate) fn settings(&self) -> Result<Settings, Diagnosis> {
         Settings::read(self.store.as_deref())
     }
+
+    /// A file as it was named on the command line: from where the command works.
+    pub(crate) fn file(&self, named: &Path) -> PathBuf {
+        self.start.join(named)
+    }
 }
 
 /// Carries out the command.

@@ -47,6 +47,18 @@ fn file(from: &TestSpace) -> String {
 }
 
 #[test]
+fn files_are_named_from_where_the_command_works() {
+    let one = machine(1);
+    one.build_twice(&[]);
+    fs::create_dir(one.path("sub")).expect("is made");
+    one.ok(&["-C", "sub", "export", "--all", "-o", "x.car"]);
+    assert!(one.exists("sub/x.car") && !one.exists("x.car"));
+    one.ok(&["-C", "sub", "import", "x.car"]);
+    let output = one.run(&["import", "x.car"]);
+    assert_eq!(output.status, 2, "{}", output.shown());
+}
+
+#[test]
 fn a_second_store_with_the_file_and_the_key_runs_nothing_and_has_the_outputs() {
     let one = exported();
     let two = machine(2);
