@@ -22,6 +22,7 @@ use quipu_runtime::task::Task;
 use quipu_runtime::value::{Branch, On, Value};
 use quipu_runtime::workfile;
 use quipu_runtime::workflow::Workflow;
+use quipu_store::car;
 use quipu_store::checkout::{CheckoutOptions, InTheWay, Limits, checkout_with};
 use quipu_store::cid::{BlobId, Codec, InvocationId, TaskId, TreeId};
 use quipu_store::dag;
@@ -131,6 +132,65 @@ pub(super) fn tree_canon(bytes: &[u8]) {
         }
         Ok(Node::Parts(parts)) => assert!(parts.len() >= 2 && dag::is_canonical(bytes)),
         Err(_) => {}
+    }
+}
+
+/// A file as one store exports it: a receipt with a small blob, a directory and a link.
+fn exported() -> &'static [u8] {
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let store = Store::memory(options());
+        let put = |text: &[u8]| BlobId::from_digest(store.put(Codec::Raw, text.to_vec()).expect("is put").digest);
+        let file = |text: &'static [u8]| Entry::File { blob: put(text), size: text.len() as u64, exec: false };
+        let name = |text: &str| Name::new(text).expect("a name");
+        let tree = Tree::new(vec![
+            (name("a"), file(b"one")),
+            (name("b"), file(&[7; 700])),
+            (name("l"), Entry::Symlink { target: "a".into() }),
+        ]);
+        let tree = store.put_tree(&tree.expect("names are unique")).expect("is put");
+        let artifacts = [("d".into(), Entry::Dir { tree }), ("f".into(), file(b"two"))].into();
+        let mut receipt = receipt(1);
+        receipt.out = Ok(Output { artifacts, stdout: Some(put(b"said")), stderr: None });
+        let id = signer().sign(&receipt).expect("is signed").id;
+        store.record(Record { receipt, blocks: vec![], done: Box::new(drop) }).expect("is recorded");
+        store.flush().expect("is flushed");
+        let mut bytes = Vec::new();
+        car::export(&store, &[id], car::ExportOptions::default(), &mut bytes).expect("is exported");
+        bytes
+    })
+}
+
+/// CAR files: taken whole, every block what its id says, or refused with nothing kept.
+pub(super) fn car_read(bytes: &[u8]) {
+    let mut changed = exported().to_vec();
+    let mut source = Source(bytes);
+    mutate(&mut source, &mut changed);
+    for (file, genuine) in [(bytes, false), (&changed, changed == exported())] {
+        let store = Store::memory(options());
+        let imported = car::import(&store, file, &car::ImportOptions::new("fuzz"));
+        let report = store.verify(&VerifyOptions { repair: false, rehash: true }).expect("a store in memory is read");
+        let damage: Vec<_> = report.findings.iter().filter(|f| f.is_damage()).collect();
+        assert!(damage.is_empty(), "{damage:?}");
+        match imported {
+            Ok(imported) => {
+                assert!(imported.bytes <= file.len() as u64, "no more is kept than was read");
+                for (id, issuer) in &imported.receipts {
+                    let found = store.receipt(*id).expect("is read").expect("was imported");
+                    assert_eq!(found.signed.issuer, *issuer);
+                    assert!(SignedReceipt::verify(&found.signed.bytes).is_ok() && !found.own);
+                    if let (Ok(output), false) = (&found.signed.receipt.out, imported.incomplete.contains(id)) {
+                        for entry in output.artifacts.values() {
+                            assert!(store.complete(entry).expect("is read"), "{id}: complete, it was said");
+                        }
+                    }
+                }
+            }
+            Err(e) => {
+                assert!(!genuine, "{e}");
+                assert_eq!((report.receipts, report.blocks), (0, 0), "{e}, and something was kept");
+            }
+        }
     }
 }
 
