@@ -5,6 +5,7 @@ mod concurrent;
 mod cutoff;
 mod damage;
 mod incremental;
+mod moving_ground;
 mod pipeline;
 mod resume;
 mod sandbox;
