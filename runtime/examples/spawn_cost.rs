@@ -57,6 +57,7 @@ fn main() -> Result<(), Failed> {
                     invocation: Arc::new(invocation(tier)?),
                     sources: Arc::clone(&stamps),
                     timeout: None,
+                    forced: false,
                     store: store.clone(),
                     sink: Arc::new(|_, _| {}),
                     stop,

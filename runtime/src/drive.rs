@@ -3,56 +3,35 @@
 //! Look-ups are answered in place, many at a time; only work is asynchronous, so that a run with nothing to
 //! do starts no thread. Unaware of workfiles and of how anything is shown.
 
+mod elsewhere;
 mod lookups;
+mod push;
+mod remotes;
+mod request;
 mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 
 use quipu_store::cid::{ReceiptId, TaskId};
-use quipu_store::receipt::{FailureKind, Output, Via};
-use quipu_store::sign::PublicKey;
-use quipu_store::trust::{Doubt, Policies};
-use quipu_store::{CommitError, Record, Store, StoreError};
+use quipu_store::receipt::{FailureKind, Via};
+use quipu_store::trust::Doubt;
+use quipu_store::{CommitError, Record};
 use tokio::sync::{mpsc, watch};
 
 use crate::attest::{self, Circumstances};
-use crate::clock::Clock;
-use crate::exec::{Done, Executors, Sink, Stop, Unusable};
+use crate::exec::{Done, Sink, Stop, Unusable};
 use crate::graph::TaskIdx;
-use crate::observe::{Ended, Observer, Observers, RunEvent, Summary};
-use crate::run::step::{End, Event, Need, Notice, Placed, State};
-use crate::run::{Rules, Run, Subject};
+use crate::observe::{Ended, Observer, RunEvent, Summary};
+use crate::run::step::{End, Event, Need, Notice, State};
+use crate::run::{Run, Subject};
 use crate::task::Work;
 use crate::value::Text;
+use elsewhere::{Question, Reach};
+use push::Pusher;
+use remotes::Remotes;
+pub use request::{DriveError, Durations, Engine, Equip, Placer, Report, Request};
 use work::Message;
-
-/// What a run works with.
-#[derive(Clone)]
-pub struct Engine {
-    /// Where receipts and blobs are.
-    pub store: Store,
-    /// Who carries out what.
-    pub executors: Executors,
-    /// Who is told.
-    pub observers: Observers,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-    /// Keys whose receipts count beside those of this store, best first.
-    pub trusted: Vec<PublicKey>,
-    /// What is asked of receipts made elsewhere, by where they came from.
-    pub policies: Policies,
-}
-
-impl Engine {
-    /// An engine that tells nobody and trusts its own store alone.
-    pub fn new(store: Store) -> Self {
-        let clock = Arc::new(crate::clock::SystemClock::new());
-        let (executors, observers) = (Executors::new(), Observers::new());
-        Self { store, executors, observers, clock, trusted: vec![], policies: Policies::default() }
-    }
-}
 
 /// Nobody wishes the run to end.
 pub fn never_stop() -> watch::Receiver<Stop> {
@@ -62,73 +41,6 @@ pub fn never_stop() -> watch::Receiver<Stop> {
     receiver
 }
 
-/// Puts a goal's output where people look for it; the flag says that it was made just now.
-pub type Placer = Box<dyn FnMut(TaskIdx, &Output, bool) -> Result<Placed, String> + Send>;
-
-/// Tells how long each task took earlier, by index; asked only when something will run.
-pub type Durations = Box<dyn FnOnce() -> Vec<u64> + Send>;
-
-/// Adds to a job what its executor needs beside the invocation.
-pub type Equip = Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>;
-
-/// What a run is to do.
-pub struct Request {
-    /// The tasks.
-    pub subject: Arc<Subject>,
-    /// What is asked for.
-    pub goals: Vec<TaskIdx>,
-    /// How it decides.
-    pub rules: Rules,
-    /// Id of the run.
-    pub id: Text,
-    /// The workspace it is of, for those who are told.
-    pub workspace: Option<Text>,
-    /// Where tasks that are never cached keep what they did, so that a crashed run goes on where it was.
-    pub session: Option<String>,
-    /// Puts goals' outputs in place.
-    pub place: Option<Placer>,
-    /// Tells how long each task took earlier, by index; asked only when something will run.
-    pub durations: Option<Durations>,
-    /// Adds to each job what its executor needs beside the invocation.
-    pub equip: Option<Equip>,
-}
-
-impl Request {
-    /// A request with nothing but the tasks and the goals.
-    pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
-        let id = "run".into();
-        Self { subject, goals, rules, id, workspace: None, session: None, place: None, durations: None, equip: None }
-    }
-}
-
-/// Why a run could not go on. Failed tasks are no such reason.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DriveError {
-    /// The store could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What was done could not be recorded.
-    #[error("results could not be recorded: {0}")]
-    Commit(#[from] CommitError),
-    /// The threads for work could not be started.
-    #[error("cannot start the runtime: {0}")]
-    Runtime(#[from] io::Error),
-}
-
-/// A finished run.
-#[derive(Debug)]
-pub struct Report {
-    /// The last event.
-    pub summary: Summary,
-    /// The state machine, for questions about single tasks.
-    pub run: Run,
-    /// How long each task that ran took, in milliseconds.
-    pub wall_ms: HashMap<TaskIdx, u64>,
-    /// Receipts made, by task.
-    pub recorded: HashMap<TaskIdx, ReceiptId>,
-}
-
 /// Looks everything up, does no work and writes nothing: what [`crate::plan`] reads.
 pub fn look(engine: &Engine, mut request: Request) -> Result<Run, DriveError> {
     request.place = None;
@@ -136,6 +48,8 @@ pub fn look(engine: &Engine, mut request: Request) -> Result<Run, DriveError> {
     let mut drive = Drive::new(engine.clone(), request);
     drive.looks_only = true;
     drive.open_session()?;
+    drive.reach = Reach::Look;
+    drive.remotes.keep = false;
     drive.settle()?;
     Ok(drive.run)
 }
@@ -199,11 +113,19 @@ struct Drive {
     session_receipts: HashSet<ReceiptId>,
     /// Kinds of doubt that were told of: once each.
     doubted: HashSet<Option<Doubt>>,
+    /// What was said already.
+    warned: HashSet<String>,
     working: HashMap<TaskIdx, Working>,
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
     unrecorded: BTreeMap<TaskIdx, Unrecorded>,
     awaiting_record: usize,
+    remotes: Remotes,
+    pusher: Pusher,
+    reach: Reach,
+    /// Questions to others that are not answered yet.
+    asked: BTreeMap<u64, Question>,
+    asked_last: u64,
     /// Something was handed to the store that nobody waits for.
     unflushed: bool,
     /// Nothing is written, not even what was learnt.
@@ -222,7 +144,13 @@ impl Drive {
         let jobs = request.rules.jobs.max(1);
         let run = Run::new(Arc::clone(&request.subject), &request.goals, request.rules);
         let (sender, receiver) = mpsc::unbounded_channel();
+        let remotes = Remotes::new(&engine);
         Self {
+            pusher: Pusher::new(remotes.clone()),
+            remotes,
+            reach: Reach::Begin,
+            asked: BTreeMap::new(),
+            asked_last: 0,
             started_ms: engine.clock.elapsed_ms(),
             engine,
             subject: request.subject,
@@ -238,6 +166,7 @@ impl Drive {
             session: request.session,
             session_receipts: HashSet::new(),
             doubted: HashSet::new(),
+            warned: HashSet::new(),
             working: HashMap::new(),
             needs: HashMap::new(),
             unrecorded: BTreeMap::new(),
@@ -272,7 +201,7 @@ impl Drive {
         let once = self.subject.workflow.indices().filter(|t| ids.first(*t) == *t && self.run.in_scope(*t));
         let states: Vec<(TaskIdx, State)> = once.map(|t| (t, self.run.state(t))).collect();
         let count = |is: fn(&State) -> bool| states.iter().filter(|(_, s)| is(s)).count();
-        let certain = count(|s| matches!(s, State::Queued | State::Following));
+        let certain = count(|s| matches!(s, State::Staging | State::Queued | State::Following));
         let conditional = count(|s| matches!(s, State::Waiting | State::Ordering));
         let settled = count(|s| matches!(s, State::Ended(_)));
         if certain + conditional > 0 {
@@ -304,6 +233,7 @@ impl Drive {
     /// Turns steps into work until the run is done.
     async fn work(&mut self, mut stop: watch::Receiver<Stop>) -> Result<(), DriveError> {
         let mut heard = Stop::No;
+        self.reach_out();
         loop {
             self.settle()?;
             self.record_finished()?;
@@ -328,6 +258,7 @@ impl Drive {
                     if wish > heard {
                         heard = wish;
                         self.run.on(Event::Stop);
+                        self.stop_asking()?;
                         for working in self.working.values() {
                             working.stop.send_if_modified(|s| std::mem::replace(s, wish) < wish);
                         }
@@ -358,12 +289,13 @@ impl Drive {
             flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         self.close_session()?;
+        self.end_pushes()?;
         self.note_findings();
         if let Some(error) = self.commit_error.take() {
             return Err(error.into());
         }
         let ms = self.engine.clock.elapsed_ms().saturating_sub(self.started_ms);
-        let summary = Summary { run: self.id.clone(), counts: self.run.counts(), fetched: 0, ms };
+        let summary = Summary { run: self.id.clone(), counts: self.run.counts(), fetched: self.remotes.fetched(), ms };
         self.emit(|| RunEvent::Summary(summary.clone()));
         let wall_ms = self.wall_ms.iter().map(|(t, (wall, _, _))| (*t, *wall)).collect();
         Ok(Report { summary, run: self.run, wall_ms, recorded: self.recorded })
@@ -378,8 +310,11 @@ impl Drive {
             }
             Message::Gone { task, epoch } => {
                 self.working.remove(&task);
-                let hollow = self.hollow(&self.needs.get(&task).cloned().unwrap_or_default())?;
-                if hollow.is_empty() {
+                let needs = self.needs.get(&task).cloned().unwrap_or_default();
+                let hollow = self.hollow(&needs)?;
+                if !hollow.is_empty() && self.can_ask() {
+                    self.ask(Question::Stage { task, epoch, needs })?;
+                } else if hollow.is_empty() {
                     let why = "bytes of its inputs were there, then not, then there again".to_owned();
                     let result = Err(Arc::new(FailureKind::Executor { why }.into()));
                     self.run.on(Event::Finished { task, epoch, result, receipt: None, cancelled: false });
@@ -398,11 +333,28 @@ impl Drive {
                     Ok(receipt) => {
                         self.recorded.insert(task, receipt);
                         self.extend_session(task, receipt)?;
+                        if push::may_leave(self.subject.workflow.node(task)) {
+                            self.pusher.push(&self.engine.store, receipt, &self.sender);
+                        }
                         self.emit(|| RunEvent::Recorded { task: self.name(task), receipt });
                     }
                     Err(error) => self.commit_error = Some(error),
                 }
             }
+            Message::Answered { number, answer } => self.answered(number, *answer)?,
+            Message::Warning(message) => self.warn_once(message),
+        }
+        Ok(())
+    }
+
+    /// Waits, not for ever, until what is to be sent on is sent.
+    fn end_pushes(&mut self) -> Result<(), DriveError> {
+        let left = self.pusher.finish();
+        while let Ok(message) = self.receiver.try_recv() {
+            self.hear(message)?;
+        }
+        if left > 0 {
+            self.warn_once(format!("{left} results were not sent on in time; nothing else depends on it"));
         }
         Ok(())
     }
@@ -473,6 +425,13 @@ impl Drive {
         if !self.engine.observers.is_empty() {
             let at_ms = self.engine.clock.elapsed_ms().saturating_sub(self.started_ms);
             self.engine.observers.on(at_ms, &event());
+        }
+    }
+
+    /// Says something once, however often it happens.
+    fn warn_once(&mut self, message: String) {
+        if self.warned.insert(message.clone()) {
+            self.emit(|| RunEvent::Warning { message });
         }
     }
 

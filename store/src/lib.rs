@@ -60,6 +60,7 @@ mod materialise;
 mod memory;
 mod parallel;
 pub mod receipt;
+pub mod remote;
 mod rows;
 pub mod sign;
 pub mod stamp;

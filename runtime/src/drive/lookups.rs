@@ -5,11 +5,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use quipu_store::cid::{ReceiptId, TreeId};
-use quipu_store::sign::SignedReceipt;
+use quipu_store::receipt::Output;
+use quipu_store::sign::{PublicKey, SignedReceipt};
 use quipu_store::tree::Entry;
 use quipu_store::trust::{self, Doubt, Verdict};
 use quipu_store::{Found, StoreError};
 
+use super::elsewhere::{AboutInvocation, AboutTask, Question};
 use super::{Drive, DriveError};
 use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
@@ -37,19 +39,37 @@ impl Drive {
             if quiet {
                 return Ok(());
             }
-            // All look-ups that came up together share one read of the index.
+            // All look-ups that came up together share one read of the index, and one question to others.
             let ids: Vec<_> = tasks.iter().map(|(_, id)| *id).collect();
-            for ((task, _), found) in tasks.into_iter().zip(self.find(&ids, |store, ids| store.find_tasks(ids))?) {
-                let candidates = self.candidates(found.receipts)?;
+            let mut open = vec![];
+            for ((task, id), found) in tasks.into_iter().zip(self.find(&ids, |store, ids| store.find_tasks(ids))?) {
+                let judged = self.judge(&found.receipts)?;
+                if self.ask_others(task, &judged.candidates) {
+                    open.push(AboutTask { task, id, found: found.receipts, accepted: found.accepted });
+                    continue;
+                }
+                let candidates = self.told(judged);
                 // What was accepted goes with the trust in who issued it.
                 let accepted = found.accepted.filter(|(id, _)| candidates.iter().any(|c| c.receipt == *id));
                 self.run.on(Event::Found { task, candidates, accepted });
             }
+            if !open.is_empty() {
+                self.ask(Question::Tasks(open))?;
+            }
             let ids: Vec<_> = invocations.iter().map(|(_, _, id)| *id).collect();
             let found = self.find(&ids, |store, ids| store.find_invocations(ids))?;
-            for ((task, epoch, _), found) in invocations.into_iter().zip(found) {
-                let candidates = self.candidates(found)?;
+            let mut open = vec![];
+            for ((task, epoch, id), found) in invocations.into_iter().zip(found) {
+                let judged = self.judge(&found)?;
+                if self.ask_others(task, &judged.candidates) {
+                    open.push(AboutInvocation { task, epoch, id, found });
+                    continue;
+                }
+                let candidates = self.told(judged);
                 self.run.on(Event::FoundInvocation { task, epoch, candidates });
+            }
+            if !open.is_empty() {
+                self.ask(Question::Invocations(open))?;
             }
         }
     }
@@ -86,22 +106,24 @@ impl Drive {
             }
             Step::Select { task, epoch, parts } => {
                 let (entries, hollow) = self.select(&parts)?;
+                if !hollow.is_empty() && self.can_ask() {
+                    return self.ask(Question::Select { task, epoch, parts });
+                }
                 self.run.on(Event::Selected { task, epoch, entries, hollow });
             }
             Step::Stage { task, epoch, needs } => {
                 let hollow = self.hollow(&needs)?;
-                self.needs.insert(task, needs);
+                self.needs.insert(task, needs.clone());
+                if !hollow.is_empty() && self.can_ask() {
+                    return self.ask(Question::Stage { task, epoch, needs });
+                }
                 self.run.on(Event::Staged { task, epoch, hollow });
             }
             Step::Place { task, epoch, output, fresh } => {
-                let placed = match self.place.as_mut().map(|place| place(task, &output, fresh)) {
-                    None => Placed::Done,
-                    Some(Ok(placed)) => placed,
-                    Some(Err(message)) => {
-                        self.emit(|| RunEvent::Warning { message });
-                        Placed::Failed
-                    }
-                };
+                let placed = self.put_in_place(task, &output, fresh);
+                if placed == Placed::Hollow && self.can_ask() {
+                    return self.ask(Question::Place { task, epoch, output, fresh });
+                }
                 self.run.on(Event::Placed { task, epoch, placed });
             }
             Step::Cancel { task } => {
@@ -117,43 +139,71 @@ impl Drive {
         Ok(())
     }
 
+    /// Puts a goal's output where people look for it.
+    pub(super) fn put_in_place(&mut self, task: TaskIdx, output: &Output, fresh: bool) -> Placed {
+        match self.place.as_mut().map(|place| place(task, output, fresh)) {
+            None => Placed::Done,
+            Some(Ok(placed)) => placed,
+            Some(Err(message)) => {
+                self.emit(|| RunEvent::Warning { message });
+                Placed::Failed
+            }
+        }
+    }
+
+    /// Receipts that count, with a word about those that do not.
+    pub(super) fn candidates(&mut self, found: &[Found]) -> Result<Vec<Candidate>, DriveError> {
+        let judged = self.judge(found)?;
+        Ok(self.told(judged))
+    }
+
+    /// Warns of what does not count, once of each kind.
+    fn told(&mut self, judged: Judged) -> Vec<Candidate> {
+        for (doubt, issuer) in judged.doubts {
+            self.warn_of(doubt, || match doubt {
+                Some(Doubt::Untrusted) => format!("receipts by {issuer} do not count: that key is not trusted"),
+                Some(Doubt::Expired) => format!("receipts by {issuer} do not count: they have expired"),
+                Some(Doubt::TooFew) => {
+                    format!("receipts by {issuer} do not count: too few trusted keys claim the same")
+                }
+                None => format!("receipts by {issuer} count although that key is not trusted (`any`)"),
+            });
+        }
+        judged.candidates
+    }
+
     /// Receipts that count: those made here, and of the others those that pass what is asked of their source.
-    pub(super) fn candidates(&mut self, found: Vec<Found>) -> Result<Vec<Candidate>, DriveError> {
+    fn judge(&self, found: &[Found]) -> Result<Judged, DriveError> {
         let now = self.engine.clock.unix_s();
-        let mut candidates = Vec::with_capacity(found.len());
+        let mut judged = Judged { candidates: Vec::with_capacity(found.len()), doubts: vec![] };
         // Most often there is nothing to judge.
         let foreign = found.iter().any(|f| !f.made_here);
         let together: Vec<&SignedReceipt> = found.iter().filter(|_| foreign).map(|f| &*f.signed).collect();
-        for one in &found {
+        for one in found {
             if one.made_here {
-                candidates.push(candidate(one, None, &self.session_receipts));
+                judged.candidates.push(candidate(one, None, &self.session_receipts));
                 continue;
             }
             let (engine, issuer) = (&self.engine, one.signed.issuer);
-            let source = |id| engine.store.source_of(id).map(Option::unwrap_or_default);
-            let verdict = trust::judge(&engine.trusted, &engine.policies, now, &one.signed, &together, source)?;
-            let rank = match verdict {
-                Verdict::Counts(rank) => rank,
-                Verdict::Not(doubt) => {
-                    self.warn_of(Some(doubt), || match doubt {
-                        Doubt::Untrusted => format!("receipts by {issuer} do not count: that key is not trusted"),
-                        Doubt::Expired => format!("receipts by {issuer} do not count: they have expired"),
-                        Doubt::TooFew => {
-                            format!("receipts by {issuer} do not count: too few trusted keys claim the same")
-                        }
-                    });
-                    continue;
-                }
+            // What came in this run may be nowhere but in memory: a plan writes nothing.
+            let source = |id| match self.remotes.source_of(id) {
+                Some(name) => Ok(name),
+                None => engine.store.source_of(id).map(Option::unwrap_or_default),
             };
-            if rank.is_none() {
-                self.warn_of(None, || format!("receipts by {issuer} count although that key is not trusted (`any`)"));
+            match trust::judge(&engine.trusted, &engine.policies, now, &one.signed, &together, source)? {
+                Verdict::Not(doubt) => judged.doubts.push((Some(doubt), issuer)),
+                Verdict::Counts(rank) => {
+                    if rank.is_none() {
+                        judged.doubts.push((None, issuer));
+                    }
+                    judged.candidates.push(candidate(one, rank, &self.session_receipts));
+                }
             }
-            candidates.push(candidate(one, rank, &self.session_receipts));
         }
-        Ok(candidates)
+        Ok(judged)
     }
 
-    fn select(&self, parts: &[Part]) -> Result<(Vec<Option<Entry>>, Vec<TreeId>), StoreError> {
+    pub(super) fn select(&self, parts: &[Part]) -> Result<(Vec<Option<Entry>>, Vec<TreeId>), StoreError> {
         let mut hollow = vec![];
         let mut entries = vec![];
         for part in parts {
@@ -199,6 +249,13 @@ impl Drive {
             self.emit(|| RunEvent::Warning { message: finding.to_string() });
         }
     }
+}
+
+/// What became of receipts that were found.
+struct Judged {
+    candidates: Vec<Candidate>,
+    /// Of those that do not count, why; `None` is of those that count unseen.
+    doubts: Vec<(Option<Doubt>, PublicKey)>,
 }
 
 pub(super) fn candidate(found: &Found, rank: Option<u32>, session: &HashSet<ReceiptId>) -> Candidate {

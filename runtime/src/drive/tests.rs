@@ -19,6 +19,9 @@ use crate::task::Task;
 use crate::value::{Branch, On, Value};
 use crate::workflow::Workflow;
 
+#[path = "remote_tests.rs"]
+mod remote_tests;
+
 #[derive(Default)]
 struct Heard(Mutex<Vec<RunEvent>>);
 

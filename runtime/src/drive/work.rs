@@ -10,6 +10,7 @@ use quipu_store::receipt::FailureKind;
 use quipu_store::{CommitError, Lease, Store, StoreError};
 use tokio::sync::watch;
 
+use super::elsewhere::Answer;
 use super::lookups::candidate;
 use super::{Drive, DriveError, Working};
 use crate::exec::{Done, Executor, Job, Stop, Unusable};
@@ -29,6 +30,10 @@ pub(super) enum Message {
     Broken { task: TaskIdx, epoch: u32, error: StoreError },
     /// A receipt is on disk, or will not be.
     Recorded { task: TaskIdx, result: Result<ReceiptId, CommitError> },
+    /// Somebody elsewhere answered.
+    Answered { number: u64, answer: Box<Answer> },
+    /// Something people should know.
+    Warning(String),
 }
 
 /// How long to wait before asking again whether another process is done, at first and at most.
@@ -50,6 +55,7 @@ impl Drive {
             invocation: Arc::clone(&invocation),
             sources: Arc::default(),
             timeout: node.policy.timeout,
+            forced: self.run.is_forced(task) || !node.policy.cache || attempt > 1,
             store: self.engine.store.clone(),
             sink: self.sink(task),
             stop: stopped,

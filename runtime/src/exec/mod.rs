@@ -80,6 +80,8 @@ pub struct Job {
     pub sources: Arc<[(String, Stamp)]>,
     /// Ended when it runs longer.
     pub timeout: Option<Duration>,
+    /// Asked to run although it has run before: nothing that anybody remembers will do.
+    pub forced: bool,
     /// Where blobs come from and go to.
     pub store: Store,
     /// Where output goes while it runs.
@@ -182,6 +184,7 @@ pub(crate) mod tests {
             invocation: Arc::new(invocation),
             sources: Arc::new([]),
             timeout: None,
+            forced: false,
             store: memory(),
             sink: Arc::new(|_, _| {}),
             stop,

@@ -91,6 +91,7 @@ impl Place {
             invocation: Arc::new(invocation),
             sources: self.stamps(&task.sources),
             timeout: task.timeout,
+            forced: false,
             store: self.store.clone(),
             sink: Arc::new(|_, _| {}),
             stop,

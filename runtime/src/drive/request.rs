@@ -1,0 +1,116 @@
+//! What a run is given and what it gives back: an engine, a request, a report. Unaware of how it is driven.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use quipu_store::cid::ReceiptId;
+use quipu_store::receipt::Output;
+use quipu_store::remote::Remote;
+use quipu_store::sign::PublicKey;
+use quipu_store::trust::Policies;
+use quipu_store::{CommitError, Store, StoreError};
+
+use crate::clock::Clock;
+use crate::exec::Executors;
+use crate::graph::TaskIdx;
+use crate::observe::{Observers, Summary};
+use crate::run::step::Placed;
+use crate::run::{Rules, Run, Subject};
+use crate::value::Text;
+
+/// What a run works with.
+#[derive(Clone)]
+pub struct Engine {
+    /// Where receipts and blobs are.
+    pub store: Store,
+    /// Who carries out what.
+    pub executors: Executors,
+    /// Who is told.
+    pub observers: Observers,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Keys whose receipts count beside those of this store, best first.
+    pub trusted: Vec<PublicKey>,
+    /// What is asked of receipts made elsewhere, by where they came from.
+    pub policies: Policies,
+    /// Stores elsewhere, asked in this order for what is not here.
+    pub remotes: Vec<Arc<dyn Remote>>,
+}
+
+impl Engine {
+    /// An engine that tells nobody and trusts its own store alone.
+    pub fn new(store: Store) -> Self {
+        let clock = Arc::new(crate::clock::SystemClock::new());
+        let (executors, observers) = (Executors::new(), Observers::new());
+        let (policies, remotes) = Default::default();
+        Self { store, executors, observers, clock, trusted: vec![], policies, remotes }
+    }
+}
+
+/// Puts a goal's output where people look for it; the flag says that it was made just now.
+pub type Placer = Box<dyn FnMut(TaskIdx, &Output, bool) -> Result<Placed, String> + Send>;
+
+/// Tells how long each task took earlier, by index; asked only when something will run.
+pub type Durations = Box<dyn FnOnce() -> Vec<u64> + Send>;
+
+/// Adds to a job what its executor needs beside the invocation.
+pub type Equip = Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>;
+
+/// What a run is to do.
+pub struct Request {
+    /// The tasks.
+    pub subject: Arc<Subject>,
+    /// What is asked for.
+    pub goals: Vec<TaskIdx>,
+    /// How it decides.
+    pub rules: Rules,
+    /// Id of the run.
+    pub id: Text,
+    /// The workspace it is of, for those who are told.
+    pub workspace: Option<Text>,
+    /// Where tasks that are never cached keep what they did, so that a crashed run goes on where it was.
+    pub session: Option<String>,
+    /// Puts goals' outputs in place.
+    pub place: Option<Placer>,
+    /// Tells how long each task took earlier, by index; asked only when something will run.
+    pub durations: Option<Durations>,
+    /// Adds to each job what its executor needs beside the invocation.
+    pub equip: Option<Equip>,
+}
+
+impl Request {
+    /// A request with nothing but the tasks and the goals.
+    pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
+        let id = "run".into();
+        Self { subject, goals, rules, id, workspace: None, session: None, place: None, durations: None, equip: None }
+    }
+}
+
+/// Why a run could not go on. Failed tasks are no such reason.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriveError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was done could not be recorded.
+    #[error("results could not be recorded: {0}")]
+    Commit(#[from] CommitError),
+    /// The threads for work could not be started.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct Report {
+    /// The last event.
+    pub summary: Summary,
+    /// The state machine, for questions about single tasks.
+    pub run: Run,
+    /// How long each task that ran took, in milliseconds.
+    pub wall_ms: HashMap<TaskIdx, u64>,
+    /// Receipts made, by task.
+    pub recorded: HashMap<TaskIdx, ReceiptId>,
+}

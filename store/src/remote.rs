@@ -1,0 +1,121 @@
+//! Remotes: a store over a network, as those who look things up see it.
+//!
+//! Knows that receipts come as signed bytes and blocks by id; unaware of protocols, of trust and of when to
+//! give up. Nothing that comes from a remote is believed: a receipt is verified by who asked, a block by
+//! whoever implements this, before it reaches the store.
+
+use std::time::Duration;
+
+use crate::cid::{InvocationId, Link, TaskId};
+use crate::sign::SignedReceipt;
+use crate::store::Store;
+
+/// What a remote may be used for, as its user says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemotePolicy {
+    /// Whether receipts and blocks are looked for there.
+    pub read: bool,
+    /// Whether receipts made here are sent there.
+    pub write: bool,
+    /// How isolated a run must have been for its receipt to be sent: `ns`, `wasm`, ...
+    pub tiers: Vec<String>,
+    /// How long a run may wait at its end for what is still to be sent.
+    pub push_wait: Duration,
+}
+
+impl Default for RemotePolicy {
+    /// Read only; of what is written, once that is asked for, only what was isolated.
+    fn default() -> Self {
+        let tiers = vec!["ns".to_owned(), "wasm".to_owned()];
+        Self { read: true, write: false, tiers, push_wait: Duration::from_secs(30) }
+    }
+}
+
+/// A block that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want {
+    /// The block.
+    pub link: Link,
+    /// Its size, when whoever names it says so: a cap on what is read.
+    pub size: Option<u64>,
+}
+
+/// What a fetch brought.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Blocks that are in the store now.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Blocks whose bytes were not what their ids say, and were not kept.
+    pub false_blobs: usize,
+}
+
+/// What a push sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Blocks that were not there before.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Why a remote gave no answer. Something that is not there is no error.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// It cannot be reached, or went away in the middle.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It did not answer in time.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Slow(Duration),
+    /// It does not let us.
+    #[error("access denied: {0}")]
+    Denied(String),
+    /// It said something that makes no sense.
+    #[error("{0}")]
+    Odd(String),
+    /// Our own store failed.
+    #[error("own store: {0}")]
+    Store(String),
+}
+
+impl RemoteError {
+    /// Whether asking again in this run would only cost the same time again.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Slow(_) | Self::Denied(_) | Self::Store(_))
+    }
+}
+
+impl From<crate::StoreError> for RemoteError {
+    fn from(error: crate::StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// Signed envelopes that may belong to an id: unverified bytes.
+pub type Envelopes = Vec<Vec<u8>>;
+
+/// A store over a network. Methods block and answer within a deadline of their own; they are called from
+/// threads that may wait, several at a time.
+pub trait Remote: Send + Sync {
+    /// What its user calls it.
+    fn name(&self) -> &str;
+
+    /// What it may be used for.
+    fn policy(&self) -> &RemotePolicy;
+
+    /// Receipts that settle tasks, in the order asked. An entry some of whose blocks are gone is no entry. With
+    /// `keep`, `store` is told where the blocks of what was found are to be had; without, nothing is written.
+    fn find_tasks(&self, store: &Store, keep: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError>;
+
+    /// Receipts of invocations, likewise.
+    fn find_invocations(&self, store: &Store, keep: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError>;
+
+    /// Brings blocks into the store, each verified against its id; what is not there is left out.
+    fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError>;
+
+    /// Sends a receipt with all it reaches, blocks first.
+    fn push(&self, store: &Store, receipt: &SignedReceipt) -> Result<Pushed, RemoteError>;
+}
