@@ -18,6 +18,9 @@ pub(crate) struct Cli {
     /// Keep blobs and receipts in DIR [default: $QUIPU_STORE, else the cache directory of the platform]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
+    /// Ask no remote, and send nothing to any
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -100,6 +103,9 @@ pub(crate) struct RunArgs {
     /// Run this task whatever receipts there are (may be given again; without a name: all that were asked for)
     #[arg(long, value_name = "TASK", num_args = 0..=1, default_missing_value = "", require_equals = true)]
     pub(crate) force: Vec<String>,
+    /// Let this remote run sandboxed tasks, beside this machine
+    #[arg(long, value_name = "NAME", conflicts_with = "offline")]
+    pub(crate) remote: Option<String>,
     /// Print one JSON event a line on standard output
     #[arg(long)]
     pub(crate) json: bool,

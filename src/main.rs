@@ -7,6 +7,7 @@ mod diagnose;
 mod exit;
 mod project;
 mod quantity;
+mod remotes;
 mod render;
 mod settings;
 mod trust_file;

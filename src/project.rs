@@ -16,7 +16,8 @@ use quipu_store::Store;
 
 use crate::commands::Context;
 use crate::diagnose::Diagnosis;
-use crate::settings;
+use crate::remotes;
+use crate::settings::{self, Settings};
 use crate::trust_file::Trust;
 
 /// A workspace, opened.
@@ -26,6 +27,8 @@ pub(crate) struct Opened {
     pub(crate) project: Arc<Project>,
     pub(crate) trust: Trust,
     processes: ProcessExecutor,
+    pub(crate) settings: Settings,
+    offline: bool,
 }
 
 impl Opened {
@@ -42,7 +45,8 @@ impl Opened {
             Project::open(&store, &mut index, loaded, settings::environment())?
         };
         let processes = ProcessExecutor::with_surroundings(Arc::clone(&workspace), settings::environment());
-        Ok(Self { store, workspace, project: Arc::new(project), trust, processes })
+        let (project, offline) = (Arc::new(project), context.offline);
+        Ok(Self { store, workspace, project, trust, processes, settings, offline })
     }
 
     /// An engine that runs processes in this workspace.
@@ -59,11 +63,18 @@ impl Opened {
         self.processes.unavailable().map(Diagnosis::not_isolated)
     }
 
+    /// Gives an engine the remotes of its user, unless they are to be left alone.
+    pub(crate) fn attach_remotes(&self, engine: &mut Engine) -> Result<(), Diagnosis> {
+        if self.offline { Ok(()) } else { remotes::attach(engine, &self.settings) }
+    }
+
     /// Looks up what receipts settle on the way to `goals`. Runs nothing and writes nothing.
     pub(crate) fn look(&self, goals: Vec<TaskIdx>, rules: Rules) -> Result<Run, Diagnosis> {
         let mut request = Request::new(Arc::clone(&self.project.subject), goals, rules);
         request.session = Some(self.key());
-        Ok(drive::look(&self.engine(), request)?)
+        let mut engine = self.engine();
+        self.attach_remotes(&mut engine)?;
+        Ok(drive::look(&engine, request)?)
     }
 
     /// The tasks that selectors mean.

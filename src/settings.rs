@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     pub(crate) trust: PathBuf,
     /// The key that `QUIPU_KEY` gives in place of the file.
     pub(crate) given_key: Option<Signer>,
+    /// The file that says which remotes there are. Beside the key: no workspace can name a server or a password.
+    pub(crate) config: PathBuf,
 }
 
 impl Settings {
@@ -45,8 +47,8 @@ impl Settings {
         };
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let config = absolute(config);
-        let (key, trust) = (config.join("key"), config.join("trust.toml"));
-        Ok(Self { store: absolute(store), key, trust, given_key: given_key()? })
+        let (key, trust, config) = (config.join("key"), config.join("trust.toml"), config.join("config.toml"));
+        Ok(Self { store: absolute(store), key, trust, given_key: given_key()?, config })
     }
 
     /// Opens the store. One that is not there yet is made by the first write.

@@ -132,6 +132,7 @@ fn repeat(
         invocation: Arc::new(invocation),
         sources: project.seen(task),
         timeout: project.policy(task).timeout,
+        forced: true,
         store: store.clone(),
         sink: Arc::new(|_, _| {}),
         stop,

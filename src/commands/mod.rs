@@ -36,6 +36,8 @@ use crate::settings::Settings;
 /// What every command may need.
 pub(crate) struct Context {
     store: Option<PathBuf>,
+    /// Whether remotes are left alone.
+    pub(crate) offline: bool,
     /// Where to look for the workfile.
     pub(crate) start: PathBuf,
 }
@@ -54,7 +56,7 @@ impl Context {
 
 /// Carries out the command.
 pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
-    let context = Context { store: cli.store, start: start(cli.directory.as_deref())? };
+    let context = Context { store: cli.store, offline: cli.offline, start: start(cli.directory.as_deref())? };
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Plan(args) => plan::plan(&context, &args),

@@ -19,13 +19,13 @@ use crate::commands::{Context, memory, plan};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
-use crate::{render, settings};
+use crate::{remotes, render, settings};
 
 /// Runs.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> {
     let opened = Opened::open(context)?;
     let goals = opened.goals(&args.goals.goals)?;
-    let rules = rules(&opened, args, &goals)?;
+    let mut rules = rules(&opened, args, &goals)?;
     if args.dry_run {
         return plan::show(&opened, goals, rules, args.json);
     }
@@ -40,6 +40,11 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let told = render::TellKept::new(Arc::clone(&opened.workspace), told);
     told.tell(0, checkout::tidy(&opened.store));
     engine.observers.add(Arc::new(told));
+    opened.attach_remotes(&mut engine)?;
+    if let Some(name) = &args.remote {
+        let there = remotes::execute_on(&mut engine, &opened.settings, name, &opened.workspace, rules.jobs)?;
+        rules.jobs = rules.jobs.saturating_add(there);
+    }
     let mut request = Request::new(Arc::clone(&opened.project.subject), goals, rules);
     request.id = id.as_str().into();
     request.session = Some(opened.key());

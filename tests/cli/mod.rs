@@ -10,6 +10,7 @@ mod init;
 mod list;
 mod log;
 mod plan;
+mod remote;
 mod run;
 mod schema;
 mod show;

@@ -45,7 +45,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// The libraries do not talk to the terminal.
-const SILENT: [&str; 3] = ["store/src/", "runtime/src/", "peer/src/"];
+const SILENT: [&str; 4] = ["store/src/", "runtime/src/", "peer/src/", "remote/src/"];
 const PRINTING: [&str; 7] = ["print!", "println!", "eprint!", "eprintln!", "dbg!", "io::stdout", "io::stderr"];
 
 /// At this length there is a noun hiding in a file.

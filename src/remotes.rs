@@ -1,0 +1,151 @@
+//! Remotes that a person has described in `config.toml`, beside their key.
+//!
+//! Reads the file and makes remotes of it; connects to nobody. Where this program was built without them, it says so
+//! and goes on.
+
+use std::path::Path;
+
+use quipu_runtime::drive::Engine;
+use quipu_runtime::observe::{Observer, RunEvent};
+
+use crate::diagnose::Diagnosis;
+use crate::settings::Settings;
+
+/// Largest file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Gives an engine the remotes of its user, in the order they stand in.
+pub(crate) fn attach(engine: &mut Engine, settings: &Settings) -> Result<(), Diagnosis> {
+    let tables = read(&settings.config)?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    // What one's own key has signed counts wherever it was in between.
+    let own = match &settings.given_key {
+        Some(signer) => Some(signer.public()),
+        None => quipu_store::key_file::read(&settings.key).ok().map(|signer| signer.public()),
+    };
+    if let Some(own) = own.filter(|own| !engine.trusted.contains(own)) {
+        engine.trusted.insert(0, own);
+    }
+    for (name, table) in tables {
+        let wrong = |why: &dyn std::fmt::Display| {
+            Diagnosis::usage(format!("`{}`: remote `{name}`: {why}", settings.config.display()))
+        };
+        if let Some(message) = add(engine, &name, table, &wrong)? {
+            engine.observers.on(0, &RunEvent::Warning { message });
+        }
+    }
+    Ok(())
+}
+
+/// Lets the remote of this name carry out processes, beside this machine; says how many there at once.
+#[cfg(feature = "remote")]
+pub(crate) fn execute_on(
+    engine: &mut Engine,
+    settings: &Settings,
+    name: &str,
+    workspace: &std::sync::Arc<quipu_runtime::exec::workspace::Workspace>,
+    jobs: u32,
+) -> Result<u32, Diagnosis> {
+    use quipu_runtime::task::PROCESS;
+    let tables = read(&settings.config)?;
+    let wrong = |why: &dyn std::fmt::Display| {
+        Diagnosis::usage(format!("`{}`: remote `{name}`: {why}", settings.config.display()))
+    };
+    let Some((_, table)) = tables.into_iter().find(|(n, _)| n == name) else {
+        return Err(wrong(&"there is none of that name"));
+    };
+    let config: quipu_remote::Config =
+        toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
+    let local = engine.executors.find(PROCESS).cloned().ok_or_else(|| wrong(&"there are no processes to send"))?;
+    let env = |variable: &str| std::env::var(variable).ok();
+    let workspace = std::sync::Arc::clone(workspace);
+    let executor = quipu_remote::RemoteExecutor::new(name, &config, &env, workspace, local, jobs);
+    engine.executors.register(PROCESS, executor.map_err(|e| wrong(&e))?);
+    Ok(config.slots)
+}
+
+/// There are none to execute on.
+#[cfg(not(feature = "remote"))]
+pub(crate) fn execute_on(
+    _: &mut Engine,
+    _: &Settings,
+    name: &str,
+    _: &std::sync::Arc<quipu_runtime::exec::workspace::Workspace>,
+    _: u32,
+) -> Result<u32, Diagnosis> {
+    Err(Diagnosis::usage(format!("remote `{name}`: this quipu was built without the feature `remote`"))
+        .hint("build it with `--features remote`"))
+}
+
+type Wrong<'w> = dyn Fn(&dyn std::fmt::Display) -> Diagnosis + 'w;
+
+#[cfg(feature = "remote")]
+fn add(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -> Result<Option<String>, Diagnosis> {
+    use quipu_remote::{Config, ConfigError, GrpcRemote};
+    let config: Config = toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
+    match GrpcRemote::new(name, &config, &|variable| std::env::var(variable).ok()) {
+        Ok(remote) => engine.remotes.push(std::sync::Arc::new(remote)),
+        // A machine without the password, such as one that builds a stranger's change, builds without the remote.
+        Err(ConfigError::Token(why)) => return Ok(Some(format!("remote `{name}` is left out: {why}"))),
+        Err(error) => return Err(wrong(&error)),
+    }
+    Ok(None)
+}
+
+#[cfg(not(feature = "remote"))]
+fn add(_: &mut Engine, name: &str, _: toml::Table, _: &Wrong<'_>) -> Result<Option<String>, Diagnosis> {
+    Ok(Some(format!("remote `{name}` is left out: this quipu was built without the feature `remote`")))
+}
+
+/// The tables of `[remote.NAME]`, by name; none where there is no file.
+fn read(path: &Path) -> Result<Vec<(String, toml::Table)>, Diagnosis> {
+    use std::io::Read;
+    let system = |e: std::io::Error| Diagnosis::system(&format!("cannot read `{}`", path.display()), &e);
+    let wrong = |why: &str| Diagnosis::usage(format!("`{}`: {why}", path.display()));
+    let mut text = String::new();
+    match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(system(e)),
+        Ok(file) => file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(system)?,
+    };
+    let mut file: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e.to_string()))?;
+    let remotes = file.remove("remote");
+    if let Some((other, _)) = file.iter().next() {
+        return Err(wrong(&format!("`{other}` means nothing here; there is `[remote.NAME]`")));
+    }
+    let Some(remotes) = remotes else { return Ok(vec![]) };
+    let toml::Value::Table(remotes) = remotes else { return Err(wrong("`remote` is not a table")) };
+    let mut tables = vec![];
+    for (name, value) in remotes {
+        let toml::Value::Table(table) = value else { return Err(wrong(&format!("`remote.{name}` is not a table"))) };
+        tables.push((name, table));
+    }
+    Ok(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remotes_are_read_in_order_and_nothing_else_stands_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.toml");
+        assert!(read(&path).expect("no file").is_empty());
+        let names = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            read(&path)
+                .map(|tables| tables.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(
+            names("[remote.b]\nurl = 'grpc://b'\n[remote.a]\nurl = 'grpc://a'"),
+            Ok(vec!["b".into(), "a".into()])
+        );
+        for bad in ["remote = 1", "[remote]\na = 1", "[trust]\nkeys = []", "[remote.a", "x = 1"] {
+            assert!(names(bad).is_err(), "{bad}");
+        }
+    }
+}

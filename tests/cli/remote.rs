@@ -1,0 +1,145 @@
+//! A cache server through the command: two workspaces, two stores, one key, and a server.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+struct Server(Child, u16, tempfile::TempDir);
+
+impl Server {
+    /// A real server, where there is one to be had; `None` is said why.
+    fn start() -> Option<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/casd.sh");
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../servers/casd");
+        let installed = Command::new(&script).arg("install").arg(&home).output().expect("bash is there");
+        if !installed.status.success() {
+            let why = String::from_utf8_lossy(&installed.stderr).into_owned();
+            assert_eq!(installed.status.code(), Some(77), "{why}");
+            assert!(std::env::var_os("QUIPU_REQUIRE_SERVERS").is_none(), "a server was asked for: {why}");
+            say(&why);
+            return None;
+        }
+        let data = tempfile::tempdir().expect("a directory");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback is there").port();
+        let mut command = Command::new(script);
+        command.arg("serve").arg(home).arg(port.to_string()).arg(data.path());
+        let server = Self(command.spawn().expect("bash is there"), port, data);
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "the server does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "for people who run the tests")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// A machine: a home with a configuration, and a checkout.
+struct Machine(tempfile::TempDir);
+
+impl Machine {
+    fn new(config: &str, key: Option<&Path>) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |rel: &str| dir.path().join(rel);
+        std::fs::create_dir_all(at("config")).expect("made");
+        std::fs::create_dir_all(at("ws")).expect("made");
+        std::fs::write(at("config/config.toml"), config).expect("written");
+        if let Some(key) = key {
+            std::fs::copy(key, at("config/key")).expect("copied");
+        }
+        let workfile = "[task.words]\nrun = \"printf 'b a' > words\"\ninputs = []\noutputs = [\"words\"]\n\
+                        [task.count]\nrun = \"wc -c < words > count\"\ninputs = [\"words\"]\noutputs = [\"count\"]\n";
+        std::fs::write(at("ws/quipu.toml"), workfile).expect("written");
+        Self(dir)
+    }
+
+    fn path(&self, rel: &str) -> PathBuf {
+        self.0.path().join(rel)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+        command.arg("-C").arg(self.path("ws")).arg("run").args(arguments);
+        command.env("QUIPU_STORE", self.path("store")).env("QUIPU_CONFIG", self.path("config"));
+        command.output().expect("it was built")
+    }
+
+    /// The last event of a run.
+    fn summary(&self) -> String {
+        let output = self.run(&["--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("JSON is text");
+        text.lines().last().expect("a summary").to_owned()
+    }
+}
+
+fn config(port: u16, more: &str) -> String {
+    format!("[remote.cache]\nurl = \"grpc://127.0.0.1:{port}\"\npush = true\nshare = [\"ns\", \"none\"]\n{more}")
+}
+
+#[test]
+#[cfg(feature = "remote")]
+fn work_done_on_one_machine_is_not_done_on_another() {
+    let Some(server) = Server::start() else { return };
+    let first = Machine::new(&config(server.1, ""), None);
+    let summary = first.summary();
+    assert!(summary.contains("\"ran\":2"), "{summary}");
+    let second = Machine::new(&config(server.1, ""), Some(&first.path("config/key")));
+    let summary = second.summary();
+    assert!(summary.contains("\"ran\":0") && summary.contains("\"fetched\":2"), "{summary}");
+    assert_eq!(
+        std::fs::read(second.path("ws/count")).expect("placed"),
+        std::fs::read(first.path("ws/count")).expect("made")
+    );
+    // A stranger's results are none.
+    let third = Machine::new(&config(server.1, ""), None);
+    let summary = third.summary();
+    assert!(summary.contains("\"ran\":2") && summary.contains("\"fetched\":0"), "{summary}");
+    let _ = &server.2;
+}
+
+#[test]
+#[cfg(feature = "remote")]
+fn what_is_wrong_with_a_remote_is_said_before_anything_runs() {
+    for (text, expected) in [
+        ("[remote.x]\nurl = \"ftp://a\"", "`ftp://a`"),
+        ("[remote.x]\nurl = \"grpc://a:1\"\ntrust = \"all\"", "unknown field `trust`"),
+        ("[remotes.x]\nurl = \"grpc://a:1\"", "`remotes` means nothing here"),
+    ] {
+        let machine = Machine::new(text, None);
+        let output = machine.run(&[]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && told.contains(expected) && told.contains("config.toml"), "{told}");
+        assert!(!machine.path("ws/count").exists());
+        assert!(machine.run(&["--offline"]).status.success());
+    }
+    // Without its password a remote is left out, and the work is done all the same.
+    let machine = Machine::new(&config(1, "token-env = \"QUIPU_TEST_NO_SUCH_VARIABLE\""), None);
+    let output = machine.run(&[]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("left out"), "{told}");
+}
+
+#[test]
+#[cfg(not(feature = "remote"))]
+fn a_command_built_without_remotes_says_so_and_works() {
+    let machine = Machine::new(&config(1, ""), None);
+    let output = machine.run(&[]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("without the feature `remote`"), "{told}");
+    assert!(machine.summary().contains("\"ran\":0"));
+    let _ = (Server::start, say);
+}
