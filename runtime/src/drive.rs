@@ -12,6 +12,7 @@ mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quipu_store::cid::{ReceiptId, TaskId};
 use quipu_store::receipt::{FailureKind, Via};
@@ -118,6 +119,10 @@ struct Drive {
     working: HashMap<TaskIdx, Working>,
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
+    /// Failed tasks that wait before they are tried again.
+    pauses: HashMap<TaskIdx, work::Pausing>,
+    /// Time that tasks took so far, with the pauses between attempts.
+    spent: HashMap<TaskIdx, Duration>,
     unrecorded: BTreeMap<TaskIdx, Unrecorded>,
     awaiting_record: usize,
     remotes: Remotes,
@@ -169,6 +174,8 @@ impl Drive {
             warned: HashSet::new(),
             working: HashMap::new(),
             needs: HashMap::new(),
+            pauses: HashMap::new(),
+            spent: HashMap::new(),
             unrecorded: BTreeMap::new(),
             awaiting_record: 0,
             unflushed: false,
@@ -256,8 +263,10 @@ impl Drive {
                         continue;
                     }
                     if wish > heard {
+                        // Asked twice before it was heard once.
+                        let times = if heard == Stop::No && wish == Stop::Kill { 2 } else { 1 };
                         heard = wish;
-                        self.run.on(Event::Stop);
+                        (0..times).for_each(|_| self.run.on(Event::Stop));
                         self.stop_asking()?;
                         for working in self.working.values() {
                             working.stop.send_if_modified(|s| std::mem::replace(s, wish) < wish);
@@ -322,6 +331,10 @@ impl Drive {
                     self.run.on(Event::Staged { task, epoch, hollow });
                 }
             }
+            Message::Paused { task, epoch } => {
+                self.pauses.remove(&task);
+                self.run.on(Event::Paused { task, epoch, go_on: true });
+            }
             Message::Broken { task, epoch, error } => {
                 self.working.remove(&task);
                 let result = Err(Arc::new(FailureKind::Executor { why: error.to_string() }.into()));
@@ -370,6 +383,7 @@ impl Drive {
         let working = self.working.remove(&task).expect("what is done was started");
         let cpu_ms = u64::try_from(done.cpu.as_millis()).unwrap_or(0);
         self.wall_ms.insert(task, (wall_ms, cpu_ms, done.rss_bytes));
+        *self.spent.entry(task).or_default() += Duration::from_millis(wall_ms);
         let cancelled = matches!(done.unusable, Some(Unusable::Cancelled));
         if let Some(Unusable::InputsChanged(paths)) = &done.unusable {
             let path = paths.first().cloned().unwrap_or_default();
@@ -463,6 +477,7 @@ impl Drive {
             End::Failed => (Ended::Failed, failure.map(|f| f.kind.to_string())),
             End::Skipped { cause } => (Ended::Skipped, Some(format!("`{}` did not succeed", self.name(cause)))),
             End::Blocked { cause } => (Ended::Blocked, Some(format!("there is no receipt for `{}`", self.name(cause)))),
+            End::Unmet => (Ended::Unmet, Some("nothing that it comes after failed".to_owned())),
             End::Cancelled => (Ended::Cancelled, None),
         };
         let ran = matches!(end, End::Ran | End::Failed | End::Cancelled);

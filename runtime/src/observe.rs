@@ -153,6 +153,8 @@ pub enum Ended {
     Skipped,
     /// It needs a task of another workflow that nobody has a receipt for.
     Blocked,
+    /// Its condition is not met.
+    Unmet,
     /// The run was stopped.
     Cancelled,
 }

@@ -30,7 +30,8 @@ use crate::value::Text;
 ///
 /// `status` is one of `cached`, `cut-off`, `certain`, `conditional`, `unneeded`, `blocked`, `failed`,
 /// `skipped`; `reason.kind` one of `no-receipt`, `other-inputs`, `forced`, `bytes-missing`,
-/// `inputs-may-change`, `same-as` (with `task`), `caused-by` (with `task`), `failure` (with `message`).
+/// `inputs-may-change`, `same-as` (with `task`), `caused-by` (with `task`), `failure` (with `message`),
+/// `condition` (the task has one, and what it comes after has not ended), `unmet` (nothing it comes after failed).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Every task the goals lead to, in the order of the workflow; the same task under two names once.
@@ -139,6 +140,10 @@ pub enum Reason {
         /// That task.
         task: Text,
     },
+    /// It has a condition, and what it comes after has not ended.
+    Condition,
+    /// It has a condition, and nothing that it comes after failed.
+    Unmet,
     /// What is wrong with it.
     Failure {
         /// In words.
@@ -256,9 +261,10 @@ fn status(run: &Run, task: TaskIdx) -> Status {
         State::Ended(End::Cached | End::Ran) => Status::Cached,
         State::Ended(End::CutOff) => Status::CutOff,
         State::Ended(End::Failed) => Status::Failed,
-        State::Ended(End::Skipped { .. } | End::Cancelled) => Status::Skipped,
+        State::Ended(End::Skipped { .. } | End::Cancelled | End::Unmet) => Status::Skipped,
         State::Ended(End::Blocked { .. }) => Status::Blocked,
-        State::Ordering | State::Staging | State::Queued | State::Running => Status::Certain,
+        State::Ordering if run.awaits_condition(task) => Status::Conditional,
+        State::Ordering | State::Staging | State::Queued | State::Running | State::Pausing => Status::Certain,
         _ if run.is_forced(task) || run.is_hollow(task) => Status::Certain,
         // Looked up for the sake of another task's receipt, or not at rest: nothing says that it will run.
         _ => Status::Conditional,
@@ -271,10 +277,12 @@ fn reason(run: &Run, task: TaskIdx, status: Status) -> Option<Reason> {
         (Status::Cached | Status::CutOff | Status::Unneeded, _) => None,
         (_, State::Ended(End::Skipped { cause })) => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Blocked { cause })) if cause != task => Some(Reason::CausedBy { task: name(cause) }),
+        (_, State::Ended(End::Unmet)) => Some(Reason::Unmet),
         (Status::Blocked, _) => Some(Reason::NoReceipt),
         (Status::Failed, _) => run.failure(task).map(|f| Reason::Failure { message: f.kind.to_string() }),
         _ => Some(match run.leader(task) {
             Some(leader) => Reason::SameAs { task: name(leader) },
+            None if run.awaits_condition(task) => Reason::Condition,
             None if run.is_hollow(task) => Reason::BytesMissing,
             None if run.is_forced(task) => Reason::Forced,
             None if run.goes_by_inputs(task) => Reason::InputsMayChange,

@@ -52,10 +52,14 @@ pub struct Invocation {
 /// What a task may use and how it is handled. Never part of an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Ended when it runs longer.
+    /// The time it may take: all attempts together, with the pauses between them.
     pub timeout: Option<Duration>,
     /// How often it is tried again after a failure.
     pub retries: u32,
+    /// The pause before it is tried again; doubled each time.
+    pub backoff: Option<Duration>,
+    /// What must have become of the tasks it comes after.
+    pub when: When,
     /// Whether its receipts settle it in later runs.
     pub cache: bool,
     /// Slots it takes while it runs, by name. The slot with the empty name is the one `-j` counts; it always takes at least one of those.
@@ -66,7 +70,49 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { timeout: None, retries: 0, cache: true, slots: BTreeMap::new(), mute: false }
+        Self {
+            timeout: None,
+            retries: 0,
+            backoff: None,
+            when: When::Success,
+            cache: true,
+            slots: BTreeMap::new(),
+            mute: false,
+        }
+    }
+}
+
+/// The longest pause between two attempts, however often they were doubled.
+const MAX_PAUSE: Duration = Duration::from_secs(600);
+
+impl Policy {
+    /// How long to wait before an attempt, from the second on.
+    pub fn pause_before(&self, attempt: u32) -> Duration {
+        let doubled = 2_u32.checked_pow(attempt.saturating_sub(2)).unwrap_or(u32::MAX);
+        self.backoff.unwrap_or_default().saturating_mul(doubled).min(MAX_PAUSE)
+    }
+}
+
+/// What must have become of the tasks that a task comes after, for it to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum When {
+    /// All of them succeeded.
+    #[default]
+    Success,
+    /// One of them failed, or was not started since another had failed.
+    Failure,
+    /// Whatever became of them, also when the run is being stopped.
+    Always,
+}
+
+impl When {
+    /// The name in workfiles.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Always => "always",
+        }
     }
 }
 
@@ -90,4 +136,17 @@ pub enum Work {
     Task(Task),
     /// A task of another workflow: settled by a receipt or not at all.
     External(quipu_store::cid::TaskId),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_stay_bounded() {
+        let policy = Policy { backoff: Some(Duration::from_secs(1)), ..Policy::default() };
+        let pauses: Vec<u64> = [2, 3, 4, 5, 100, u32::MAX].map(|n| policy.pause_before(n).as_secs()).into();
+        assert_eq!(pauses, [1, 2, 4, 8, 600, 600]);
+        assert_eq!(Policy::default().pause_before(7), Duration::ZERO);
+    }
 }

@@ -105,6 +105,7 @@ pub(crate) fn parts(number: impl Fn(&str) -> usize) -> String {
         (number("ran"), "ran"),
         (number("failed"), "failed"),
         (number("skipped"), "skipped"),
+        (number("unmet"), "with nothing to do"),
         (number("blocked"), "blocked"),
         (number("cancelled"), "cancelled"),
         (number("cached") + number("unneeded"), "cached"),

@@ -54,8 +54,8 @@ impl Transcript {
                         indent(&mut again, &tail, (lines.len() > TAIL_LINES).then_some(0));
                         self.failures.push(again);
                     }
-                    Ended::Skipped | Ended::Blocked if !self.quiet => {
-                        let word = if *end == Ended::Skipped { "skipped" } else { "blocked" };
+                    Ended::Skipped | Ended::Unmet | Ended::Blocked if !self.quiet => {
+                        let word = if *end == Ended::Blocked { "blocked" } else { "skipped" };
                         let _ = writeln!(out, "{word} {task}: {}", reason.as_deref().unwrap_or_default());
                     }
                     _ => {}
@@ -108,8 +108,9 @@ impl Transcript {
         }
         let counts = &summary.counts;
         let settled = counts.cached + counts.cut_off + counts.unneeded;
-        let total = settled + counts.ran + counts.failed + counts.skipped + counts.blocked + counts.cancelled;
-        if settled == total {
+        let missed = counts.failed + counts.skipped + counts.unmet + counts.blocked + counts.cancelled;
+        let total = settled + counts.ran + missed;
+        if settled + counts.unmet == total {
             let work = if counts.cut_off > 0 { "nothing ran" } else { "nothing to do" };
             let _ = writeln!(out, "{work}: {} up to date", are(total));
             return out;
@@ -118,6 +119,7 @@ impl Transcript {
             "ran" => counts.ran,
             "failed" => counts.failed,
             "skipped" => counts.skipped,
+            "unmet" => counts.unmet,
             "blocked" => counts.blocked,
             "cancelled" => counts.cancelled,
             "cached" => counts.cached,

@@ -92,12 +92,13 @@ fn as_json_it_ends_with_a_summary_of_exactly_these_fields() {
         "ran",
         "run",
         "skipped",
+        "unmet",
         "unneeded",
     ];
     assert_eq!(fields, expected);
     let number = |what: &str| summary[what].as_u64().expect("number");
     assert_eq!((number("ran"), number("failed"), number("skipped")), (2, 1, 1));
-    let counts = ["ran", "cached", "cut_off", "unneeded", "failed", "skipped", "blocked", "cancelled"];
+    let counts = ["ran", "cached", "cut_off", "unneeded", "failed", "skipped", "unmet", "blocked", "cancelled"];
     assert_eq!(ran.events[0]["tasks"].as_u64(), Some(counts.into_iter().map(number).sum()));
     for event in &ran.events[..ran.events.len() - 1] {
         assert!(event["at"].is_u64(), "{event}");

@@ -4,6 +4,7 @@ mod cancel;
 mod concurrent;
 mod cutoff;
 mod damage;
+mod failures;
 mod incremental;
 mod moving_ground;
 mod pipeline;

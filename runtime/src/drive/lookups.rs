@@ -132,7 +132,11 @@ impl Drive {
                         std::mem::replace(s, (*s).max(crate::exec::Stop::Cancel)) < crate::exec::Stop::Cancel
                     });
                 }
+                if let Some(pausing) = self.pauses.remove(&task) {
+                    self.run.on(pausing.end());
+                }
             }
+            Step::Pause { task, epoch, attempt } => self.pause(task, epoch, attempt),
             Step::Execute { .. } => self.start(step),
             Step::Find { .. } | Step::FindInvocation { .. } => unreachable!("answered in batches"),
         }

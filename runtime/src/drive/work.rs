@@ -16,7 +16,7 @@ use super::{Drive, DriveError, Working};
 use crate::exec::{Done, Executor, Job, Stop, Unusable};
 use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
-use crate::run::step::{Candidate, Step};
+use crate::run::step::{Candidate, Event, Step};
 
 /// What work tells the driver.
 pub(super) enum Message {
@@ -26,6 +26,8 @@ pub(super) enum Message {
     Arrived { task: TaskIdx, candidate: Box<Candidate> },
     /// Bytes of its inputs were gone by the time it started.
     Gone { task: TaskIdx, epoch: u32 },
+    /// A pause before the next attempt is over.
+    Paused { task: TaskIdx, epoch: u32 },
     /// The store could not be asked.
     Broken { task: TaskIdx, epoch: u32, error: StoreError },
     /// A receipt is on disk, or will not be.
@@ -54,7 +56,7 @@ impl Drive {
             id,
             invocation: Arc::clone(&invocation),
             sources: Arc::default(),
-            timeout: node.policy.timeout,
+            timeout: node.policy.timeout.map(|t| t.saturating_sub(self.spent(task))),
             forced: self.run.is_forced(task) || !node.policy.cache || attempt > 1,
             store: self.engine.store.clone(),
             sink: self.sink(task),
@@ -92,6 +94,36 @@ impl Drive {
             // A driver that is gone has no use for it.
             let _ = sender.send(message);
         });
+    }
+
+    /// Time that a task took so far.
+    fn spent(&self, task: TaskIdx) -> Duration {
+        self.spent.get(&task).copied().unwrap_or_default()
+    }
+
+    /// Waits before a task is tried again, unless its time is over by then.
+    pub(super) fn pause(&mut self, task: TaskIdx, epoch: u32, attempt: u32) {
+        let policy = &self.subject.workflow.node(task).policy;
+        let pause = policy.pause_before(attempt);
+        let spent = self.spent(task) + pause;
+        if let Some(timeout) = policy.timeout
+            && spent >= timeout
+        {
+            let name = self.name(task);
+            let message = format!("`{name}` is not tried again: its {} ms are over by then", timeout.as_millis());
+            self.emit(|| RunEvent::Warning { message });
+            return self.run.on(Event::Paused { task, epoch, go_on: false });
+        }
+        if pause.is_zero() {
+            return self.run.on(Event::Paused { task, epoch, go_on: true });
+        }
+        self.spent.insert(task, spent);
+        let sender = self.sender.clone();
+        let sleep = tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = sender.send(Message::Paused { task, epoch });
+        });
+        self.pauses.insert(task, Pausing { task, epoch, sleep });
     }
 
     fn session_key(&self) -> Option<String> {
@@ -134,6 +166,21 @@ impl Drive {
             self.engine.store.flush()?;
         }
         Ok(())
+    }
+}
+
+/// A pause before the next attempt.
+pub(super) struct Pausing {
+    task: TaskIdx,
+    epoch: u32,
+    sleep: tokio::task::JoinHandle<()>,
+}
+
+impl Pausing {
+    /// Ends it early: the task is not tried again.
+    pub(super) fn end(self) -> Event {
+        self.sleep.abort();
+        Event::Paused { task: self.task, epoch: self.epoch, go_on: false }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, State, Step};
 use crate::run::values::{self, Resolved};
 use crate::run::{Known, Lookup, Run, Todo};
-use crate::task::{Invocation, Work};
+use crate::task::{Invocation, When, Work};
 use crate::value::{On, Value};
 
 /// Whether a receipt found by task id fits the table of the run.
@@ -33,6 +33,14 @@ impl Run {
         let slot = self.slot(task);
         if slot.state != State::Idle {
             return;
+        }
+        if self.swept && self.is_stopped(task) {
+            // Whoever cleans up after it need not wait.
+            return self.end(task, End::Cancelled);
+        }
+        if self.policy(task).when != When::Success {
+            // Its condition first: without that, nobody needs its inputs.
+            return self.order(task);
         }
         let external = matches!(self.work(task), Work::External(_));
         let by_inputs = slot.inputs_first || self.rules.ignore_shortcuts;
@@ -239,6 +247,7 @@ impl Run {
                 State::Ended(End::Blocked { cause }) => return self.end(task, End::Blocked { cause }),
                 State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
                 State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
+                State::Ended(End::Unmet) => return self.end(task, End::Skipped { cause: *input }),
                 _ => {}
             }
         }
@@ -303,7 +312,7 @@ impl Run {
             .map(|(from, b)| crate::run::step::Need { from, entries: b.entries, streams: b.streams })
             .filter(|n| !(n.entries.is_empty() && n.streams.is_empty()))
             .collect();
-        if self.slot(task).forced || self.slot(task).must_run {
+        if self.slot(task).forced || self.slot(task).must_run || self.policy(task).when != When::Success {
             return self.order(task);
         }
         #[cfg(test)]

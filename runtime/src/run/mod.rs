@@ -7,11 +7,12 @@ mod lookup;
 mod queue;
 mod settle;
 pub mod step;
+mod stopping;
 mod subject;
 pub mod values;
 mod view;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use quipu_store::cid::{InvocationId, OutputId, ReceiptId};
@@ -20,7 +21,7 @@ use quipu_store::tree::Entry;
 
 pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
-use step::{Candidate, End, Event, Need, Notice, Part, State, Step};
+use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
 pub use subject::{Subject, SubjectError};
 use values::Kept;
 pub use view::Counts;
@@ -97,6 +98,8 @@ struct Errand {
     ins: Vec<ReceiptId>,
     /// Slots it holds while it runs.
     taken: Option<Taken>,
+    /// What came out of the last attempt, while it pauses.
+    failed: Option<(Outcome, Option<ReceiptId>)>,
 }
 
 /// What a run knows of one task. There are as many as tasks: what few have at a time is boxed.
@@ -151,8 +154,14 @@ pub struct Run {
     /// Queued or running task of each invocation, and those that wait for its result.
     leaders: HashMap<InvocationId, (TaskIdx, Vec<TaskIdx>)>,
     in_flight: usize,
+    /// Of the questions without an answer, how many are pauses.
+    pausing: usize,
     stopping: bool,
+    /// What a stopped run does not do any more was ended, so that who cleans up need not wait for it.
+    swept: bool,
     asked_to_stop: bool,
+    /// Tasks that clean up after others, and what these need: they go on when the run is being stopped.
+    kept_on: HashSet<TaskIdx>,
     place_failures: usize,
     diverged: bool,
 }
@@ -173,8 +182,11 @@ impl Run {
             demanded: VecDeque::new(),
             leaders: HashMap::new(),
             in_flight: 0,
+            pausing: 0,
             stopping: false,
+            swept: false,
             asked_to_stop: false,
+            kept_on: HashSet::new(),
             place_failures: 0,
             diverged: false,
         };
@@ -202,6 +214,7 @@ impl Run {
                 stack.extend(self.subject.after(task).iter());
             }
         }
+        self.mark_kept_on();
         if self.rules.force.is_empty() {
             return;
         }
@@ -225,6 +238,7 @@ impl Run {
             match self.todo.pop_front() {
                 Some(todo) => self.take_up(todo),
                 None if let Some(task) = self.demanded.pop_front() => self.demand(task),
+                None if self.stopping && !self.swept => self.sweep(),
                 None if self.may_dispatch() && self.dispatch() => {}
                 None => return None,
             }
@@ -269,7 +283,17 @@ impl Run {
                 self.in_flight -= 1;
                 self.placed(task, epoch, placed);
             }
+            Event::Paused { task, epoch, go_on } => {
+                self.in_flight -= 1;
+                self.pausing -= 1;
+                if self.at(task, State::Pausing, epoch) {
+                    self.paused(task, go_on);
+                }
+            }
             Event::Stop => {
+                if self.asked_to_stop {
+                    self.give_up();
+                }
                 self.asked_to_stop = true;
                 self.stop();
             }
@@ -364,7 +388,7 @@ impl Run {
     /// One job at a time starts the best of all that could start, so it waits until no question is open:
     /// the order is then the same whichever answer comes first. More jobs start what is ready at once.
     fn may_dispatch(&self) -> bool {
-        !self.stopping && !self.rules.dry && (self.rules.jobs > 1 || self.in_flight == 0)
+        !self.is_halted() && !self.rules.dry && (self.rules.jobs > 1 || self.in_flight == self.pausing)
     }
 
     fn dispatch(&mut self) -> bool {
@@ -393,6 +417,8 @@ impl Run {
     }
 }
 
+#[cfg(test)]
+mod cleaning;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -21,6 +21,10 @@ pub(crate) enum Sabotage {
     NoReopening,
     /// A receipt names what its inputs are when it is made, not what its invocation was made from.
     LateVia,
+    /// A stopped run stops those who clean up, too.
+    NoCleanUp,
+    /// Every condition counts as met.
+    AnyCondition,
 }
 
 /// How many seeds may pass before one catches it: fewer than a plain test run tries.

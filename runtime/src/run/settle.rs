@@ -13,7 +13,7 @@ use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, Outcome, Placed, State, Step};
 use crate::run::values::Kept;
 use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Settlement, Todo};
-use crate::task::Work;
+use crate::task::{When, Work};
 use crate::value::{Branch, On};
 
 impl Run {
@@ -32,6 +32,14 @@ impl Run {
     }
 
     fn ordered(&mut self, task: TaskIdx) {
+        let when = self.policy(task).when;
+        let has_invocation = self.slot(task).errand.as_ref().is_some_and(|e| e.invocation.is_some());
+        match when {
+            When::Success => {}
+            _ if has_invocation => return self.stage(task),
+            _ if self.is_met(task, when) => return self.wait_for_inputs(task),
+            _ => return self.end(task, End::Unmet),
+        }
         for &before in self.shared().after(task).iter() {
             match self.slot(before).state {
                 State::Ended(End::Ran | End::Cached | End::CutOff) => {}
@@ -41,7 +49,11 @@ impl Run {
                 _ => return self.end(task, End::Skipped { cause: before }),
             }
         }
-        if self.stopping {
+        self.stage(task);
+    }
+
+    fn stage(&mut self, task: TaskIdx) {
+        if self.is_stopped(task) {
             // Bytes may be far away, and nobody will use them now.
             return;
         }
@@ -61,7 +73,7 @@ impl Run {
         match hollow {
             [] => self.enqueue(task),
             // Nothing is made again now; what was settled stays so.
-            _ if self.stopping => {}
+            _ if self.is_stopped(task) => {}
             _ => self.make_again(task, hollow),
         }
     }
@@ -172,11 +184,30 @@ impl Run {
                 followers.into_iter().for_each(|f| self.wait_for_inputs(f));
                 let final_kind = matches!(failure.kind, FailureKind::InputChanged { .. });
                 let attempts = self.slot(task).attempts;
-                if attempts <= self.policy(task).retries && !final_kind && !self.stopping {
-                    self.tell(Notice::Retry { task, attempt: attempts + 1 });
-                    return self.enqueue(task);
+                if attempts <= self.policy(task).retries && !final_kind && !self.is_stopped(task) {
+                    self.errand(task).failed = Some((Err(failure), receipt));
+                    let slot = self.slot_mut(task);
+                    slot.state = State::Pausing;
+                    let epoch = slot.epoch;
+                    self.pausing += 1;
+                    return self.ask(Step::Pause { task, epoch, attempt: attempts + 1 });
                 }
                 self.fail(task, Arc::unwrap_or_clone(failure), receipt);
+            }
+        }
+    }
+
+    /// A pause is over: the task is tried again, or its last failure stands.
+    pub(super) fn paused(&mut self, task: TaskIdx, go_on: bool) {
+        let attempt = self.slot(task).attempts + 1;
+        let failed = self.errand(task).failed.take();
+        match failed {
+            Some((Err(failure), receipt)) if !go_on || self.is_stopped(task) => {
+                self.fail(task, Arc::unwrap_or_clone(failure), receipt);
+            }
+            _ => {
+                self.tell(Notice::Retry { task, attempt });
+                self.enqueue(task);
             }
         }
     }
@@ -334,7 +365,12 @@ impl Run {
                 // They will see the new value by themselves.
                 State::Waiting | State::Finding => {}
                 State::Running => self.slot_mut(awaiter).stale = true,
-                State::Selecting | State::FindingInvocation | State::Ordering | State::Staging | State::Queued => {
+                State::Selecting
+                | State::FindingInvocation
+                | State::Ordering
+                | State::Staging
+                | State::Queued
+                | State::Pausing => {
                     let followers = self.unlead(awaiter);
                     self.wait_for_inputs(awaiter);
                     followers.into_iter().for_each(|f| self.wait_for_inputs(f));
@@ -365,15 +401,5 @@ impl Run {
                 }
             }
         }
-    }
-
-    /// Nothing new starts; what runs is ended.
-    pub(super) fn stop(&mut self) {
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        let running = (0..self.slots.len()).map(TaskIdx::new).filter(|t| self.slot(*t).state == State::Running);
-        let cancels: Vec<Step> = running.map(|task| Step::Cancel { task }).collect();
-        self.steps.extend(cancels);
     }
 }

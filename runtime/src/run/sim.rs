@@ -113,6 +113,8 @@ pub(super) struct World {
     pub(super) session: Option<u64>,
     pub(super) attempts: HashMap<InvocationId, u32>,
     pub(super) clock: u64,
+    /// Further attempts do not fit into the time of a task.
+    pub(super) most_attempts: Option<u32>,
 }
 
 #[derive(Default, Debug)]
@@ -277,6 +279,10 @@ impl<'w> Drive<'w> {
             Step::Place { task, epoch, output, .. } => {
                 let here = output.artifacts.values().all(|e| self.world.is_here(e));
                 Event::Placed { task, epoch, placed: if here { Placed::Done } else { Placed::Hollow } }
+            }
+            Step::Pause { task, epoch, attempt } => {
+                let in_time = self.world.most_attempts.is_none_or(|most| attempt <= most);
+                Event::Paused { task, epoch, go_on: in_time && !self.cancelled.remove(&task) }
             }
             Step::Execute { task, epoch, id, invocation, must_run, via, .. } => {
                 if self.cancelled.remove(&task) {

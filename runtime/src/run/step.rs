@@ -11,6 +11,9 @@
 //!             |                                    |          |
 //!             +----- an input was hollow ----------+      Following           rule 4: bytes, then work
 //!
+//!   Running -> Pausing -> Queued                                              a failure that is tried again
+//!   Ordering -> Unmet | Waiting                                               a task with a condition, first of all
+//!
 //!   any state -> Skipped | Blocked | Cancelled
 //! ```
 
@@ -124,6 +127,15 @@ pub enum Step {
         /// Receipts of the inputs.
         ins: Vec<ReceiptId>,
     },
+    /// Wait before a task that failed is tried again, if there is time left for that.
+    Pause {
+        /// The task.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// The attempt to come, from 2.
+        attempt: u32,
+    },
     /// Remember that this receipt settles the task. Not answered.
     Accept {
         /// The task.
@@ -153,7 +165,7 @@ pub enum Step {
         /// Whether it was made just now.
         fresh: bool,
     },
-    /// End running work. Answered by the `Finished` of its `Execute`.
+    /// End running work, or a pause. Answered by the `Finished` of its `Execute`, or the `Paused` of its `Pause`.
     Cancel {
         /// The task.
         task: TaskIdx,
@@ -254,6 +266,15 @@ pub enum Event {
         /// Whether it was stopped on request.
         cancelled: bool,
     },
+    /// Answer to [`Step::Pause`].
+    Paused {
+        /// The task.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// Whether it is tried again; otherwise its failure stands.
+        go_on: bool,
+    },
     /// Instead of an answer to [`Step::Execute`]: somebody else's receipt arrived and nothing ran. Also
     /// taken unasked while the task is queued.
     Arrived {
@@ -271,7 +292,7 @@ pub enum Event {
         /// What became of it.
         placed: Placed,
     },
-    /// People asked for an end.
+    /// People asked for an end. Asked again, what would clean up does not start either.
     Stop,
 }
 
@@ -310,6 +331,8 @@ pub enum State {
     Following,
     /// It runs.
     Running,
+    /// It failed, and is tried again after a pause.
+    Pausing,
     /// It reached its end.
     Ended(End),
 }
@@ -335,6 +358,8 @@ pub enum End {
         /// That task.
         cause: TaskIdx,
     },
+    /// Its condition is not met: nothing that it comes after failed.
+    Unmet,
     /// The run was stopped before it ended.
     Cancelled,
 }

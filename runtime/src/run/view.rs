@@ -9,6 +9,7 @@ use super::step::{End, Outcome, State};
 use super::values::Kept;
 use super::{Lookup, Run, Subject};
 use crate::graph::TaskIdx;
+use crate::task::When;
 
 /// Counts of tasks by how they ended, over all that the goals lead to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -25,6 +26,8 @@ pub struct Counts {
     pub failed: usize,
     /// Skipped since a task they depend on did not succeed.
     pub skipped: usize,
+    /// With a condition that is not met.
+    pub unmet: usize,
     /// Blocked by a task of another workflow.
     pub blocked: usize,
     /// Cancelled.
@@ -76,6 +79,12 @@ impl Run {
         self.slot(self.first(task)).forced
     }
 
+    /// Whether it has a condition that what it comes after has not decided yet.
+    pub fn awaits_condition(&self, task: TaskIdx) -> bool {
+        let task = self.first(task);
+        self.policy(task).when != When::Success && self.invocation(task).is_none() && !self.is_ended(task)
+    }
+
     /// Whether it is asked for by name.
     pub fn is_goal(&self, task: TaskIdx) -> bool {
         self.slot(self.first(task)).goal
@@ -115,6 +124,7 @@ impl Run {
                 State::Ended(End::CutOff) => counts.cut_off += 1,
                 State::Ended(End::Failed) => counts.failed += 1,
                 State::Ended(End::Skipped { .. }) => counts.skipped += 1,
+                State::Ended(End::Unmet) => counts.unmet += 1,
                 State::Ended(End::Blocked { .. }) => counts.blocked += 1,
                 State::Ended(End::Cancelled) => counts.cancelled += 1,
                 _ => counts.unneeded += 1,

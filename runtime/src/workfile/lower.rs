@@ -167,13 +167,31 @@ impl Maker<'_> {
                 bad(ErrorKind::Empty, table.place, message, "say what to `run`, or which tasks it groups");
             }
         }
+        if let Some(when) = table.when {
+            if !table.has("after") {
+                let message = format!("task `{task}` has `when`, but comes after no task");
+                let hint = "list the tasks it watches in `after`";
+                bad(ErrorKind::Empty, table.key_place("when"), message, hint);
+            }
+            if table.cache == Some(true) {
+                let message = format!("task `{task}` runs on `{}`, and is to be cached", when.name());
+                let hint = "whether it runs is up to the run it is in: leave out `cache`";
+                bad(ErrorKind::BadValue, table.key_place("cache"), message, hint);
+            }
+        }
+        if table.backoff.is_some() && table.retries.unwrap_or(0) == 0 {
+            let message = format!("task `{task}` has `backoff`, but is never tried again");
+            bad(ErrorKind::BadValue, table.key_place("backoff"), message, "say how often: `retries = 3`");
+        }
         Shared {
             tags: self.cache.texts(&table.tags),
             key_places: table.keys.as_slice().into(),
             policy: Policy {
                 timeout: table.timeout,
                 retries: table.retries.unwrap_or(0),
-                cache: table.cache.unwrap_or(true),
+                backoff: table.backoff,
+                when: table.when.unwrap_or_default(),
+                cache: table.cache.unwrap_or(table.when.is_none()),
                 slots: table.slots.clone(),
                 mute: table.mute.unwrap_or(false),
             },

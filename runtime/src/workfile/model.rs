@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::errors::Place;
 use crate::process::Tier;
+use crate::task::When;
 use crate::value::Text;
 
 /// Text with its place, which is that of the value with its quotes.
@@ -65,6 +66,8 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) shell: Option<Vec<Str<'a>>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: Option<u32>,
+    pub(crate) backoff: Option<Duration>,
+    pub(crate) when: Option<When>,
     pub(crate) cache: Option<bool>,
     pub(crate) slots: BTreeMap<Text, u32>,
     pub(crate) sandbox: Option<Tier>,

@@ -12,6 +12,7 @@ use super::errors::{ErrorKind, Place, WorkfileError, near};
 use super::model::{Axis, File, Output, Run, Str, TaskTable, WorkspaceTable};
 use super::reader::{ALIASES, Owner, Reader, Value, describe};
 use super::syntax;
+use crate::task::When;
 use crate::value::Text;
 
 /// Largest workfile, in bytes.
@@ -26,7 +27,7 @@ pub(super) const FILE_KEYS: [&str; 4] = ["workspace", "member", "vars", "task"];
 /// Keys of `[workspace]`.
 pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "subject"];
 /// Keys of `[task.X]`.
-pub(super) const TASK_KEYS: [&str; 24] = [
+pub(super) const TASK_KEYS: [&str; 26] = [
     "description",
     "tags",
     "run",
@@ -45,6 +46,8 @@ pub(super) const TASK_KEYS: [&str; 24] = [
     "matrix",
     "timeout",
     "retries",
+    "backoff",
+    "when",
     "cache",
     "slots",
     "shell",
@@ -199,6 +202,8 @@ impl Reader {
                 "matrix" => out.matrix = self.matrix(owner, value),
                 "timeout" => out.timeout = self.duration(owner, known, value),
                 "retries" => out.retries = self.int(owner, known, &value, 0..=MAX_RETRIES).map(|n| n as u32),
+                "backoff" => out.backoff = self.duration(owner, known, value),
+                "when" => out.when = self.when(owner, value),
                 "cache" => out.cache = self.bool(owner, known, value),
                 "slots" => out.slots = self.slots(owner, value),
                 "shell" => out.shell = self.shell(owner, value),
@@ -321,6 +326,18 @@ impl Reader {
             return None;
         }
         Some(shell)
+    }
+
+    fn when(&mut self, owner: Owner<'_>, value: Value<'_>) -> Option<When> {
+        let text = self.text(owner, "when", value)?;
+        let known = [When::Failure, When::Always];
+        let when = known.into_iter().find(|when| when.name() == text.text);
+        if when.is_none() {
+            let message = format!("`when` of {owner} is `{}`, which is no condition", text.text);
+            let hint = "one of `failure`, `always`".to_owned();
+            self.error(ErrorKind::BadValue, text.place, message).hints.push(hint);
+        }
+        when
     }
 
     fn slots(&mut self, owner: Owner<'_>, value: Value<'_>) -> BTreeMap<Text, u32> {

@@ -149,6 +149,7 @@ impl Recipe {
             && self.tools == other.tools
             && self.tier == other.tier
             && self.network == other.network
+            && self.policy.when == other.policy.when
             && (!self.sources.default || self.member == other.member)
     }
 }

@@ -92,11 +92,15 @@ struct Task {
     /// Lists of values; one task is made for each combination.
     #[schemars(extend("minProperties" = 1, "propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
     matrix: Option<BTreeMap<String, Values>>,
-    /// Ended when it runs longer: `"10s"`, `"1h30m"`, or a number of seconds.
+    /// The time it may take, with all attempts and pauses: `"10s"`, `"1h30m"`, or a number of seconds.
     timeout: Option<Timeout>,
     /// How often it is tried again after a failure.
     #[schemars(range(min = 0, max = 100))]
     retries: Option<i64>,
+    /// The pause before it is tried again, doubled each time: `"10s"`, `"1h30m"`, or a number of seconds.
+    backoff: Option<Timeout>,
+    /// What must have become of the tasks it comes after. By default all of them succeeded.
+    when: Option<When>,
     /// Whether its receipts settle it in later runs.
     cache: Option<bool>,
     /// Slots it takes while it runs: a number of those that `-j` counts, or numbers by name.
@@ -158,6 +162,15 @@ struct Values(#[schemars(length(min = 1))] Vec<Scalar>);
 enum Timeout {
     Text(#[schemars(regex(pattern = "^([0-9]+(ms|s|m|h|d))+$"))] String),
     Seconds(#[schemars(range(min = 1, max = 31_622_400))] i64),
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum When {
+    /// One of them failed.
+    Failure,
+    /// Whatever became of them.
+    Always,
 }
 
 #[derive(JsonSchema)]

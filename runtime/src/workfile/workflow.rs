@@ -10,7 +10,7 @@ use super::Loaded;
 use super::recipe::{Recipe, Stdin};
 use crate::graph::TaskIdx;
 use crate::process::{ProcessError, ProcessSpec, Tier};
-use crate::task::{Node, PROCESS, Task, Work};
+use crate::task::{Node, PROCESS, Task, When, Work};
 use crate::value::{Branch, On, Text, Value};
 use crate::workflow::{DuplicateName, Workflow};
 
@@ -81,7 +81,12 @@ impl Loaded {
         for (recipe, tree) in self.recipes.iter().zip(sources).filter(|(recipe, _)| !recipe.is_group()) {
             let spec = self.spec(recipe, *tree, surroundings, &outputs)?;
             let args = spec.to_args().map_err(|source| WorkflowError::Args { task: recipe.name.clone(), source })?;
-            let task = Task { sub: self.subject.clone(), cmd: cmd.clone(), args, nonce: vec![] };
+            // Equal work that depends on what becomes of other tasks is not one task.
+            let nonce = match recipe.policy.when {
+                When::Success => vec![],
+                when => format!("{} {}", when.name(), recipe.name).into_bytes(),
+            };
+            let task = Task { sub: self.subject.clone(), cmd: cmd.clone(), args, nonce };
             workflow.add_node(Node {
                 name: recipe.name.clone(),
                 work: Work::Task(task),

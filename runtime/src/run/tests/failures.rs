@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::run::step::{Notice, Step};
+use crate::task::When;
 use crate::value::Value;
 use quipu_store::receipt::FailureKind;
 
@@ -176,4 +177,102 @@ fn work_that_ends_well_although_it_was_cancelled_counts() {
     drive.run.on(crate::run::step::Event::Finished { task, epoch, result, receipt: None, cancelled: false });
     drive.answer_questions();
     drive.end().ends("s", End::Ran);
+}
+
+#[test]
+fn a_task_whose_time_is_over_is_not_tried_again() {
+    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = 5);
+    let mut case = flow.task("u", "t").case();
+    case.world.most_attempts = Some(2);
+    let report = case.run_with("u", keep_going());
+    report.ends("t", End::Failed);
+    report.ends("u", End::Skipped { cause: case.idx("t") });
+    assert_eq!(report.ran, ["t", "t"]);
+    assert_eq!(report.failures["t"], FailureKind::Exit { code: 2 });
+}
+
+#[test]
+fn others_run_while_a_task_pauses_even_one_at_a_time() {
+    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = 5);
+    let mut case = flow.task("s", "").case();
+    let mut drive = case.drive("t s", fail_fast(1));
+    let step = drive.open.pop().expect("one runs");
+    let Step::Execute { task, epoch, .. } = step else { panic!("it runs") };
+    let result = Err(Arc::new(FailureKind::Exit { code: 1 }.into()));
+    drive.run.on(crate::run::step::Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+    while drive.poll() {}
+    let pauses = |s: &Step| matches!(s, Step::Pause { task: t, attempt: 2, .. } if *t == task);
+    assert!(drive.open.iter().any(pauses), "{:?}", drive.open);
+    assert_eq!(drive.running().len(), 1, "the other runs meanwhile");
+}
+
+#[test]
+fn a_pause_ends_with_the_run() {
+    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = 5);
+    let mut case = flow.case();
+    let mut drive = case.drive("t", fail_fast(1));
+    let i = drive.open.iter().position(|s| matches!(s, Step::Execute { .. })).expect("it runs");
+    drive.answer(i);
+    while drive.poll() {}
+    drive.run.on(crate::run::step::Event::Stop);
+    drive.answer_questions();
+    let report = drive.end();
+    report.ends("t", End::Failed);
+    assert_eq!(report.ran, ["t"]);
+}
+
+fn watches(when: When, after: &'static str) -> impl FnOnce(&mut Flow, &str) {
+    move |flow, name| {
+        let after = after.split_whitespace().map(|n| flow.find(n)).collect();
+        let node = |node: &mut Node| {
+            node.after = after;
+            node.policy.when = when;
+            node.policy.cache = false;
+        };
+        *flow = std::mem::take(flow).with(name, Does::Hash, source_of(name), "", node);
+    }
+}
+
+#[test]
+fn who_cleans_up_runs_after_a_failure_that_stops_everything_else() {
+    let mut flow = Flow::default().does("t", Does::Fail, "").task("u", "t").task("x", "u");
+    watches(When::Always, "x")(&mut flow, "always");
+    watches(When::Failure, "x")(&mut flow, "failure");
+    let mut case = flow.task("y", "").case();
+    let report = case.run_with("x always failure", fail_fast(1));
+    assert_eq!(report.ran, ["t", "always", "failure"]);
+    report.ends("u x", End::Skipped { cause: case.idx("t") });
+    report.ends("always failure", End::Ran);
+    // Where nothing fails, only one of them runs; and it does so each time.
+    let mut flow = Flow::default().task("t", "");
+    watches(When::Always, "t")(&mut flow, "always");
+    watches(When::Failure, "t")(&mut flow, "failure");
+    let mut case = flow.task("v", "failure").case();
+    let report = case.run_with("always v", fail_fast(1));
+    assert_eq!(report.ran, ["t", "always"]);
+    report.ends("failure", End::Unmet);
+    report.ends("v", End::Skipped { cause: case.idx("failure") });
+    assert_eq!(report.counts.unmet, 1);
+    assert_eq!(case.run_with("always failure", fail_fast(1)).ran, ["always"]);
+}
+
+#[test]
+fn asked_twice_to_end_nothing_cleans_up_either() {
+    for asked in 1..=2 {
+        let mut flow = Flow::default().task("t", "").task("u", "t");
+        watches(When::Always, "u")(&mut flow, "always");
+        let mut case = flow.case();
+        let mut drive = case.drive("u always", fail_fast(1));
+        for _ in 0..asked {
+            drive.run.on(crate::run::step::Event::Stop);
+        }
+        drive.answer_questions();
+        drive.complete("t");
+        if asked == 1 {
+            drive.complete("always");
+        }
+        let report = drive.end();
+        report.ends("t u", End::Cancelled);
+        report.ends("always", if asked == 1 { End::Ran } else { End::Cancelled });
+    }
 }

@@ -106,7 +106,7 @@ fn unknown_keys() {
             "7:1: task `a` has no key `depends_on`",
             "  help: did you mean `needs`?",
             "8:1: task `a` has no key `zzz`",
-            "  help: known keys are `description`, `tags`, `run`, `steps`, `inputs`, `outputs`, `needs`, `after`, `env`, `pass-env`, `secret-env`, `dir`, `stdin`, `stdout`, `tools`, `matrix`, `timeout`, `retries`, `cache`, `slots`, `shell`, `sandbox`, `network`, `mute`",
+            "  help: known keys are `description`, `tags`, `run`, `steps`, `inputs`, `outputs`, `needs`, `after`, `env`, `pass-env`, `secret-env`, `dir`, `stdin`, `stdout`, `tools`, `matrix`, `timeout`, `retries`, `backoff`, `when`, `cache`, `slots`, `shell`, `sandbox`, `network`, `mute`",
             "9:26: task `a` has no key `optinal`",
             "  help: did you mean `optional`?",
         ],

@@ -90,6 +90,10 @@ fn every_snippet_of_the_reference_loads_and_is_valid() {
             ("src/main.c", ""),
             ("src/util.c", ""),
             ("words.txt", ""),
+            ("upload.sh", ""),
+            ("db", ""),
+            ("test.sh", ""),
+            ("tell.sh", ""),
         ]);
         let loaded = load(dir.path()).unwrap_or_else(|e| panic!("{e}\n{text}"));
         loaded.match_sources().unwrap_or_else(|e| panic!("{e}\n{text}"));

@@ -1,0 +1,99 @@
+//! Runs that are being stopped, and the tasks that go on all the same: those with a condition, which clean up.
+//!
+//! Unaware of why a run is stopped.
+
+use std::collections::HashSet;
+
+use crate::graph::TaskIdx;
+use crate::run::Run;
+#[cfg(test)]
+use crate::run::Sabotage;
+use crate::run::step::{End, State, Step};
+use crate::task::When;
+
+impl Run {
+    /// Marks the tasks with a condition, and what these need beside the tasks they watch.
+    pub(super) fn mark_kept_on(&mut self) {
+        let with_condition = |t: &TaskIdx| self.policy(*t).when != When::Success && self.slot(*t).in_scope;
+        let mut stack: Vec<TaskIdx> = self.subject.workflow.indices().filter(with_condition).collect();
+        let mut kept_on = HashSet::new();
+        while let Some(task) = stack.pop() {
+            if kept_on.insert(task) {
+                stack.extend(self.subject.inputs(task).iter());
+                if self.policy(task).when == When::Success {
+                    stack.extend(self.subject.after(task).iter());
+                }
+            }
+        }
+        self.kept_on = kept_on;
+    }
+
+    /// Whether what a task comes after ended as its condition says.
+    pub(super) fn is_met(&self, task: TaskIdx, when: When) -> bool {
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::AnyCondition) {
+            return true;
+        }
+        let failed = |d: &TaskIdx| {
+            matches!(self.slot(*d).state, State::Ended(End::Failed | End::Skipped { .. } | End::Blocked { .. }))
+        };
+        when == When::Always || self.subject.after(task).iter().any(failed)
+    }
+
+    /// Whether nothing new starts, not even to clean up.
+    pub(super) fn is_halted(&self) -> bool {
+        self.stopping && self.kept_on.is_empty()
+    }
+
+    /// Whether the run is being stopped, and the task does not go on all the same.
+    pub(super) fn is_stopped(&self, task: TaskIdx) -> bool {
+        self.stopping && !self.kept_on.contains(&task)
+    }
+
+    /// Nothing new starts; what runs is ended.
+    pub(super) fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::NoCleanUp) {
+            self.kept_on.clear();
+        }
+        let others = (0..self.slots.len()).map(TaskIdx::new).filter(|t| !self.kept_on.contains(t));
+        for task in others.collect::<Vec<_>>() {
+            if matches!(self.slot(task).state, State::Running | State::Pausing) {
+                self.steps.push_back(Step::Cancel { task });
+            }
+        }
+    }
+
+    /// Ends what a stopped run does not do any more, once all that follows from what ended was seen to.
+    pub(super) fn sweep(&mut self) {
+        self.swept = true;
+        if self.kept_on.is_empty() {
+            // Nobody waits for them: they may as well be left as they are.
+            return;
+        }
+        let others = (0..self.slots.len()).map(TaskIdx::new).filter(|t| !self.kept_on.contains(t));
+        for task in others.collect::<Vec<_>>() {
+            match self.slot(task).state {
+                State::Running | State::Pausing | State::Idle | State::Ended(_) => {}
+                _ => {
+                    for follower in self.unlead(task) {
+                        self.wait_for_inputs(follower);
+                    }
+                    self.end(task, End::Cancelled);
+                }
+            }
+        }
+    }
+
+    /// What would clean up does not start any more, and ends where it runs.
+    pub(super) fn give_up(&mut self) {
+        for task in std::mem::take(&mut self.kept_on) {
+            if matches!(self.slot(task).state, State::Running | State::Pausing) {
+                self.steps.push_back(Step::Cancel { task });
+            }
+        }
+    }
+}
