@@ -8,6 +8,7 @@ mod failures;
 mod incremental;
 mod moving_ground;
 mod pipeline;
+mod printed;
 mod resume;
 mod sandbox;
 mod secrets;

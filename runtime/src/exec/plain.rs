@@ -116,13 +116,14 @@ fn input(store: &Store, value: &Value) -> Option<Entry> {
     entry_of(value)
 }
 
-/// A value as text: what another task printed stands without its last line end. `what` names it where that fails.
+/// A value as text: what another task printed stands without the blanks and line ends around it; the parts of a list
+/// are put together. `what` names it where that fails.
 fn text(store: &Store, value: &Value, what: &dyn Fn() -> String) -> Result<String, Halt> {
     let failed = |why: &str| Halt::Failed(FailureKind::Executor { why: format!("{}: {why}", what()) });
     let blob = |link: Link| match store.get(link, ARGUMENT_BYTES) {
         Ok(Some(bytes)) => {
             let text = String::from_utf8(bytes).map_err(|_| failed("it is not text"))?;
-            Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+            Ok(text.trim().to_owned())
         }
         Ok(None) => Err(Halt::Gone(vec![what()])),
         Err(e) => Err(failed(&e.to_string())),
@@ -131,6 +132,13 @@ fn text(store: &Store, value: &Value, what: &dyn Fn() -> String) -> Result<Strin
         Value::Text(text) => text.to_string(),
         Value::Int(number) => number.to_string(),
         Value::Link(link) => blob(*link)?,
+        Value::List(parts) => parts
+            .iter()
+            .map(|part| match part {
+                Value::List(_) => Err(failed("a part of it is a list")),
+                part => text(store, part, what),
+            })
+            .collect::<Result<String, _>>()?,
         other => match entry_of(other) {
             Some(Entry::File { blob: id, .. }) => blob(id.link())?,
             _ => return Err(failed("it is neither text nor a file")),

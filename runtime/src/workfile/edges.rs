@@ -39,6 +39,7 @@ pub(crate) struct Edge {
 pub(crate) enum Why {
     Needs,
     After,
+    Prints,
     Input,
 }
 
@@ -96,12 +97,16 @@ impl Linker<'_> {
         for i in 0..self.made.recipes.len() {
             let pending = &mut self.made.pending[i];
             let (needs, after) = (std::mem::take(&mut pending.needs), std::mem::take(&mut pending.after));
+            let printed = std::mem::take(&mut pending.printed);
             for (why, selectors) in [(Why::Needs, needs), (Why::After, after)] {
                 for (selector, place) in selectors {
                     if !self.select(i, why, &selector, place) {
                         return;
                     }
                 }
+            }
+            for (selector, place) in printed {
+                self.print(i, &selector, place);
             }
         }
     }
@@ -141,6 +146,38 @@ impl Linker<'_> {
             self.total += 1;
         }
         self.in_bounds(i, place)
+    }
+
+    /// Adds the edge on a task whose printed text stands in a text of this one.
+    fn print(&mut self, i: usize, selector: &Text, place: Place) {
+        if self.made.recipes[i].printed.iter().any(|(known, _)| known == selector) {
+            return;
+        }
+        let explain = self.findings.len() < MAX_EXPLAINED;
+        let found = self.made.names.select(self.made.recipes[i].member, selector, explain);
+        let found = found.map(|found| found.into_iter().flatten().map(|to| to as usize).collect::<Vec<usize>>());
+        let recipe = &self.made.recipes[i];
+        let error = match found.as_deref() {
+            Ok([to]) if !self.made.recipes[*to].is_group() => {
+                let to = *to;
+                self.edges[i].push(Edge { to: to as u32, why: Why::Prints, place });
+                self.made.recipes[i].printed.push((selector.clone(), to));
+                self.total += 1;
+                return;
+            }
+            // What it means has an error of its own.
+            Ok([]) => return,
+            Ok(several) => {
+                let what = if several.len() == 1 { "a group".to_owned() } else { format!("{} tasks", several.len()) };
+                let message = format!("task `{}` takes what `{selector}` prints, which is {what}", recipe.name);
+                WorkfileError::new(ErrorKind::UnknownTask, place, message).hint("name one task, with its variant")
+            }
+            Err(miss) => {
+                let message = format!("task `{}` takes what is printed by {}", recipe.name, miss.message);
+                WorkfileError::new(ErrorKind::UnknownTask, place, message).maybe_hint(miss.hint.clone())
+            }
+        };
+        self.findings.add(i, !recipe.variant.is_empty(), error);
     }
 
     fn in_bounds(&mut self, i: usize, place: Place) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Knows a table; unaware of other tasks.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::globs::{self, Comp, Pattern};
 use super::model::{Run, Str, TaskTable};
 use super::paths::{self, PathError, Spot};
 use super::recipe::{Recipe, Sources, Stdin};
-use super::vars::Scope;
+use super::vars::{self, Scope};
 use crate::process::{OutputKind, OutputSpec, Tier};
 use crate::task::Policy;
 use crate::value::Text;
@@ -27,6 +28,8 @@ pub(crate) struct Pending {
     pub(crate) table: u32,
     pub(crate) needs: Vec<(Text, Place)>,
     pub(crate) after: Vec<(Text, Place)>,
+    /// Tasks whose printed text it takes.
+    pub(crate) printed: Vec<(Text, Place)>,
     pub(crate) inputs: Vec<Input>,
     /// Standard input, if a path; also the source it is until a task is found to make it.
     pub(crate) stdin: Option<Input>,
@@ -132,18 +135,19 @@ impl Making<'_, '_> {
             }
             path
         });
-        let stdin = table.stdin.as_ref().and_then(|text| self.one_path("stdin", text)).map(|(path, place)| {
-            pending.stdin = Some(Input { place, what: What::Path { path: path.clone(), folder: false } });
-            Stdin::Source(path)
-        });
+        let stdin = table.stdin.as_ref().and_then(|text| self.stdin(text, &mut pending));
         pending.needs = self.selectors(&table.needs);
         pending.after = self.selectors(&table.after);
         let dir = match &table.dir {
             None => Some(self.cache.dir.clone()),
             Some(text) => self.folder(text),
         };
-        let env: BTreeMap<Text, Text> =
-            table.env.iter().filter_map(|(name, value)| Some(((&*name.text).into(), self.text(value)?))).collect();
+        let mut env = BTreeMap::new();
+        for (name, value) in &table.env {
+            if let Some(value) = self.promising(value, &mut pending) {
+                env.insert(Text::from(&*name.text), value);
+            }
+        }
         let recipe = Recipe {
             name,
             task: task.clone(),
@@ -153,7 +157,7 @@ impl Making<'_, '_> {
             tags: shared.tags.clone(),
             place: table.place,
             key_places: shared.key_places.clone(),
-            steps: self.steps(),
+            steps: self.steps(&mut pending),
             env,
             pass_env: table.pass_env.iter().map(|name| (&*name.text).into()).collect(),
             secret_env: table.secret_env.iter().map(|name| (&*name.text).into()).collect(),
@@ -163,6 +167,7 @@ impl Making<'_, '_> {
             tools: self.tools(),
             sources,
             from: vec![],
+            printed: vec![],
             needs: vec![],
             after: vec![],
             outputs,
@@ -173,16 +178,48 @@ impl Making<'_, '_> {
         (recipe, pending)
     }
 
-    fn text(&mut self, text: &Str<'_>) -> Option<Text> {
-        self.scope.expand(text, &mut self.errors).map(|text| (&*text).into())
+    /// The text with its variables, which must be known before anything runs.
+    fn expand<'t>(&mut self, text: &'t Str<'_>) -> Option<Cow<'t, str>> {
+        let expanded = self.scope.expand(text, &mut self.errors)?;
+        if !vars::is_promised(&expanded) {
+            return Some(expanded);
+        }
+        let message = format!("task `{}` cannot have what a task prints here: it is not known yet", self.table.name);
+        let error = WorkfileError::new(ErrorKind::Variable, text.place, message);
+        self.errors
+            .push(error.hint("`{{needs.TASK.stdout}}` may stand in `run`, `steps` and `env`, and alone as `stdin`"));
+        None
     }
 
-    fn steps(&mut self) -> Vec<Vec<Text>> {
+    fn text(&mut self, text: &Str<'_>) -> Option<Text> {
+        self.expand(text).map(|text| (&*text).into())
+    }
+
+    /// A text that may hold what tasks will print.
+    fn promising(&mut self, text: &Str<'_>, pending: &mut Pending) -> Option<Text> {
+        let expanded = self.scope.expand(text, &mut self.errors)?;
+        pending.printed.extend(vars::parts(&expanded).skip(1).step_by(2).map(|task| (task.into(), text.place)));
+        Some((&*expanded).into())
+    }
+
+    fn stdin(&mut self, text: &Str<'_>, pending: &mut Pending) -> Option<Stdin> {
+        if text.text.starts_with("{{needs.") {
+            let written = self.promising(text, pending)?;
+            if let ["", task, ""] = vars::parts(&written).collect::<Vec<_>>()[..] {
+                return Some(Stdin::Printed(task.into()));
+            }
+        }
+        let (path, place) = self.one_path("stdin", text)?;
+        pending.stdin = Some(Input { place, what: What::Path { path: path.clone(), folder: false } });
+        Some(Stdin::Source(path))
+    }
+
+    fn steps(&mut self, pending: &mut Pending) -> Vec<Vec<Text>> {
         let table = self.table;
         let mut steps = Vec::with_capacity(table.steps.len());
         for run in &table.steps {
             steps.push(match run {
-                Run::Argv(argv) => argv.iter().filter_map(|text| self.text(text)).collect(),
+                Run::Argv(argv) => argv.iter().filter_map(|text| self.promising(text, pending)).collect(),
                 Run::Shell(text) => {
                     let mut argv: Vec<Text> = match &table.shell {
                         Some(shell) => shell.iter().filter_map(|text| self.text(text)).collect(),
@@ -192,7 +229,7 @@ impl Making<'_, '_> {
                             argv
                         }
                     };
-                    argv.extend(self.text(text));
+                    argv.extend(self.promising(text, pending));
                     argv
                 }
             });
@@ -237,7 +274,7 @@ impl Making<'_, '_> {
         sources.default = !inputs.is_empty() && inputs.iter().all(|text| text.text.starts_with('!'));
         let mut spots = vec![];
         for text in inputs {
-            let Some(written) = self.scope.expand(text, &mut self.errors) else { continue };
+            let Some(written) = self.expand(text) else { continue };
             let excluded = written.strip_prefix('!');
             if let Err(why) = self.cache.read(excluded.unwrap_or(&written), &mut spots) {
                 self.bad_path("input", &written, text.place, &why);
@@ -275,7 +312,7 @@ impl Making<'_, '_> {
         let mut spots = vec![];
         for output in &table.outputs {
             let place = output.path.place;
-            let Some(written) = self.scope.expand(&output.path, &mut self.errors) else {
+            let Some(written) = self.expand(&output.path) else {
                 self.torn = true;
                 continue;
             };
@@ -317,14 +354,14 @@ impl Making<'_, '_> {
     }
 
     fn folder(&mut self, text: &Str<'_>) -> Option<Text> {
-        let written = self.scope.expand(text, &mut self.errors)?;
+        let written = self.expand(text)?;
         let made = paths::normalise(&self.cache.dir, &written);
         made.map_err(|why| self.bad_path("dir", &written, text.place, &why)).ok().map(Text::from)
     }
 
     /// A text that must be one path.
     fn one_path(&mut self, key: &str, text: &Str<'_>) -> Option<(Text, Place)> {
-        let written = self.scope.expand(text, &mut self.errors)?;
+        let written = self.expand(text)?;
         let mut spots = vec![];
         if let Err(why) = self.cache.read(&written, &mut spots) {
             self.bad_path(key, &written, text.place, &why);

@@ -146,6 +146,7 @@ fn ring_error(recipes: &[Recipe], ring: &[(u32, Edge)]) -> WorkfileError {
         let verb = match edge.why {
             Why::Needs => "needs",
             Why::After => "comes after",
+            Why::Prints => "takes what is printed by",
             Why::Input => "reads what is made by",
         };
         error = error.see(edge.place, format!("`{}` {verb} `{}`", name(*from), name(edge.to)));

@@ -50,6 +50,8 @@ pub struct Recipe {
     pub sources: Sources,
     /// What it reads of other tasks, by path.
     pub from: Vec<FromTask>,
+    /// Recipes whose printed text stands in its own texts, by the selector that stands there for it.
+    pub printed: Vec<(Text, usize)>,
     /// Recipes all outputs of which are its inputs; groups stand as their members.
     pub needs: Vec<usize>,
     /// Recipes that end before it starts; groups stand as their members.
@@ -69,6 +71,8 @@ pub struct Recipe {
 pub enum Stdin {
     /// A source file, which is among its `sources` too.
     Source(Text),
+    /// What another task prints, by its selector.
+    Printed(Text),
     /// An output of another task.
     Task {
         /// Which recipe.
@@ -140,6 +144,7 @@ impl Recipe {
             && self.outputs == other.outputs
             && self.sources == other.sources
             && self.needs == other.needs
+            && self.printed == other.printed
             && self.env == other.env
             && self.pass_env == other.pass_env
             && self.secret_env == other.secret_env

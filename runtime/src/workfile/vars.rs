@@ -55,6 +55,9 @@ impl Scope<'_> {
             };
             let name = inner[..close].trim();
             match self.find(name) {
+                _ if let Some(task) = printed_by(name) => {
+                    out.extend([PRINTED, task, PRINTED]);
+                }
                 Some(value) => out.push_str(value),
                 None => {
                     good = false;
@@ -94,6 +97,24 @@ impl Scope<'_> {
         let hint = near(name, known);
         error.hint(hint.unwrap_or_else(|| format!("define it: `{name} = \"...\"` below `[vars]`, or as a matrix list")))
     }
+}
+
+/// What stands around the selector of a task in place of what it will print: no text of a workfile has one.
+const PRINTED: &str = "\0";
+
+/// The task in `needs.TASK.stdout`.
+fn printed_by(name: &str) -> Option<&str> {
+    name.strip_prefix("needs.")?.strip_suffix(".stdout").filter(|task| !task.is_empty())
+}
+
+/// Whether a text holds what a task will print, so that it is not known yet.
+pub(crate) fn is_promised(text: &str) -> bool {
+    text.contains(PRINTED)
+}
+
+/// A text in parts: as they are written at even places, selectors of the tasks that will print them at odd ones.
+pub(crate) fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(PRINTED)
 }
 
 /// Whether a text can name a variable or a matrix list.

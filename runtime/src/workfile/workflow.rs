@@ -8,6 +8,7 @@ use quipu_store::cid::{BlobId, TreeId};
 
 use super::Loaded;
 use super::recipe::{Recipe, Stdin};
+use super::vars;
 use crate::graph::TaskIdx;
 use crate::process::{ProcessError, ProcessSpec, Tier};
 use crate::task::{Node, PROCESS, Task, When, Work};
@@ -109,6 +110,30 @@ impl Loaded {
         format!("@{}", first.unwrap_or(&recipe.name)).into()
     }
 
+    /// A text of a recipe, with promises in place of what tasks will print.
+    fn value(&self, recipe: &Recipe, text: &Text) -> Value {
+        if !vars::is_promised(text) {
+            return Value::Text(text.clone());
+        }
+        let parts = vars::parts(text).enumerate().filter(|(_, part)| !part.is_empty());
+        let mut parts = parts.map(|(i, part)| if i % 2 == 0 { part.into() } else { self.printed(recipe, part) });
+        match (parts.next(), parts.next()) {
+            (Some(only), None) => only,
+            (first, second) => Value::list(first.into_iter().chain(second).chain(parts)),
+        }
+    }
+
+    /// The promise on what a task prints: to its own file, if it has one.
+    fn printed(&self, recipe: &Recipe, selector: &str) -> Value {
+        let found = recipe.printed.iter().find(|(known, _)| **known == *selector);
+        let (_, task) = found.expect("every selector in a text was looked up");
+        let at: Vec<Text> = match &self.recipes[*task].stdout {
+            Some(path) => vec!["outputs".into(), path.clone()],
+            None => vec!["stdout".into()],
+        };
+        Value::promise(Branch::Ok, On::Here(self.at(*task)), at)
+    }
+
     fn spec(
         &self,
         recipe: &Recipe,
@@ -137,11 +162,12 @@ impl Loaded {
             None => Err(WorkflowError::Tool { task: recipe.name.clone(), tool: tool.clone() }),
         });
         Ok(ProcessSpec {
-            steps: recipe.steps.iter().map(|argv| argv.iter().cloned().map(Value::Text).collect()).collect(),
-            env: env.into_iter().map(|(k, v)| (k, Value::Text(v))).collect(),
+            steps: recipe.steps.iter().map(|argv| argv.iter().map(|text| self.value(recipe, text)).collect()).collect(),
+            env: env.into_iter().map(|(k, v)| (k, self.value(recipe, &v))).collect(),
             dir: recipe.dir.clone(),
             stdin: recipe.stdin.as_ref().map(|stdin| match stdin {
                 Stdin::Source(path) => Value::Text(path.clone()),
+                Stdin::Printed(task) => self.printed(recipe, task),
                 Stdin::Task { producer, at } => part(*producer, at),
             }),
             stdout: recipe.stdout.clone(),
