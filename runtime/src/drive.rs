@@ -8,6 +8,7 @@ mod lookups;
 mod push;
 mod remotes;
 mod request;
+mod telling;
 mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,10 +22,10 @@ use quipu_store::{CommitError, Record};
 use tokio::sync::{mpsc, watch};
 
 use crate::attest::{self, Circumstances};
-use crate::exec::{Done, Sink, Stop, Unusable};
+use crate::exec::{Done, Stop, Unusable};
 use crate::graph::TaskIdx;
-use crate::observe::{Ended, Observer, RunEvent, Summary};
-use crate::run::step::{End, Event, Need, Notice, State};
+use crate::observe::{Observer, RunEvent, Summary};
+use crate::run::step::{Event, Need, State};
 use crate::run::{Run, Subject};
 use crate::task::Work;
 use crate::value::Text;
@@ -455,58 +456,6 @@ impl Drive {
             let message = message();
             self.emit(|| RunEvent::Warning { message });
         }
-    }
-
-    fn tell(&mut self, notice: Notice) {
-        let name = |task| self.name(task);
-        match notice {
-            Notice::Ended { task, end } => self.emit(|| self.ended(task, end)),
-            Notice::Reopened { task } => self.emit(|| RunEvent::TaskReopened { task: name(task) }),
-            Notice::Retry { task, attempt } => self.emit(|| RunEvent::TaskRetry { task: name(task), attempt }),
-            Notice::Hollow { task } => self.emit(|| RunEvent::TaskHollow { task: name(task) }),
-            Notice::Divergence { task, .. } => self.emit(|| RunEvent::Divergence { task: name(task) }),
-        }
-    }
-
-    fn ended(&self, task: TaskIdx, end: End) -> RunEvent {
-        let failure = self.run.failure(task);
-        let (ended, reason) = match end {
-            End::Cached => (Ended::Cached, None),
-            End::CutOff => (Ended::CutOff, None),
-            End::Ran => (Ended::Ran, None),
-            End::Failed => (Ended::Failed, failure.map(|f| f.kind.to_string())),
-            End::Skipped { cause } => (Ended::Skipped, Some(format!("`{}` did not succeed", self.name(cause)))),
-            End::Blocked { cause } => (Ended::Blocked, Some(format!("there is no receipt for `{}`", self.name(cause)))),
-            End::Unmet => (Ended::Unmet, Some("nothing that it comes after failed".to_owned())),
-            End::Cancelled => (Ended::Cancelled, None),
-        };
-        let ran = matches!(end, End::Ran | End::Failed | End::Cancelled);
-        let measured = self.wall_ms.get(&task).filter(|_| ran);
-        RunEvent::TaskEnded {
-            task: self.name(task),
-            id: self.task_id(task),
-            end: ended,
-            wall_ms: measured.map(|m| m.0),
-            cpu_ms: measured.map(|m| m.1),
-            rss_bytes: measured.map(|m| m.2),
-            failure: failure.map(|f| f.kind.name()),
-            reason,
-        }
-    }
-
-    fn sink(&self, task: TaskIdx) -> Sink {
-        let node = self.subject.workflow.node(task);
-        if self.engine.observers.is_empty() || node.policy.mute {
-            return Arc::new(|_, _| {});
-        }
-        let (observers, clock, started_ms) =
-            (self.engine.observers.clone(), Arc::clone(&self.engine.clock), self.started_ms);
-        let name = node.name.clone();
-        Arc::new(move |stream, bytes| {
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            let at_ms = clock.elapsed_ms().saturating_sub(started_ms);
-            observers.on(at_ms, &RunEvent::TaskOutput { task: name.clone(), stream, text });
-        })
     }
 }
 

@@ -169,6 +169,12 @@ fn workflow() -> Workflow {
     ];
     add("process: every argument there is", task(PROCESS, args(&package)));
 
+    let mut named = process(&["pack"], sources(&["LICENSE"]), vec![]);
+    let version = ok(codegen, &["stdout"]);
+    named.steps[0].push(Value::list(["app-".into(), version.clone(), ".tar".into()]));
+    named.env.insert("TAG".into(), Value::list(["v".into(), version]));
+    add("process: texts with what a task prints in them", task(PROCESS, args(&named)));
+
     let whole = |branch| Value::promise(branch, On::Here(compile), [] as [&str; 0]);
     add(
         "promises on each branch",
