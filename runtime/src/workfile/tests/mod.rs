@@ -77,6 +77,7 @@ fn show(loaded: &Loaded) -> String {
             Some(Stdin::Task { producer, at }) => {
                 line("stdin", format!("{} {}", loaded.recipes[*producer].name, at.join(" > ")));
             }
+            Some(Stdin::Printed(task)) => line("stdin", format!("what {task} prints")),
             None => {}
         }
         line("stdout", r.stdout.as_deref().unwrap_or_default().to_owned());
