@@ -20,4 +20,5 @@ mod share_serve;
 mod share_walk;
 mod tour;
 mod untrusted;
+mod variants;
 mod workfile_errors;

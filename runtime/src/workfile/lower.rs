@@ -21,7 +21,7 @@ use crate::value::Text;
 /// How tasks are isolated when neither they, nor the workspace, nor whoever loads it says.
 pub const DEFAULT_TIER: Tier = Tier::Ns;
 /// Keys a task may have that runs nothing.
-const GROUP_KEYS: [&str; 4] = ["description", "tags", "needs", "matrix"];
+const GROUP_KEYS: [&str; 7] = ["description", "tags", "needs", "matrix", "versions", "only", "exclude"];
 
 /// One member and its file.
 pub(crate) struct Unit<'a> {

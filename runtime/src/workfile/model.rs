@@ -38,7 +38,23 @@ pub(crate) struct Output<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Axis<'a> {
     pub(crate) name: Str<'a>,
-    pub(crate) values: Vec<Str<'a>>,
+    pub(crate) values: Values<'a>,
+}
+
+/// Values of a list: one by one, or as words of a shell.
+#[derive(Debug, Clone)]
+pub(crate) enum Values<'a> {
+    /// Each is one value, or several when it has braces.
+    List(Vec<Str<'a>>),
+    /// Blanks part them.
+    Words(Str<'a>),
+}
+
+/// Variants by what they have: for each list named, one of these values.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter<'a> {
+    pub(crate) place: Place,
+    pub(crate) lists: Vec<Axis<'a>>,
 }
 
 /// A `[task.X]` table.
@@ -63,6 +79,9 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) stdout: Option<Str<'a>>,
     pub(crate) tools: Vec<Str<'a>>,
     pub(crate) matrix: Vec<Axis<'a>>,
+    pub(crate) versions: Option<Axis<'a>>,
+    pub(crate) only: Vec<Filter<'a>>,
+    pub(crate) exclude: Vec<Filter<'a>>,
     pub(crate) shell: Option<Vec<Str<'a>>>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: Option<u32>,

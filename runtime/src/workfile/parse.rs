@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::errors::{ErrorKind, Place, WorkfileError, near};
-use super::model::{Axis, File, Output, Run, Str, TaskTable, WorkspaceTable};
+use super::model::{Axis, File, Filter, Output, Run, Str, TaskTable, Values, WorkspaceTable};
 use super::reader::{ALIASES, Owner, Reader, Value, describe};
 use super::syntax;
 use crate::task::When;
@@ -44,6 +44,9 @@ pub(super) const TASK_KEYS: [&str; 26] = [
     "stdout",
     "tools",
     "matrix",
+    "versions",
+    "only",
+    "exclude",
     "timeout",
     "retries",
     "backoff",
@@ -56,7 +59,7 @@ pub(super) const TASK_KEYS: [&str; 26] = [
     "mute",
 ];
 /// Keys whose loss makes other tasks seem wrong.
-const TEARING: [&str; 4] = ["matrix", "outputs", "stdout", "tags"];
+const TEARING: [&str; 7] = ["matrix", "versions", "only", "exclude", "outputs", "stdout", "tags"];
 
 /// Reads a workfile; what cannot be read is left out, and said in `errors`.
 pub(crate) fn parse<'a>(file: u32, text: &'a str, errors: &mut Vec<WorkfileError>) -> File<'a> {
@@ -200,6 +203,13 @@ impl Reader {
                 "stdout" => out.stdout = self.text(owner, known, value),
                 "tools" => out.tools = self.texts(owner, known, value).unwrap_or_default(),
                 "matrix" => out.matrix = self.matrix(owner, value),
+                "versions" => {
+                    let values = self.values(owner, known, value);
+                    let name = Str { text: "version".into(), place: key.place };
+                    out.versions = values.map(|values| Axis { name, values });
+                }
+                "only" => out.only = self.filters(owner, known, value),
+                "exclude" => out.exclude = self.filters(owner, known, value),
                 "timeout" => out.timeout = self.duration(owner, known, value),
                 "retries" => out.retries = self.int(owner, known, &value, 0..=MAX_RETRIES).map(|n| n as u32),
                 "backoff" => out.backoff = self.duration(owner, known, value),
@@ -304,15 +314,49 @@ impl Reader {
         for (key, value) in table {
             let name = self.key(key);
             let what = format!("matrix.{}", name.text);
-            let place = self.place(value.span());
-            let takes = "a list of strings or integers";
-            let Some(items) = self.list(owner, &what, takes, value) else { continue };
-            if items.is_empty() {
-                let error = self.error(ErrorKind::Matrix, place, format!("`{what}` of {owner} is an empty list"));
-                error.hints.push("without a value there is no task at all".into());
+            out.extend(self.values(owner, &what, value).map(|values| Axis { name, values }));
+        }
+        out
+    }
+
+    fn values<'a>(&mut self, owner: Owner<'_>, what: &str, value: Value<'a>) -> Option<Values<'a>> {
+        let takes = "a string of words, or a list of strings or integers";
+        if matches!(value.get_ref(), DeValue::String(_)) {
+            return self.text_as(owner, what, takes, value).map(Values::Words);
+        }
+        let place = self.place(value.span());
+        let items = self.list(owner, what, takes, value)?;
+        if items.is_empty() {
+            let error = self.error(ErrorKind::Matrix, place, format!("`{what}` of {owner} is an empty list"));
+            error.hints.push("without a value there is no task at all".into());
+        }
+        Some(Values::List(items.into_iter().filter_map(|item| self.scalar(owner, what, item)).collect()))
+    }
+
+    fn filters<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Vec<Filter<'a>> {
+        let takes = "a table of values by list, or a list of such tables";
+        let items = match value.get_ref() {
+            DeValue::Table(_) => vec![value],
+            _ => self.list(owner, key, takes, value).unwrap_or_default(),
+        };
+        let mut out = vec![];
+        for item in items {
+            let place = self.place(item.span());
+            let Some(table) = self.table(owner, key, item) else { continue };
+            if table.is_empty() {
+                self.error(ErrorKind::Matrix, place, format!("a table in `{key}` of {owner} is empty"));
             }
-            let values = items.into_iter().filter_map(|item| self.scalar(owner, &what, item)).collect();
-            out.push(Axis { name, values });
+            let mut lists = vec![];
+            for (list, value) in table {
+                let name = self.key(list);
+                let what = format!("{key}.{}", name.text);
+                let values = match value.get_ref() {
+                    DeValue::Integer(_) => self.scalar(owner, &what, value).map(|one| Values::List(vec![one])),
+                    _ => self.values(owner, &what, value),
+                };
+                lists.extend(values.map(|values| Axis { name, values }));
+            }
+            out.push(Filter { place, lists });
         }
         out
     }

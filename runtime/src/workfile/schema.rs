@@ -92,6 +92,12 @@ struct Task {
     /// Lists of values; one task is made for each combination.
     #[schemars(extend("minProperties" = 1, "propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
     matrix: Option<BTreeMap<String, Values>>,
+    /// Values of a list called `version`, as in `matrix`.
+    versions: Option<Values>,
+    /// Variants of the matrix that are made, when not all are.
+    only: Option<Filters>,
+    /// Variants of the matrix that are not made.
+    exclude: Option<Filters>,
     /// The time it may take, with all attempts and pauses: `"10s"`, `"1h30m"`, or a number of seconds.
     timeout: Option<Timeout>,
     /// How often it is tried again after a failure.
@@ -154,8 +160,31 @@ enum Scalar {
     Int(i64),
 }
 
+/// Words as bash reads them, braces included, or a list of values.
 #[derive(JsonSchema)]
-struct Values(#[schemars(length(min = 1))] Vec<Scalar>);
+#[schemars(untagged)]
+enum Values {
+    Words(#[schemars(length(min = 1))] String),
+    List(#[schemars(length(min = 1))] Vec<Scalar>),
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Filters {
+    One(Filter),
+    Many(Vec<Filter>),
+}
+
+/// For each list it names, the values that are meant; `*` and `?` stand for any text and any character.
+#[derive(JsonSchema)]
+struct Filter(#[schemars(extend("minProperties" = 1))] BTreeMap<String, ScalarOrValues>);
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum ScalarOrValues {
+    One(i64),
+    Values(Values),
+}
 
 #[derive(JsonSchema)]
 #[schemars(untagged)]

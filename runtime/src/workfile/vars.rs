@@ -32,6 +32,20 @@ pub(crate) struct Scope<'s> {
 impl Scope<'_> {
     /// The text with every `{{name}}` replaced; `None` when something in it is wrong, which is then in `errors`.
     pub(crate) fn expand<'t>(&self, text: &'t Str<'_>, errors: &mut Vec<WorkfileError>) -> Option<Cow<'t, str>> {
+        self.replace(text, false, errors)
+    }
+
+    /// The same for a text in which braces mean more: only what can be a name is one.
+    pub(crate) fn expand_names<'t>(&self, text: &'t Str<'_>, errors: &mut Vec<WorkfileError>) -> Option<Cow<'t, str>> {
+        self.replace(text, true, errors)
+    }
+
+    fn replace<'t>(
+        &self,
+        text: &'t Str<'_>,
+        only_names: bool,
+        errors: &mut Vec<WorkfileError>,
+    ) -> Option<Cow<'t, str>> {
         if !text.text.contains("{{") {
             return Some(Cow::Borrowed(&text.text));
         }
@@ -40,7 +54,14 @@ impl Scope<'_> {
         let mut rest = &*text.text;
         while let Some(open) = rest.find("{{") {
             out.push_str(&rest[..open]);
-            if let Some(tail) = rest[open..].strip_prefix("{{{{") {
+            if only_names {
+                let name = rest[open + 2..].split_once("}}").map(|(name, _)| name.trim());
+                if !name.is_some_and(is_name) {
+                    out.push('{');
+                    rest = &rest[open + 1..];
+                    continue;
+                }
+            } else if let Some(tail) = rest[open..].strip_prefix("{{{{") {
                 out.push_str("{{");
                 rest = tail;
                 continue;

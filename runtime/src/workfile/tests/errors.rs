@@ -1,6 +1,7 @@
 //! One case for each way a workfile can be wrong: the plain form of the errors, whole.
 
 use super::{outcome, sources};
+use crate::workfile::parse::TASK_KEYS;
 use crate::workfile::{LoadError, load_text};
 
 /// The errors of a text are exactly these, without `quipu.toml:` at the start of each line.
@@ -106,7 +107,7 @@ fn unknown_keys() {
             "7:1: task `a` has no key `depends_on`",
             "  help: did you mean `needs`?",
             "8:1: task `a` has no key `zzz`",
-            "  help: known keys are `description`, `tags`, `run`, `steps`, `inputs`, `outputs`, `needs`, `after`, `env`, `pass-env`, `secret-env`, `dir`, `stdin`, `stdout`, `tools`, `matrix`, `timeout`, `retries`, `backoff`, `when`, `cache`, `slots`, `shell`, `sandbox`, `network`, `mute`",
+            &format!("  help: known keys are `{}`", TASK_KEYS.join("`, `")),
             "9:26: task `a` has no key `optinal`",
             "  help: did you mean `optional`?",
         ],
@@ -367,7 +368,7 @@ fn matrices() {
         &["3:1: task `a` makes 1000 x 1000 = 1000000 tasks; a workfile makes at most 100000"],
     );
     check(
-        "[task.a]\nrun = 'x'\nmatrix = { u = ['a', 'b', 'a'], v = [1, '1'], w = [''], x = 'y', z = [1.5] }\n[task.b]\nrun = 'x'\nmatrix = {}",
+        "[task.a]\nrun = 'x'\nmatrix = { u = ['a', 'b', 'a'], v = [1, '1'], w = [''], x = true, z = [1.5] }\n[task.b]\nrun = 'x'\nmatrix = {}",
         &[
             "3:27: `u` of task `a` has the value `a` twice",
             "  3:17: first here",
@@ -375,9 +376,8 @@ fn matrices() {
             "  3:38: first here",
             "3:52: a value of `w` of task `a` is empty",
             "  help: values stand in task names",
-            "3:61: `matrix.x` of task `a` takes a list of strings or integers, found a string",
-            "  help: put it in brackets: `[\"...\"]`",
-            "3:71: `matrix.z` of task `a` takes a string or an integer, found a float",
+            "3:61: `matrix.x` of task `a` takes a string of words, or a list of strings or integers, found a boolean",
+            "3:72: `matrix.z` of task `a` takes a string or an integer, found a float",
             "6:10: `matrix` of task `b` is empty",
         ],
     );
@@ -426,4 +426,31 @@ fn errors_without_end_are_counted() {
     let text: String = (0..250).map(|i| format!("[task.t{i}]\nrum = 'x'\nrun = 'x'\n")).collect();
     let errors = outcome(&text).err().unwrap_or_default();
     assert!(errors.ends_with("and 150 more errors\n"), "{errors}");
+}
+
+#[test]
+fn lists_of_a_matrix() {
+    let task = |rest: &str| format!("[task.a]\nrun = 'x'\n{rest}");
+    check(
+        &task("versions = '{0..1000000000}'\nmatrix = { b = \"it's\", c = '', d = '{1..4} {1..4}', e = ['{a'] }"),
+        &[
+            "3:12: `version` of task `a` makes more than 100000 values",
+            "4:16: `b` of task `a` has a `'` that is never closed",
+            "  help: write `\\'` for one that means nothing",
+            "4:28: `c` of task `a` has no value",
+            "  help: without a value there is no task at all",
+            "4:36: `d` of task `a` has the value `1` twice",
+        ],
+    );
+    check(
+        &task("versions = 'a b'\nexclude = [{ verison = 'a' }, { version = 'c' }]\nonly = { version = 'd*' }"),
+        &[
+            "4:14: `exclude` of task `a` names `verison`, which is no list of its matrix",
+            "  help: did you mean `version`?",
+            "4:43: `exclude` of task `a` has `c`, which is no value of `version`",
+            "5:20: `only` of task `a` has `d*`, which is no value of `version`",
+        ],
+    );
+    check(&task("versions = 'a b'\nexclude = { version = '{a,b}' }"), &["4:1: no variant of task `a` is left"]);
+    check(&task("only = { version = '1' }"), &["3:8: task `a` has `only` but no matrix"]);
 }

@@ -1,5 +1,6 @@
 //! Tests of workfiles as a whole: text in, recipes or rendered errors out.
 
+mod braces;
 mod errors;
 mod properties;
 mod recipes;

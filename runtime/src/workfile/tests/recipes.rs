@@ -12,6 +12,45 @@ fn check(text: &str, expected: &str) -> Loaded {
     loaded
 }
 
+fn names(loaded: &Loaded) -> String {
+    loaded.recipes.iter().map(|r| &*r.name).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn lists_are_words_as_bash_reads_them() {
+    let names = |text: &str| names(&outcome(text).unwrap_or_else(|e| panic!("{e}")));
+    let three = "a[3.9.0] a[3.9.1] a[3.9.2]";
+    assert_eq!(names("[task.a]\nrun = 'x'\ninputs = []\nversions = '3.9.{0..2}'"), three);
+    assert_eq!(names("[task.a]\nrun = 'x'\ninputs = []\nversions = ['3.9.{0,1}', '3.9.2']"), three);
+    assert_eq!(
+        names("[vars]\nminor = 9\nall = '3.{{minor}}.{0..2}'\n[task.a]\nrun = 'x'\ninputs = []\nversions = '{{all}}'"),
+        three
+    );
+    assert_eq!(
+        names("[task.a]\nrun = 'x'\ninputs = []\nmatrix = { os = '{linux,mac}' }\nversions = '{{1,2},\"3 4\"}'"),
+        "a[1,linux] a[1,mac] a[2,linux] a[2,mac] a[3 4,linux] a[3 4,mac]"
+    );
+    let many = loaded_text("[task.a]\nrun = 'echo {{version}}'\ninputs = []\nversions = '3.9.{0..21}'");
+    assert_eq!(many.recipes.len(), 22);
+    assert_eq!(&*many.recipes[21].steps[0][2], "echo 3.9.21");
+}
+
+fn loaded_text(text: &str) -> Loaded {
+    outcome(text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn variants_are_filtered() {
+    let names = |filter: &str| {
+        let text =
+            format!("[task.a]\nrun = 'x'\ninputs = []\nmatrix = {{ os = 'linux mac', n = '{{1..3}}' }}\n{filter}");
+        names(&loaded_text(&text))
+    };
+    assert_eq!(names("only = { os = ['linux'] }"), "a[linux,1] a[linux,2] a[linux,3]");
+    assert_eq!(names("exclude = [{ os = 'mac', n = '{2..3}' }, { n = 1 }]"), "a[linux,2] a[linux,3]");
+    assert_eq!(names("only = [{ os = 'l*' }, { n = 3 }]\nexclude = { n = [2] }"), "a[linux,1] a[linux,3] a[mac,3]");
+}
+
 #[test]
 fn a_small_build() {
     let loaded = check(
