@@ -127,7 +127,7 @@ colour = "red"
     19 | colour = "red"
        | ^^^^^^
        |
-       = help: known keys are `description`, `tags`, `run`, `steps`, `inputs`, `outputs`, `needs`, `after`, `env`, `pass-env`, `secret-env`, `dir`, `stdin`, `stdout`, `tools`, `matrix`, `timeout`, `retries`, `backoff`, `when`, `cache`, `slots`, `shell`, `sandbox`, `network`, `mute`
+       = help: `quipu schema` has all its keys
     "#);
 }
 

@@ -39,6 +39,9 @@ pub(super) const ALIASES: [(&str, &str); 20] = [
     ("desc", "description"),
 ];
 
+/// Most keys that are listed to somebody who typed another.
+const MAX_LISTED: usize = 12;
+
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Whose keys are read, for messages.
@@ -89,7 +92,10 @@ impl Reader {
         let alias = ALIASES.iter().find(|(a, to)| *a == key.text && known.contains(to));
         let hint =
             alias.map(|(_, to)| format!("did you mean `{to}`?")).or_else(|| near(&key.text, known.iter().copied()));
-        let hint = hint.unwrap_or_else(|| format!("known keys are {}", list(known)));
+        let hint = hint.unwrap_or_else(|| match known.len() {
+            0..=MAX_LISTED => format!("known keys are {}", list(known)),
+            _ => "`quipu schema` has all its keys".to_owned(),
+        });
         let message = format!("{owner} has no key `{}`", key.text);
         self.error(ErrorKind::UnknownKey, key.place, message).hints.push(hint);
     }
