@@ -134,6 +134,9 @@ fn fits(spec: &ProcessSpec, workers: &Workers) -> Result<(), NotSent> {
     if spec.tier != Tier::Ns {
         return Err(NotSent::Here("only sandboxed tasks are sent"));
     }
+    if !spec.secrets.is_empty() {
+        return Err(NotSent::Here("it is given a secret"));
+    }
     if spec.network {
         return Err(NotSent::Here("it uses the network"));
     }
@@ -370,6 +373,7 @@ mod tests {
             tools: BTreeMap::new(),
             tier: Tier::Ns,
             network: false,
+            secrets: vec![],
         }
     }
 
@@ -384,6 +388,7 @@ mod tests {
         };
         assert!(with(&|s| s.tier = Tier::None));
         assert!(with(&|s| s.network = true));
+        assert!(with(&|s| s.secrets = vec!["TOKEN".into()]));
         assert!(with(&|s| s.platform.1 = "pdp11".into()));
         assert!(with(&|s| s.tools = [("cc".into(), BlobId::of(b"cc"))].into()));
         let glob = quipu_runtime::process::OutputSpec { path: "a*".into(), kind: OutputKind::Glob, optional: false };

@@ -73,6 +73,7 @@ fn spec(argv: &[&str]) -> ProcessSpec {
         tools: BTreeMap::new(),
         tier: Tier::Ns,
         network: false,
+        secrets: vec![],
     }
 }
 

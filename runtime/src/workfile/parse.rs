@@ -27,7 +27,7 @@ pub(super) const FILE_KEYS: [&str; 4] = ["workspace", "member", "vars", "task"];
 /// Keys of `[workspace]`.
 pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "subject"];
 /// Keys of `[task.X]`.
-pub(super) const TASK_KEYS: [&str; 26] = [
+pub(super) const TASK_KEYS: [&str; 29] = [
     "description",
     "tags",
     "run",
