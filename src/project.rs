@@ -90,7 +90,7 @@ impl Opened {
 
 /// What the workfiles say of the workspace that `start` is in.
 pub(crate) fn load(start: &Path) -> Result<Loaded, Diagnosis> {
-    Ok(workfile::load_with(start, settings::sandbox()?)?)
+    Ok(workfile::load_with(start, settings::isolation()?)?)
 }
 
 /// Where the workspace that `start` is in begins, whether its workfiles are right or wrong.

@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use quipu_runtime::exec::sandbox;
 use quipu_runtime::process::Tier;
 use quipu_runtime::workfile::DEFAULT_TIER;
 use quipu_store::sign::Signer;
 use quipu_store::{Options, SignerSource, Store};
 
 use crate::base64;
+use crate::commands::note;
 use crate::diagnose::Diagnosis;
 
 /// Where things are.
@@ -85,14 +87,23 @@ fn given_key() -> Result<Option<Signer>, Diagnosis> {
 }
 
 /// How tasks are isolated when neither they nor the workspace say: `$QUIPU_SANDBOX`, else in namespaces.
-pub(crate) fn sandbox() -> Result<Tier, Diagnosis> {
+pub(crate) fn isolation() -> Result<Tier, Diagnosis> {
     match std::env::var_os("QUIPU_SANDBOX").filter(|v| !v.is_empty()) {
         None => Ok(DEFAULT_TIER),
+        Some(name) if name == "best" => Ok(best()),
         Some(name) => name.to_str().and_then(Tier::from_name).ok_or_else(|| {
             Diagnosis::usage(format!("QUIPU_SANDBOX is `{}`, which is no kind of isolation", name.display()))
-                .hint("one of `ns`, `landlock`, `none`")
+                .hint("one of `ns`, `landlock`, `none`, or `best`: the first of them that works here")
         }),
     }
+}
+
+/// The strictest isolation that this machine allows, for who asked for that. Anything less than the default is told.
+fn best() -> Tier {
+    let Err(why) = sandbox::ns() else { return Tier::Ns };
+    let tier = if sandbox::landlock().is_ok() { Tier::Landlock } else { Tier::None };
+    note(&format!("note: the best isolation here is `{}`: {why}", tier.name()));
+    tier
 }
 
 fn var_path(name: &str) -> Option<PathBuf> {

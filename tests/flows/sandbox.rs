@@ -81,6 +81,23 @@ fn where_namespaces_are_refused_nothing_less_is_chosen_and_the_ways_on_are_told(
 }
 
 #[test]
+fn who_asks_for_the_best_gets_what_works_and_is_told_when_it_is_less() {
+    if !needs_ns() || !needs_programs(&["unshare"]) {
+        return;
+    }
+    let space = space();
+    let less = without_namespaces(&space, "best", &["run"]);
+    assert_eq!((less.status, space.read("out").as_str()), (0, "text\n"), "{}", less.stderr);
+    assert!(less.stderr.starts_with("note: the best isolation here is `"), "{}", less.stderr);
+    assert!(less.stderr.contains("namespaces are refused"), "{}", less.stderr);
+    // Where namespaces work it is what goes without saying.
+    space.build_twice(&[]);
+    let mut command = space.command(&["run"]);
+    let best = space.finish(command.env("QUIPU_SANDBOX", "best"));
+    assert!(best.stderr.starts_with("nothing to do"), "{}", best.stderr);
+}
+
+#[test]
 fn an_isolation_that_does_not_exist_is_refused() {
     let space = space();
     let mut command = space.command(&["run"]);
@@ -88,7 +105,8 @@ fn an_isolation_that_does_not_exist_is_refused() {
     assert_eq!(output.status, 2);
     assert_eq!(
         output.stderr,
-        "error: QUIPU_SANDBOX is `chroot`, which is no kind of isolation\nhelp: one of `ns`, `landlock`, `none`\n"
+        "error: QUIPU_SANDBOX is `chroot`, which is no kind of isolation\nhelp: one of `ns`, `landlock`, `none`, or \
+         `best`: the first of them that works here\n"
     );
     assert!(has_ns() || space.ok(&["run"]).status == 0);
 }
