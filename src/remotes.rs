@@ -61,7 +61,9 @@ pub(crate) fn execute_on(
     let local = engine.executors.find(PROCESS).cloned().ok_or_else(|| wrong(&"there are no processes to send"))?;
     let env = |variable: &str| std::env::var(variable).ok();
     let workspace = std::sync::Arc::clone(workspace);
-    let executor = quipu_remote::RemoteExecutor::new(name, &config, &env, workspace, local, jobs);
+    let observers = engine.observers.clone();
+    let warn: quipu_remote::Warn = std::sync::Arc::new(move |message| observers.on(0, &RunEvent::Warning { message }));
+    let executor = quipu_remote::RemoteExecutor::new(name, &config, &env, workspace, local, jobs, warn);
     engine.executors.register(PROCESS, executor.map_err(|e| wrong(&e))?);
     Ok(config.slots)
 }
@@ -76,7 +78,7 @@ pub(crate) fn execute_on(
     _: u32,
 ) -> Result<u32, Diagnosis> {
     Err(Diagnosis::usage(format!("remote `{name}`: this quipu was built without the feature `remote`"))
-        .hint("build it with `--features remote`"))
+        .hint("build it without `--no-default-features`"))
 }
 
 type Wrong<'w> = dyn Fn(&dyn std::fmt::Display) -> Diagnosis + 'w;

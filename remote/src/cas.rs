@@ -313,7 +313,8 @@ pub(crate) async fn read_stream(
             let read_offset = i64::try_from(offset).unwrap_or(i64::MAX);
             let request = api::ReadRequest { resource_name: name.clone(), read_offset, read_limit: 0 };
             let before = offset;
-            let status = match bytes.read(request).await {
+            let begun = tokio::time::timeout(client.deadline(), bytes.read(request)).await;
+            let status = match begun.map_err(|_| RemoteError::Slow(client.deadline()))? {
                 Ok(answer) => {
                     let mut stream = answer.into_inner();
                     loop {

@@ -129,6 +129,21 @@ impl Client {
         self.inner.deadline
     }
 
+    /// How long a wait may be quiet before somebody looks whether the server is still there.
+    pub(crate) fn patience(&self) -> Duration {
+        3 * self.inner.deadline
+    }
+
+    /// Whether the server still answers.
+    pub(crate) async fn probe(&self) -> Result<(), Status> {
+        let mut client = api::CapabilitiesClient::new(self.service().await);
+        let request = api::GetCapabilitiesRequest { instance_name: self.instance() };
+        match tokio::time::timeout(self.deadline(), client.get_capabilities(request)).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(Status::deadline_exceeded("")),
+        }
+    }
+
     /// How long this many bytes may take.
     pub(crate) fn deadline_for(&self, bytes: u64) -> Duration {
         self.inner.deadline + Duration::from_secs_f64(bytes as f64 / MIN_BYTES_PER_SECOND as f64)
@@ -143,7 +158,11 @@ impl Client {
         let attempts = async {
             match make().await {
                 Err(status) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted) => {
-                    tokio::time::sleep(PAUSE).await;
+                    let pause = retry_after(&status).unwrap_or(PAUSE);
+                    if pause >= self.deadline() {
+                        return Err(status);
+                    }
+                    tokio::time::sleep(pause).await;
                     make().await
                 }
                 other => other,
@@ -199,6 +218,23 @@ impl Client {
             _ => RemoteError::Odd(text()),
         }
     }
+}
+
+/// When a busy server wants to be asked again.
+fn retry_after(status: &Status) -> Option<Duration> {
+    use prost::Message as _;
+    let detailed = bazel_remote_apis::google::rpc::Status::decode(status.details()).ok()?;
+    let info = detailed.details.into_iter().find(|d| d.type_url.ends_with("/google.rpc.RetryInfo"))?;
+    let delay = RetryInfo::decode(&info.value[..]).ok()?.retry_delay?;
+    let (seconds, nanos) = (u64::try_from(delay.seconds).ok()?, u32::try_from(delay.nanos).ok()?);
+    Some(Duration::new(seconds.min(86_400), nanos.min(999_999_999)))
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<bazel_remote_apis::google::protobuf::Duration>,
 }
 
 /// Who asks, for the server's log.

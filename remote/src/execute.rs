@@ -6,7 +6,8 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bazel_remote_apis::google::longrunning::operations_client::OperationsClient;
 use bazel_remote_apis::google::longrunning::{CancelOperationRequest, Operation, operation};
@@ -29,8 +30,15 @@ use crate::config::{Config, ConfigError};
 /// How isolated the work was: as its server saw to it.
 pub const TIER: &str = "remote";
 
-/// How often a broken wait is taken up again.
+/// How often a wait that breaks at once is taken up again.
 const MAX_WAITS: u32 = 5;
+/// After so many failures in a row the server is not asked again in this run.
+const MAX_FAILURES: u32 = 3;
+/// Longest text of a worker's name that a receipt repeats.
+const MAX_WORKER_CHARS: usize = 200;
+
+/// Told, once, that the server is no use.
+pub type Warn = Arc<dyn Fn(String) + Send + Sync>;
 
 /// Carries processes out on a server, and here what cannot be sent.
 pub struct RemoteExecutor {
@@ -42,6 +50,10 @@ pub struct RemoteExecutor {
     local: Arc<dyn Executor>,
     there: Arc<Semaphore>,
     here: Arc<Semaphore>,
+    warn: Warn,
+    warned: AtomicBool,
+    failures: AtomicU32,
+    given_up: AtomicBool,
 }
 
 /// What came of asking the server.
@@ -49,10 +61,13 @@ enum Answer {
     Done(Box<Done>),
     /// Not its work, or not its fault: somebody else should do it.
     Declined(String),
+    /// It gives no answers.
+    Failed(RemoteError),
 }
 
 impl RemoteExecutor {
     /// An executor on the server that its user calls `name`; `local` does what stays here, `jobs` of it at once.
+    /// `warn` hears of the first failure that is the server's own.
     pub fn new(
         name: &str,
         config: &Config,
@@ -60,6 +75,7 @@ impl RemoteExecutor {
         workspace: Arc<Workspace>,
         local: Arc<dyn Executor>,
         jobs: u32,
+        warn: Warn,
     ) -> Result<Self, ConfigError> {
         let workers = Workers { platform: config.platform.clone(), same_tools: config.same_tools };
         let slots = |n: u32| Arc::new(Semaphore::new(n.max(1) as usize));
@@ -72,14 +88,24 @@ impl RemoteExecutor {
             local,
             there: slots(config.slots),
             here: slots(jobs),
+            warn,
+            warned: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            given_up: AtomicBool::new(false),
         })
     }
 
     async fn run(&self, job: Job) -> Done {
+        if self.given_up.load(Ordering::Acquire) {
+            return self.run_here(job, "it was given up").await;
+        }
         let function = match self.client.limits().await {
             Ok(limits) if limits.executes => limits.function,
-            Ok(_) => return self.run_here(job, "it does not execute", true).await,
-            Err(error) => return self.run_here(job, &error.to_string(), true).await,
+            Ok(_) => {
+                let error = RemoteError::Denied("it does not execute".to_owned());
+                return self.failed(job, &error).await;
+            }
+            Err(error) => return self.failed(job, &error).await,
         };
         let prepared = {
             let (job, workers, root) = (job.clone(), self.workers.clone(), self.workspace.root().to_owned());
@@ -87,7 +113,7 @@ impl RemoteExecutor {
         };
         let prepared = match prepared {
             Ok(Ok(prepared)) => prepared,
-            Ok(Err(NotSent::Here(why))) => return self.run_here(job, why, false).await,
+            Ok(Err(NotSent::Here(_))) => return self.run_here_now(job).await,
             Ok(Err(NotSent::Gone(paths))) => return unusable(Unusable::InputsGone(paths)),
             Ok(Err(NotSent::Changed(paths))) => return unusable(Unusable::InputsChanged(paths)),
             Ok(Err(NotSent::Broken(why))) => return Done::failed(FailureKind::Executor { why }, TIER),
@@ -110,13 +136,37 @@ impl RemoteExecutor {
         drop(turn);
         match answer {
             Answer::Done(mut done) => {
+                self.failures.store(0, Ordering::Release);
                 let changed = self.workspace.sources_changed(&job.sources);
                 if !changed.is_empty() {
                     done.unusable = Some(Unusable::InputsChanged(changed));
                 }
                 *done
             }
-            Answer::Declined(why) => self.run_here(job, &why, true).await,
+            Answer::Declined(why) => {
+                self.failures.store(0, Ordering::Release);
+                self.told(&why);
+                self.run_here(job, &why).await
+            }
+            Answer::Failed(error) => self.failed(job, &error).await,
+        }
+    }
+
+    /// The server failed, not the work. What went wrong is said once; when asking again would only cost the same
+    /// time again, it is not asked again.
+    async fn failed(&self, job: Job, error: &RemoteError) -> Done {
+        let failures = self.failures.fetch_add(1, Ordering::AcqRel) + 1;
+        if error.is_final() || failures >= MAX_FAILURES {
+            self.given_up.store(true, Ordering::Release);
+        }
+        let why = error.to_string();
+        self.told(&why);
+        self.run_here(job, &why).await
+    }
+
+    fn told(&self, why: &str) {
+        if self.fallback && !self.warned.swap(true, Ordering::AcqRel) {
+            (self.warn)(format!("remote `{}`: {why}; what it does not do runs here", self.name));
         }
     }
 
@@ -135,9 +185,9 @@ impl RemoteExecutor {
         }
     }
 
-    /// Does it here; `failing` is not by choice, and may be ruled out.
-    async fn run_here(&self, job: Job, why: &str, failing: bool) -> Done {
-        if failing && !self.fallback {
+    /// Does here what the server does not do; its user may have ruled that out.
+    async fn run_here(&self, job: Job, why: &str) -> Done {
+        if !self.fallback {
             let why = format!("remote `{}`: {why}", self.name);
             return Done::failed(FailureKind::Executor { why }, TIER);
         }
@@ -159,7 +209,7 @@ impl RemoteExecutor {
             Ok(Outcome::Done(done)) => Answer::Done(done),
             Ok(Outcome::Lost(why) | Outcome::Declined(why)) => Answer::Declined(why),
             Ok(Outcome::OldFailure) => Answer::Declined("it gives nothing but failures of the past".to_owned()),
-            Err(error) => Answer::Declined(error.to_string()),
+            Err(error) => Answer::Failed(error),
         }
     }
 
@@ -174,13 +224,13 @@ impl RemoteExecutor {
             }
         }
         cas::upload(&self.client, &job.store, prepared.blobs.clone()).await?;
-        let response = match self.execute(&prepared.action, anew).await {
+        let response = match self.execute(&prepared.action, anew).await? {
             Ok(response) => response,
-            Err(status) => return Ok(judge(&status, job)),
+            Err(status) => return self.judge(&status, job),
         };
         let status = response.status.unwrap_or_default();
         if status.code != Code::Ok as i32 {
-            return Ok(judge(&Status::new(Code::from(status.code), status.message), job));
+            return self.judge(&Status::new(Code::from(status.code), status.message), job);
         }
         let Some(result) = response.result else { return Ok(Outcome::Declined("it gave no result".to_owned())) };
         if result.exit_code != 0 {
@@ -221,9 +271,14 @@ impl RemoteExecutor {
         }
     }
 
-    /// Executes, and follows the operation to its end. Stages are not needed: some servers tell none.
-    async fn execute(&self, action: &api::Digest, anew: bool) -> Result<api::ExecuteResponse, Status> {
-        let function = self.client.limits().await.map_err(|e| Status::unavailable(e.to_string()))?.function;
+    /// Executes, and follows the operation to its end: an answer, a refusal, or no answer. Stages are not needed: some
+    /// servers tell none.
+    async fn execute(
+        &self,
+        action: &api::Digest,
+        anew: bool,
+    ) -> Result<Result<api::ExecuteResponse, Status>, RemoteError> {
+        let function = self.client.limits().await?.function;
         let mut execution = self.client.execution().await;
         let request = api::ExecuteRequest {
             instance_name: self.client.instance(),
@@ -234,34 +289,62 @@ impl RemoteExecutor {
             inline_stderr: true,
             ..Default::default()
         };
+        let slow = || RemoteError::Slow(self.client.deadline());
         let start = tokio::time::timeout(self.client.deadline(), execution.execute(request)).await;
-        let mut stream = start.map_err(|_| Status::unavailable("no answer to a request"))??.into_inner();
+        let mut stream = match start.map_err(|_| slow())? {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return Ok(Err(status)),
+        };
         let mut guard = Following { client: self.client.clone(), name: None };
-        let mut waits = 0;
+        let (mut waits, mut since) = (0, Instant::now());
         loop {
-            let status = match stream.message().await {
+            let Ok(message) = tokio::time::timeout(self.client.patience(), stream.message()).await else {
+                // Quiet: it works, or it is gone. Pings would do, but servers take them for an attack.
+                self.client.probe().await.map_err(|status| self.client.error(&status))?;
+                continue;
+            };
+            let status = match message {
                 Ok(Some(operation)) => {
                     if !operation.name.is_empty() {
                         guard.name = Some(operation.name.clone());
                     }
                     if operation.done {
                         guard.name = None;
-                        return response(operation);
+                        return Ok(response(operation));
                     }
                     continue;
                 }
                 Ok(None) => Status::unavailable("the wait ended before the work"),
                 Err(status) => status,
             };
-            waits += 1;
+            // A wait that was one counts from the beginning again.
+            waits = if since.elapsed() > self.client.patience() { 1 } else { waits + 1 };
             let broken = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal);
-            let Some(name) = guard.name.clone().filter(|_| broken && waits <= MAX_WAITS) else { return Err(status) };
+            let Some(name) = guard.name.clone().filter(|_| broken && waits <= MAX_WAITS) else {
+                return Ok(Err(status));
+            };
             tokio::time::sleep(Duration::from_millis(100 << waits)).await;
             let again = execution.wait_execution(api::WaitExecutionRequest { name });
-            stream = tokio::time::timeout(self.client.deadline(), again)
-                .await
-                .map_err(|_| Status::unavailable("no answer to a request"))??
-                .into_inner();
+            stream = match tokio::time::timeout(self.client.deadline(), again).await.map_err(|_| slow())? {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => return Ok(Err(status)),
+            };
+            since = Instant::now();
+        }
+    }
+
+    /// What a refusal means. Servers say missing inputs in several ways, and their own trouble in the same ones.
+    fn judge(&self, status: &Status, job: &Job) -> Result<Outcome, RemoteError> {
+        let said = status.message().chars().filter(|c| !c.is_control()).take(200).collect::<String>();
+        let why = format!("{}: {said}", status.code());
+        match (status.code(), job.timeout) {
+            (Code::DeadlineExceeded, Some(limit)) => {
+                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                Ok(Outcome::Done(Box::new(Done::failed(FailureKind::Timeout { limit_ms }, TIER))))
+            }
+            (Code::FailedPrecondition | Code::Internal | Code::NotFound, _) => Ok(Outcome::Lost(why)),
+            (Code::InvalidArgument | Code::OutOfRange, _) => Ok(Outcome::Declined(why)),
+            _ => Err(self.client.error(status)),
         }
     }
 
@@ -283,7 +366,11 @@ impl RemoteExecutor {
         let took = moment(&metadata.execution_completed_timestamp)
             .zip(moment(&metadata.execution_start_timestamp))
             .map_or(0.0, |(end, start)| (end - start).clamp(0.0, 1e7));
-        Done { result: outcome, cpu: Duration::from_secs_f64(took), rss_bytes: 0, tier: TIER, unusable: None }
+        let worker: String = metadata.worker.chars().filter(|c| !c.is_control()).take(MAX_WORKER_CHARS).collect();
+        let worker = worker.trim();
+        let host = if worker.is_empty() { self.name.clone() } else { format!("{}: {worker}", self.name) };
+        let cpu = Duration::from_secs_f64(took);
+        Done { result: outcome, cpu, rss_bytes: 0, tier: TIER, host: Some(host), unusable: None }
     }
 }
 
@@ -295,19 +382,6 @@ enum Outcome {
     /// Blobs were gone: sent, or asked for, once more.
     Lost(String),
     Declined(String),
-}
-
-/// What a refusal means. Servers say missing inputs in several ways, and their own trouble in the same ones.
-fn judge(status: &Status, job: &Job) -> Outcome {
-    let why = format!("{}: {}", status.code(), status.message().chars().take(200).collect::<String>());
-    match (status.code(), job.timeout) {
-        (Code::DeadlineExceeded, Some(limit)) => {
-            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-            Outcome::Done(Box::new(Done::failed(FailureKind::Timeout { limit_ms }, TIER)))
-        }
-        (Code::FailedPrecondition | Code::Internal | Code::NotFound, _) => Outcome::Lost(why),
-        _ => Outcome::Declined(why),
-    }
 }
 
 fn response(operation: Operation) -> Result<api::ExecuteResponse, Status> {

@@ -21,7 +21,7 @@ mod execute;
 
 pub use cache::GrpcRemote;
 pub use config::{Config, ConfigError};
-pub use execute::{RemoteExecutor, TIER};
+pub use execute::{RemoteExecutor, TIER, Warn};
 
 /// The key of a task's entry in the ActionCache of a server that names blobs by SHA-256: for tests that play
 /// another writer.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quipu_remote::{Config, RemoteExecutor, TIER};
+use quipu_remote::{Config, RemoteExecutor, TIER, Warn};
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::exec::{Done, Executor, Invocation, Job, Stop, Unusable};
 use quipu_runtime::process::{OutputKind, OutputSpec, ProcessSpec, Tier};
@@ -24,31 +24,37 @@ use crate::server::Server;
 
 /// Counts what is left to it, and says that it ran here.
 #[derive(Default)]
-struct Here(AtomicUsize);
+pub(crate) struct Here {
+    count: AtomicUsize,
+    /// What comes out of it.
+    pub(crate) makes: Mutex<Output>,
+}
 
 struct Shared(Arc<Here>);
 
 impl Executor for Shared {
     fn execute(&self, _: Job) -> Pin<Box<dyn Future<Output = Done> + Send + '_>> {
-        self.0.0.fetch_add(1, Ordering::SeqCst);
+        self.0.count.fetch_add(1, Ordering::SeqCst);
+        let made = self.0.makes.lock().expect("nobody panics here").clone();
         Box::pin(async {
-            Done { result: Ok(Output::default()), cpu: Duration::ZERO, rss_bytes: 0, tier: "here", unusable: None }
+            Done { result: Ok(made), cpu: Duration::ZERO, rss_bytes: 0, tier: "here", host: None, unusable: None }
         })
     }
 }
 
 /// A workspace with an executor over a server.
-struct Farm {
+pub(crate) struct Farm {
     dir: tempfile::TempDir,
-    store: Store,
-    here: Arc<Here>,
+    pub(crate) store: Store,
+    pub(crate) here: Arc<Here>,
+    pub(crate) warnings: Arc<Mutex<Vec<String>>>,
     executor: RemoteExecutor,
     runtime: tokio::runtime::Runtime,
     printed: Arc<Mutex<Vec<u8>>>,
 }
 
 /// Whether actions run at all: that takes bubblewrap and the right to make name spaces.
-fn works(farm: &Farm) -> bool {
+pub(crate) fn works(farm: &Farm) -> bool {
     let done = farm.run(&spec(&["/bin/sh", "-c", "echo hello"]), |_| ());
     let ran = done.tier == TIER && done.result.is_ok();
     if !ran {
@@ -58,7 +64,7 @@ fn works(farm: &Farm) -> bool {
     ran
 }
 
-fn spec(argv: &[&str]) -> ProcessSpec {
+pub(crate) fn spec(argv: &[&str]) -> ProcessSpec {
     let env = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LC_ALL", "C"), ("HOME", "/home"), ("TMPDIR", "/tmp")];
     ProcessSpec {
         steps: vec![argv.iter().map(|a| Value::from(*a)).collect()],
@@ -77,12 +83,12 @@ fn spec(argv: &[&str]) -> ProcessSpec {
     }
 }
 
-fn output(path: &str, kind: OutputKind) -> OutputSpec {
+pub(crate) fn output(path: &str, kind: OutputKind) -> OutputSpec {
     OutputSpec { path: path.into(), kind, optional: false }
 }
 
 impl Farm {
-    fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = store(1);
         let here = Arc::new(Here::default());
@@ -90,8 +96,12 @@ impl Farm {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
         let workspace = Arc::new(Workspace::open(&store, dir.path()));
         let local = Arc::new(Shared(Arc::clone(&here)));
-        let executor = RemoteExecutor::new("farm", config, &|_| None, workspace, local, 2).expect("a good description");
-        Self { dir, store, here, executor, runtime, printed: Arc::default() }
+        let warnings = Arc::new(Mutex::new(vec![]));
+        let heard = Arc::clone(&warnings);
+        let warn: Warn = Arc::new(move |message| heard.lock().expect("nobody panics here").push(message));
+        let executor = RemoteExecutor::new("farm", config, &|_| None, workspace, local, 2, warn);
+        let executor = executor.expect("a good description");
+        Self { dir, store, here, warnings, executor, runtime, printed: Arc::default() }
     }
 
     fn job(&self, spec: &ProcessSpec) -> (Job, watch::Sender<Stop>) {
@@ -114,7 +124,7 @@ impl Farm {
         (job, sender)
     }
 
-    fn run(&self, spec: &ProcessSpec, change: impl Fn(&mut Job)) -> Done {
+    pub(crate) fn run(&self, spec: &ProcessSpec, change: impl Fn(&mut Job)) -> Done {
         let (mut job, _stop) = self.job(spec);
         change(&mut job);
         self.runtime.block_on(self.executor.execute(job))
@@ -125,14 +135,14 @@ impl Farm {
         String::from_utf8(bytes(&self.store, *blob).expect("it is here")).expect("text")
     }
 
-    fn file(&self, text: &str) -> Value {
+    pub(crate) fn file(&self, text: &str) -> Value {
         let link = self.store.put(Codec::Raw, text.as_bytes().to_vec()).expect("stored");
         let pairs = [("kind", "file".into()), ("cid", Value::Link(link)), ("size", Value::Int(text.len() as i64))];
         Value::map(pairs).expect("a map")
     }
 
-    fn here(&self) -> usize {
-        self.here.0.load(Ordering::SeqCst)
+    pub(crate) fn here(&self) -> usize {
+        self.here.count.load(Ordering::SeqCst)
     }
 }
 

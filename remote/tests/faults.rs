@@ -13,7 +13,7 @@ use crate::server::{Server, free_port};
 /// What one answer may take here.
 const DEADLINE: Duration = Duration::from_millis(400);
 
-fn impatient(port: u16) -> Config {
+pub(crate) fn impatient(port: u16) -> Config {
     let mut config = config(port);
     config.timeout = DEADLINE.as_secs_f64();
     config.push_wait = 1.0;

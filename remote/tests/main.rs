@@ -1,8 +1,13 @@
 //! Remotes against a real server, and against a bad network.
 
 mod cache;
+mod differences;
+mod double;
+mod double_exec;
 mod execute;
 mod faults;
 mod kit;
+mod matrix;
 mod proxy;
 mod server;
+mod tls;

@@ -45,7 +45,7 @@ pub(crate) fn receipt(done: &Done, about: Circumstances) -> Option<Receipt> {
             cpu_ms: u64::try_from(done.cpu.as_millis()).unwrap_or(0),
             rss_bytes: done.rss_bytes,
             tier: done.tier.to_owned(),
-            host: None,
+            host: done.host.clone(),
         },
     })
 }

@@ -114,7 +114,14 @@ impl Executor for Fake {
         };
         Box::pin(async move {
             let (mut held, mut stop) = (self.shared.held.subscribe(), job.stop.clone());
-            let done = |result, unusable| Done { result, cpu: Duration::ZERO, rss_bytes: 0, tier: "native", unusable };
+            let done = |result, unusable| Done {
+                result,
+                cpu: Duration::ZERO,
+                rss_bytes: 0,
+                tier: "native",
+                host: None,
+                unusable,
+            };
             tokio::select! {
                 biased;
                 Ok(_) = stop.wait_for(|s| *s != Stop::No) => {

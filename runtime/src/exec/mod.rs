@@ -99,8 +99,10 @@ pub struct Done {
     pub cpu: Duration,
     /// Peak resident memory, in bytes.
     pub rss_bytes: u64,
-    /// How isolated it was: `ns`, `landlock`, `none`, `wasm`, `native`.
+    /// How isolated it was: `ns`, `landlock`, `none`, `wasm`, `native`, `remote`.
     pub tier: &'static str,
+    /// Where it ran, when that was elsewhere.
+    pub host: Option<String>,
     /// Set when the result must not be recorded: cancelled, or made from inputs that changed meanwhile.
     pub unusable: Option<Unusable>,
 }
@@ -119,7 +121,7 @@ pub enum Unusable {
 impl Done {
     /// A failure that used nothing.
     pub fn failed(kind: FailureKind, tier: &'static str) -> Self {
-        Self { result: Err(kind.into()), cpu: Duration::ZERO, rss_bytes: 0, tier, unusable: None }
+        Self { result: Err(kind.into()), cpu: Duration::ZERO, rss_bytes: 0, tier, host: None, unusable: None }
     }
 }
 

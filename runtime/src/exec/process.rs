@@ -186,7 +186,8 @@ impl Shared {
         } else {
             (!changed.is_empty()).then_some(Unusable::InputsChanged(changed))
         };
-        Done { result, cpu: ran.usage.cpu, rss_bytes: ran.usage.rss_bytes, tier: spec.tier.name(), unusable }
+        let usage = ran.usage;
+        Done { result, cpu: usage.cpu, rss_bytes: usage.rss_bytes, tier: spec.tier.name(), host: None, unusable }
     }
 
     /// The tiers `none` and `landlock`: in the workspace itself.

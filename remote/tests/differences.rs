@@ -1,0 +1,90 @@
+//! How real servers differ, row by row, on servers that are so: see `docs/design/remote.md`.
+
+use quipu_runtime::process::OutputKind;
+use quipu_store::receipt::FailureKind;
+use quipu_store::tree::Entry;
+
+use crate::double::{Double, Ill, Setup, Verb};
+use crate::execute::{Farm, output, spec};
+use crate::faults::impatient;
+use crate::kit::{Machine, config, workflow};
+
+#[test]
+fn limits_of_a_batch_are_kept_whatever_they_are() {
+    for batch_bytes in [2_000, 65_536, 4_193_280, 0] {
+        // None stated is not none: messages have a limit of their own.
+        let served = if batch_bytes == 0 { 4 << 20 } else { batch_bytes };
+        let double = Double::start(Setup { batch_bytes: served, ..Setup::default() });
+        let wanted = workflow("batches");
+        let first = Machine::new(1, &[], &[&config(double.port)]).run(&wanted);
+        assert_eq!((first.ran.len(), &first.warnings), (4, &vec![]), "{batch_bytes}");
+        let second = Machine::new(2, &[1], &[&config(double.port)]).run(&wanted);
+        assert_eq!((second.ran.len(), second.warnings), (0, vec![]), "{batch_bytes}");
+    }
+}
+
+#[test]
+fn what_failed_before_is_done_again_and_what_worked_is_not() {
+    let double = Double::start(Setup { remembers: true, ..Setup::default() });
+    let farm = Farm::new(&impatient(double.port));
+    let failing = spec(&["/bin/sh", "-c", "exit 7"]);
+    for calls in [1, 2] {
+        let done = farm.run(&failing, |_| ());
+        assert_eq!(done.result.expect_err("it fails").kind, FailureKind::Exit { code: 7 });
+        // It remembers the failure, and would answer with it: the second time it is told not to look.
+        assert!(double.calls("Execute") >= calls);
+    }
+    assert!(double.calls("Execute") <= 3);
+    let mut lacking = spec(&["/bin/true"]);
+    lacking.outputs = vec![output("nothing", OutputKind::File)];
+    for _ in 0..2 {
+        let done = farm.run(&lacking, |_| ());
+        assert_eq!(done.result.expect_err("it lacks").kind, FailureKind::MissingOutput { path: "nothing".into() });
+    }
+    let mut good = spec(&["/bin/sh", "-c", "echo > o"]);
+    good.outputs = vec![output("o", OutputKind::File)];
+    assert!(farm.run(&good, |_| ()).result.is_ok());
+    let before = double.calls("Execute");
+    assert!(farm.run(&good, |_| ()).result.is_ok());
+    assert_eq!(double.calls("Execute"), before, "GetActionResult was asked first");
+    assert_eq!(farm.here(), 0);
+}
+
+#[test]
+fn a_remembered_result_whose_outputs_are_gone_is_made_again() {
+    let double = Double::start(Setup::default());
+    let farm = Farm::new(&impatient(double.port));
+    let mut work = spec(&["/bin/sh", "-c", "date +%N > o"]);
+    work.outputs = vec![output("o", OutputKind::File)];
+    let first = farm.run(&work, |_| ());
+    let Entry::File { blob, .. } = &first.result.as_ref().expect("it worked").artifacts["o"] else { panic!("a file") };
+    let bytes = crate::kit::bytes(&farm.store, *blob).expect("here");
+    let digest = double.state.digest(&bytes);
+    double.state.blobs.lock().expect("nobody panics here").remove(&digest.hash);
+    let second = farm.run(&work, |_| ());
+    assert!(second.result.is_ok() && second.result != first.result);
+    assert_eq!((double.calls("Execute"), farm.here()), (2, 0));
+}
+
+#[test]
+fn links_as_outputs_and_the_workers_name_arrive() {
+    let double = Double::start(Setup::default());
+    let farm = Farm::new(&impatient(double.port));
+    let mut link = spec(&["/bin/ln", "-s", "x", "l"]);
+    link.outputs = vec![output("l", OutputKind::File)];
+    let done = farm.run(&link, |_| ());
+    assert_eq!(done.result.expect("it worked").artifacts["l"], Entry::Symlink { target: "x".into() });
+    assert_eq!(done.host.as_deref(), Some("farm: hand-1"));
+}
+
+#[test]
+fn inputs_that_were_lost_meanwhile_are_sent_once_more() {
+    let double = Double::start(Setup::default());
+    let farm = Farm::new(&impatient(double.port));
+    // It says that it took them, and did not.
+    double.fall_ill(Verb::Push, Ill::Gone);
+    let done = farm.run(&spec(&["/bin/true"]), |_| ());
+    assert_eq!((done.tier, double.calls("Execute")), ("here", 2));
+    double.recover();
+    assert_eq!(farm.run(&spec(&["/bin/true"]), |_| ()).tier, quipu_remote::TIER);
+}
