@@ -1,51 +1,10 @@
 //! A cache server through the command: two workspaces, two stores, one key, and a server.
 
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
-struct Server(Child, u16, tempfile::TempDir);
-
-impl Server {
-    /// A real server, where there is one to be had; `None` is said why.
-    fn start() -> Option<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/casd.sh");
-        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../servers/casd");
-        let installed = Command::new(&script).arg("install").arg(&home).output().expect("bash is there");
-        if !installed.status.success() {
-            let why = String::from_utf8_lossy(&installed.stderr).into_owned();
-            assert_eq!(installed.status.code(), Some(77), "{why}");
-            assert!(std::env::var_os("QUIPU_REQUIRE_SERVERS").is_none(), "a server was asked for: {why}");
-            say(&why);
-            return None;
-        }
-        let data = tempfile::tempdir().expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback is there").port();
-        let mut command = Command::new(script);
-        command.arg("serve").arg(home).arg(port.to_string()).arg(data.path());
-        let server = Self(command.spawn().expect("bash is there"), port, data);
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "the server does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "for people who run the tests")]
-fn say(text: &str) {
-    eprintln!("{text}");
-}
+#[cfg(feature = "remote")]
+use crate::kit::server::Server;
 
 /// A machine: a home with a configuration, and a checkout.
 struct Machine(tempfile::TempDir);
@@ -93,11 +52,11 @@ fn config(port: u16, more: &str) -> String {
 #[test]
 #[cfg(feature = "remote")]
 fn work_done_on_one_machine_is_not_done_on_another() {
-    let Some(server) = Server::start() else { return };
-    let first = Machine::new(&config(server.1, ""), None);
+    let Some(server) = Server::start(false) else { return };
+    let first = Machine::new(&config(server.port, ""), None);
     let summary = first.summary();
     assert!(summary.contains("\"ran\":2"), "{summary}");
-    let second = Machine::new(&config(server.1, ""), Some(&first.path("config/key")));
+    let second = Machine::new(&config(server.port, ""), Some(&first.path("config/key")));
     let summary = second.summary();
     assert!(summary.contains("\"ran\":0") && summary.contains("\"fetched\":2"), "{summary}");
     assert_eq!(
@@ -105,10 +64,9 @@ fn work_done_on_one_machine_is_not_done_on_another() {
         std::fs::read(first.path("ws/count")).expect("made")
     );
     // A stranger's results are none.
-    let third = Machine::new(&config(server.1, ""), None);
+    let third = Machine::new(&config(server.port, ""), None);
     let summary = third.summary();
     assert!(summary.contains("\"ran\":2") && summary.contains("\"fetched\":0"), "{summary}");
-    let _ = &server.2;
 }
 
 #[test]
@@ -141,5 +99,4 @@ fn a_command_built_without_remotes_says_so_and_works() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && told.contains("without the feature `remote`"), "{told}");
     assert!(machine.summary().contains("\"ran\":0"));
-    let _ = (Server::start, say);
 }

@@ -17,6 +17,8 @@ mod share_audit;
 mod share_files;
 mod share_keys;
 mod share_serve;
+#[cfg(feature = "remote")]
+mod share_servers;
 mod share_walk;
 mod tour;
 mod untrusted;

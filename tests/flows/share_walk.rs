@@ -9,13 +9,13 @@ use crate::kit::TestSpace;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Blocks of the page with what stands behind their fence.
-fn blocks(page: &str) -> Vec<(String, String)> {
+pub(super) fn blocks(page: &str) -> Vec<(String, String)> {
     let fenced = page.split("\n```").collect::<Vec<_>>();
     let inside = fenced.into_iter().skip(1).step_by(2);
     inside.filter_map(|block| block.split_once('\n')).map(|(head, body)| (head.to_owned(), body.to_owned())).collect()
 }
 
-fn shell(space: &TestSpace, script: &str) -> Output {
+pub(super) fn shell(space: &TestSpace, script: &str) -> Output {
     let bin = Path::new(env!("CARGO_BIN_EXE_quipu")).parent().expect("a directory");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("is set"));
     // The environment that the command would get, and a shell in place of the command.

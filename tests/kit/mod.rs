@@ -2,6 +2,8 @@
 //! or touched.
 
 mod redact;
+#[cfg(feature = "remote")]
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -343,7 +345,7 @@ pub(crate) fn needs_programs(programs: &[&str]) -> bool {
 }
 
 /// Says something to whoever reads the output of tests.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -111,5 +111,7 @@ impl Worker {
 pub(super) fn may_leave(node: &Node) -> bool {
     let Work::Task(task) = &node.work else { return false };
     let networked = task.args.get("network") == Some(&Value::Bool(true));
-    node.policy.cache && task.nonce.is_empty() && !networked
+    // What a secret was for is nobody else's business, even where it stands in no output.
+    let secretive = task.args.get("secrets").is_some();
+    node.policy.cache && task.nonce.is_empty() && !networked && !secretive
 }
