@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Attest(AttestArgs),
     /// Let others read this store over HTTP
     Serve(ServeArgs),
+    /// Say what works on this machine, and what to do about the rest
+    Doctor(DoctorArgs),
     /// Write a workfile to begin with
     Init,
     /// Print the JSON Schema of workfiles
@@ -143,6 +145,13 @@ pub(crate) struct ExplainArgs {
     #[arg(value_name = "TASK")]
     pub(crate) task: String,
     /// Print the explanation as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print what was found as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

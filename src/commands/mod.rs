@@ -3,6 +3,7 @@
 mod accepted;
 mod attest;
 mod audit;
+mod doctor;
 mod explain;
 mod export;
 mod gc;
@@ -74,6 +75,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::Audit(args) => audit::audit(&context, &args),
         Command::Attest(args) => attest::attest(&context, &args),
         Command::Serve(args) => serve::serve(&context, &args),
+        Command::Doctor(args) => doctor::doctor(&context, &args),
         Command::Init => init::init(&context.start),
         Command::Schema => print_json(&schema::schema()),
         Command::Completions { shell } => {

@@ -57,6 +57,7 @@ mod links;
 mod local;
 mod look;
 mod materialise;
+pub mod medium;
 mod memory;
 mod parallel;
 pub mod receipt;

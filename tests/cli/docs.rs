@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "run",
     "plan",
     "explain",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 19] = [
     "audit",
     "attest",
     "serve",
+    "doctor",
     "init",
     "schema",
     "completions",

@@ -16,7 +16,6 @@ mod journal;
 mod layout;
 mod locks;
 mod marks;
-mod medium;
 mod rebuild;
 mod sweep;
 mod tables;
@@ -449,7 +448,7 @@ impl Backend for Local {
     }
 
     fn medium(&self) -> Option<&'static str> {
-        medium::network(self.core.layout.dir())
+        crate::medium::network(self.core.layout.dir())
     }
 
     fn hold(&self) -> Result<Hold, StoreError> {

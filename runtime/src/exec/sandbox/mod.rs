@@ -37,7 +37,7 @@ use super::spawn::{Process, Reads, pidfd_or_end, while_busy};
 use super::sys::Pointers;
 use crate::process::OutputSpec;
 
-pub use self::refusal::{landlock, ns, remedy};
+pub use self::refusal::{landlock, namespaces, ns, remedy};
 
 /// What all sandboxed tasks of one run share. Gone with everything in it when dropped.
 pub(crate) struct Sandbox {

@@ -1,6 +1,7 @@
 //! Why the kernel refused a sandbox, in words a person can act on; and what works on this machine.
 //!
 //! Knows error numbers and where systems keep their restrictions; unaware of tasks.
+#![expect(unsafe_code, reason = "tries out which namespaces there are")]
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::exec::lookup;
 use crate::exec::secrets::Secrets;
 use crate::exec::spawn::Reads;
 use crate::exec::stop::StopFlag;
-use crate::exec::sys::Status;
+use crate::exec::sys::{self, Status};
 
 /// What keeps namespaces from programs on this machine, and what its owner can do about it.
 struct Restriction {
@@ -165,7 +166,25 @@ pub fn ns() -> Result<(), String> {
     }
 }
 
+/// Each kind of namespace that the tier `ns` takes, and whether it can be had together with a user namespace.
+pub fn namespaces() -> Vec<(&'static str, io::Result<()>)> {
+    let kinds = [
+        ("user", 0),
+        ("mount", libc::CLONE_NEWNS),
+        ("pid", libc::CLONE_NEWPID),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("uts", libc::CLONE_NEWUTS),
+        ("net", libc::CLONE_NEWNET),
+    ];
+    let made = |kind| {
+        // SAFETY: what runs in the child does nothing.
+        let (pid, _) = unsafe { sys::fork_into(libc::CLONE_NEWUSER | kind, || 0) }?;
+        sys::reap(pid).map(drop)
+    };
+    kinds.into_iter().map(|(name, kind)| (name, made(kind))).collect()
+}
+
 /// The version of Landlock's interface that the tier `landlock` finds on this machine; or why there is none.
 pub fn landlock() -> Result<i64, String> {
-    crate::exec::sys::landlock_abi().map_err(crate::exec::landlock::why_not)
+    sys::landlock_abi().map_err(crate::exec::landlock::why_not)
 }
