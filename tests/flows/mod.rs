@@ -20,6 +20,7 @@ mod share_serve;
 #[cfg(feature = "remote")]
 mod share_servers;
 mod share_walk;
+mod tools;
 mod tour;
 mod untrusted;
 mod variants;
