@@ -7,6 +7,7 @@ mod damage;
 mod failures;
 mod incremental;
 mod moving_ground;
+mod leftovers;
 mod pipeline;
 mod printed;
 mod resume;

@@ -252,6 +252,25 @@ impl Running {
         }
     }
 
+    /// Reads on until an event of this kind.
+    pub(crate) fn wait_for_any(&mut self, event: &str) {
+        loop {
+            let mut line = String::new();
+            assert!(self.lines.read_line(&mut line).expect("is read") > 0, "no {event}: {:?}", self.events.last());
+            let found: Json = serde_json::from_str(&line).expect("is JSON");
+            let is_it = found["event"] == event;
+            self.events.push(found);
+            if is_it {
+                return;
+            }
+        }
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("fits")).expect("is one");
         kill_process(pid, signal).expect("is there to be signalled");
