@@ -45,13 +45,15 @@ pub struct IngestOptions {
     pub take: Take,
     /// Which links are taken.
     pub links: Links,
+    /// Whether files are taken that run as their owner (setuid, setgid). What is kept does not.
+    pub set_id: bool,
     /// More files, links and directories than this are refused.
     pub max_entries: usize,
 }
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { take: Take::Copy, links: Links::Inside, max_entries: MAX_ENTRIES }
+        Self { take: Take::Copy, links: Links::Inside, set_id: true, max_entries: MAX_ENTRIES }
     }
 }
 
@@ -83,6 +85,12 @@ pub enum IngestError {
         path: String,
         /// What it is.
         kind: FileKind,
+    },
+    /// A file that runs as its owner.
+    #[error("`{path}` has a setuid or setgid bit, which is not kept")]
+    SetId {
+        /// The path.
+        path: String,
     },
     /// A link that leads, or may lead, out of the directory it is kept in.
     #[error("`{path}` is a symbolic link to `{target}`, which may lead outside")]
@@ -309,6 +317,9 @@ impl Walk<'_> {
         }
         let stamp = Stamp::of(&stat);
         match stamp.kind {
+            FileKind::File if !self.options.set_id && stat.st_mode & 0o6000 != 0 => {
+                return Err(IngestError::SetId { path });
+            }
             FileKind::File => self.out.files.push(Listed { path, stamp, linked: stat.st_nlink != 1 }),
             FileKind::Dir => {}
             FileKind::Symlink => {
@@ -478,6 +489,21 @@ mod tests {
             };
             assert_eq!(exec, expected, "{mode:o}");
             std::fs::remove_file(&path).expect("removed");
+        }
+    }
+
+    #[test]
+    fn files_that_run_as_their_owner_are_refused_when_asked_to_be() {
+        let (store, dir) = (memory(), tempfile::tempdir().expect("temporary directory"));
+        std::fs::create_dir(dir.path().join("d")).expect("made");
+        let path = dir.path().join("d/f");
+        std::fs::write(&path, "x").expect("written");
+        let options = IngestOptions { set_id: false, ..IngestOptions::default() };
+        for (mode, refused) in [(0o755, false), (0o4755, true), (0o2755, true), (0o1644, false)] {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("set");
+            let found = ingest_at(&store, dir.path(), "d", &options);
+            let is_refused = matches!(&found, Err(IngestError::SetId { path }) if path == "d/f");
+            assert_eq!((is_refused, found.is_ok()), (refused, !refused), "{mode:o}: {found:?}");
         }
     }
 

@@ -60,7 +60,7 @@ impl<'a> Declared<'a> {
         taken: &mut dyn FnMut(&Ingested),
     ) -> Result<Artifacts, FailureKind> {
         let mut artifacts = Artifacts::new();
-        let options = IngestOptions { take, ..IngestOptions::default() };
+        let options = IngestOptions { take, set_id: false, ..IngestOptions::default() };
         let mut take_one = |path: &str| -> Result<Option<Entry>, FailureKind> {
             let found = ingest_at(store, root, path, &options).map_err(|error| refused(path, error))?;
             if let Some(found) = &found {

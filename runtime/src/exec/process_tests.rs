@@ -159,6 +159,32 @@ fn what_is_missing_bad_or_of_another_kind_is_told_apart() {
 }
 
 #[test]
+fn a_file_that_runs_as_its_owner_and_a_device_are_no_outputs() {
+    in_each_tier(|tier| {
+        let place = Place::new();
+        let set = Task::new(tier, "echo > o; chmod 4755 o").file("o");
+        match (tier, place.failed(&set)) {
+            (Tier::None, FailureKind::BadOutput { path, why }) => {
+                assert!(path == "o" && why.contains("setuid"), "{why}")
+            }
+            // Refused when the bit was about to be set.
+            (Tier::Ns | Tier::Landlock, FailureKind::Exit { code: 1 }) => {}
+            other => panic!("{other:?}"),
+        }
+        let _ = fs::remove_file(place.path("o"));
+        let device = Task::new(tier, "mknod o c 1 3").file("o");
+        match (tier, rustix::process::geteuid().is_root(), place.failed(&device)) {
+            (Tier::None | Tier::Landlock, true, FailureKind::BadOutput { path, why }) => {
+                assert!(path == "o" && why.contains("device"), "{why}");
+            }
+            (Tier::Ns, _, FailureKind::Exit { code: 1 }) | (_, false, FailureKind::Exit { code: 1 }) => {}
+            other => panic!("{other:?}"),
+        }
+        let _ = fs::remove_file(place.path("o"));
+    });
+}
+
+#[test]
 fn what_a_failed_task_left_is_quipus_to_remove() {
     let place = Place::new();
     let failing = Task::new(
