@@ -120,3 +120,25 @@ fn nothing_is_left_of_ten_thousand_tasks_and_three_kills() {
         nothing_is_left_of(10_000);
     }
 }
+
+#[test]
+fn what_a_task_abandons_outlives_neither_it_nor_quipu_without_namespaces() {
+    for tier in ["none", "landlock"] {
+        if tier == "landlock" && quipu_runtime::exec::sandbox::landlock().is_err() {
+            continue;
+        }
+        let sleep = 200_000 + u64::from(std::process::id()) * 2 + u64::from(tier == "none");
+        let space = TestSpace::new(&format!(
+            "[workspace]\nsandbox = \"{tier}\"\n[task.leaves]\nrun = \"(setsid sleep {sleep} &); echo > out/a\"\ninputs = []\noutputs = [\"out/a\"]\n\
+             [task.waits]\nrun = \"setsid sleep {sleep} & setsid sleep {sleep} & echo > out/b; sleep {sleep}\"\ninputs = []\noutputs = [\"out/b\"]\n"
+        ));
+        let sleepers = || processes_with(&format!("sleep\0{sleep}\0"));
+        space.build_twice(&["leaves"]);
+        assert_eq!(sleepers(), 0, "{tier}");
+        let running = space.start(&["waits"]);
+        wait_until("the task sleeps, with two that are in sessions of their own", || sleepers() == 3);
+        running.signal(Signal::KILL);
+        running.end();
+        wait_until("all of it is gone with quipu", || sleepers() == 0);
+    }
+}

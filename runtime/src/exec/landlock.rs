@@ -2,20 +2,15 @@
 //!
 //! Knows which access belongs to which kind of path; unaware of namespaces and of what tasks are for. What it does and
 //! what it cannot: `docs/design/sandbox.md`, "Tier `landlock`".
-#![expect(unsafe_code, reason = "the process shares memory with this one until it is what it is to be")]
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Pid;
 
 use super::filter::{self, Sockets};
-use super::spawn::Launch;
-use super::sys::{self, Kin, Pointers, SignalsBlocked, Stack};
+use super::sys;
 use crate::process::{OutputKind, OutputSpec};
 
 const EXECUTE: u64 = 1;
@@ -149,49 +144,6 @@ impl Ruleset {
         let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
         let access = access & self.handled & if is_dir { !0 } else { OF_FILES };
         sys::landlock_allow(&self.fd, &fd, access).map_err(|errno| failed(io::Error::from_raw_os_error(errno)))
-    }
-}
-
-/// Starts a process under rules, in a process group of its own.
-pub(crate) fn start(launch: &Launch<'_>, rules: &Ruleset, stdio: [RawFd; 3]) -> io::Result<Pid> {
-    let texts = |texts: &mut dyn Iterator<Item = String>| texts.map(CString::new).collect::<Result<Vec<_>, _>>();
-    let program = CString::new(launch.program.as_os_str().as_bytes())?;
-    let dir = CString::new(launch.dir.as_os_str().as_bytes())?;
-    let argv = Pointers::new(texts(&mut launch.argv.iter().cloned())?);
-    let env = Pointers::new(texts(&mut launch.env.iter().map(|(name, value)| format!("{name}={value}")))?);
-    let failed = std::cell::Cell::new(0);
-    let become_it = || {
-        let prepared = (|| {
-            rustix::process::setpgid(None, None).map_err(rustix::io::Errno::raw_os_error)?;
-            for (to, from) in (0..).zip(stdio) {
-                sys::dup_to(from, to)?;
-            }
-            sys::close_from_on_exec(3)?;
-            rustix::process::chdir(&*dir).map_err(rustix::io::Errno::raw_os_error)?;
-            rustix::thread::set_no_new_privs(true).map_err(rustix::io::Errno::raw_os_error)?;
-            rules.enforce()
-        })();
-        failed.set(match prepared {
-            Ok(()) => {
-                sys::reset_signals();
-                sys::execve(&program, &argv, &env)
-            }
-            Err(errno) => errno,
-        });
-        1
-    };
-    let mut stack = Stack::default();
-    let blocked = SignalsBlocked::new();
-    // SAFETY: the closure makes system calls with what was prepared above, and sets a cell that nobody looks at meanwhile.
-    let pid = unsafe { sys::vfork(&mut stack, Kin::Child, &become_it) };
-    drop(blocked);
-    let pid = pid.map_err(io::Error::from_raw_os_error)?;
-    match failed.get() {
-        0 => Ok(pid),
-        errno => {
-            let _ = sys::reap(pid);
-            Err(io::Error::from_raw_os_error(errno))
-        }
     }
 }
 

@@ -165,7 +165,7 @@ fn a_file_that_runs_as_its_owner_and_a_device_are_no_outputs() {
         let set = Task::new(tier, "echo > o; chmod 4755 o").file("o");
         match (tier, place.failed(&set)) {
             (Tier::None, FailureKind::BadOutput { path, why }) => {
-                assert!(path == "o" && why.contains("setuid"), "{why}")
+                assert!(path == "o" && why.contains("setuid"), "{why}");
             }
             // Refused when the bit was about to be set.
             (Tier::Ns | Tier::Landlock, FailureKind::Exit { code: 1 }) => {}

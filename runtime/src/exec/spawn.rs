@@ -6,16 +6,15 @@
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::capture::Streams;
-use super::landlock::{self, Ruleset};
+use super::keeper::{self, Keeper};
+use super::landlock::Ruleset;
 use super::stop::StopFlag;
 use super::sys::{self, Status, Usage};
 use super::{Stop, Stream};
@@ -78,6 +77,8 @@ pub(crate) struct Process {
     pub(crate) pidfd: OwnedFd,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
+    /// Who looks after it; without one it is this process's own child.
+    pub(crate) keeper: Option<Keeper>,
 }
 
 /// Why a process was ended from outside.
@@ -108,24 +109,11 @@ pub(crate) fn launch(launch: &Launch<'_>) -> io::Result<Process> {
     };
     let (stderr, child_stderr) = io::pipe()?;
     let stdin = launch.stdin.open()?;
-    let pid = match launch.rules {
-        None => {
-            let mut command = Command::new(launch.program);
-            // Neither user, group nor hook is set and the program's path is whole, so that this is a `posix_spawn`.
-            command.args(&launch.argv[1..]).arg0(&launch.argv[0]).env_clear();
-            command.envs(launch.env.iter().map(|(name, value)| (name, value)));
-            command.current_dir(launch.dir).process_group(0);
-            command.stdin(Stdio::from(stdin));
-            command.stdout(child_stdout).stderr(child_stderr);
-            while_busy(|| command.spawn().map(|child| Pid::from_child(&child)))?
-        }
-        Some(rules) => {
-            let stdio = [stdin.as_raw_fd(), child_stdout.as_raw_fd(), child_stderr.as_raw_fd()];
-            while_busy(|| landlock::start(launch, rules, stdio))?
-        }
-    };
-    let pidfd = pidfd_or_end(pid)?;
-    Ok(Process { pid, pidfd, stdout, stderr: Some(stderr.into()) })
+    let stdio = [stdin.as_raw_fd(), child_stdout.as_raw_fd(), child_stderr.as_raw_fd()];
+    let (pid, keeper) = while_busy(|| keeper::start(launch, stdio))?;
+    // Not reaped until the keeper is told: the number is still its own.
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    Ok(Process { pid, pidfd, stdout, stderr: Some(stderr.into()), keeper: Some(keeper) })
 }
 
 /// A descriptor of a child that leads a group; the group is ended where there can be none.
@@ -163,7 +151,7 @@ impl Process {
     }
 
     /// Waits for its end, taking its streams and heeding `deadline` and `stop`. When this returns nothing of its group runs,
-    /// and nothing of what `end_rest` ends.
+    /// nothing its keeper knows of, and nothing of what `end_rest` ends.
     pub(crate) fn supervise(
         mut self,
         streams: &mut Streams,
@@ -174,7 +162,10 @@ impl Process {
         let attended = self.attend(streams, deadline, stop);
         // The process is a zombie now, or attending it failed: either way nothing of it may go on.
         self.kill();
-        let (status, usage) = sys::reap(self.pid)?;
+        let (status, usage) = match self.keeper.take() {
+            Some(keeper) => keeper.finish()?,
+            None => sys::reap(self.pid)?,
+        };
         end_rest();
         let forced = attended?;
         self.drain(streams)?;
@@ -428,11 +419,10 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_process_that_holds_the_pipes_open_is_not_waited_for() {
-        let ran = simply("setsid sleep 300 & echo $!");
+    fn an_escaped_process_that_holds_the_pipes_open_is_ended() {
+        let ran = simply("setsid sleep 300 & echo $!; sleep 0.05");
         assert_eq!(ran.ended.status, Status::Exit(0));
-        let pid: i32 = String::from_utf8(ran.stdout).expect("digits").trim().parse().expect("a number");
-        let _ = rustix::process::kill_process(Pid::from_raw(pid).expect("not zero"), Signal::KILL);
+        assert!(!alive(&ran.stdout), "not soon: now");
     }
 
     #[test]

@@ -182,6 +182,52 @@ pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, kin: Kin, child: &
     positive(pid).ok_or_else(errno)
 }
 
+/// Makes a child that shares this process's memory and runs beside it, on a stack of its own, until `run` returns.
+///
+/// # Safety
+///
+/// `with`, which holds the stack, must stay where it is until the child has been waited for. What [`vfork`] asks holds as
+/// long as the child lives; besides, it must not write to what other threads use, thread-local storage included.
+pub(crate) unsafe fn beside<T: OwnStack>(with: &T, run: extern "C" fn(&T) -> i32) -> Result<Pid, i32> {
+    // SAFETY: a reference is passed where the function takes one.
+    let run = unsafe {
+        std::mem::transmute::<extern "C" fn(&T) -> i32, extern "C" fn(*mut libc::c_void) -> libc::c_int>(run)
+    };
+    // SAFETY: nobody else uses it.
+    let stack = unsafe { &mut *with.own_stack().get() };
+    let top = stack.0.as_mut_ptr_range().end.cast::<libc::c_void>();
+    // SAFETY: the stack is ours and grows downwards from its aligned end.
+    let pid =
+        unsafe { libc::clone(run, top, libc::CLONE_VM | libc::SIGCHLD, std::ptr::from_ref(with).cast_mut().cast()) };
+    positive(pid).ok_or_else(errno)
+}
+
+/// What holds the stack of a child of [`beside`].
+pub(crate) trait OwnStack {
+    /// The stack, for the child alone.
+    fn own_stack(&self) -> &std::cell::UnsafeCell<Stack>;
+}
+
+/// Waits for a child and reaps it; gives the form `wait` has. Calls nothing that writes to thread-local storage when it
+/// succeeds.
+///
+/// # Safety
+///
+/// `usage` can be written to.
+pub(crate) unsafe fn reap_child(child: Pid, usage: *mut libc::rusage) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: both pointers can be written to.
+    let found = unsafe { libc::syscall(libc::SYS_wait4, child.as_raw_pid(), &raw mut status, 0, usage) };
+    (found == libc::c_long::from(child.as_raw_pid())).then_some(status)
+}
+
+/// Makes a copy of the descriptor that is `least` or above, and is closed on `execve`.
+pub(crate) fn dup_above(fd: RawFd, least: RawFd) -> Result<RawFd, i32> {
+    // SAFETY: integers in, integer out.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) };
+    if copy < 0 { Err(errno()) } else { Ok(copy) }
+}
+
 /// A process's number, unless it is the sign of a failed call.
 fn positive(pid: i32) -> Option<Pid> {
     if pid > 0 { Pid::from_raw(pid) } else { None }

@@ -313,7 +313,7 @@ impl Entered<'_> {
         self.own = own.or(self.own.take());
         self.started = true;
         let pidfd = pidfd_or_end(pid).map_err(io_at("descriptor of the process"))?;
-        Ok(Process { pid, pidfd, stdout: reader.map(OwnedFd::from), stderr: Some(stderr.into()) })
+        Ok(Process { pid, pidfd, stdout: reader.map(OwnedFd::from), stderr: Some(stderr.into()), keeper: None })
     }
 
     fn explain(&self, failed: Failed, program: &str) -> EnterError {
