@@ -112,7 +112,7 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
 }
 
 /// The clock that file times are taken from.
-pub(crate) fn now_ns() -> i64 {
+pub fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

@@ -30,7 +30,7 @@ use self::mounts::{Hidden, c_path, c_string};
 use self::room::{Room, Rooms};
 use self::skeleton::Skeleton;
 use self::stage::{Failed, Stage};
-use self::view::{Seen, View, ViewError, Wanted};
+use self::view::{Counts, Seen, View, ViewError, Wanted};
 use super::capture::ScratchDir;
 use super::filter::{self, Sockets};
 use super::spawn::{Process, Reads, pidfd_or_end, while_busy};
@@ -51,6 +51,7 @@ pub(crate) struct Sandbox {
     /// Inputs that are not files of the store as they stand, made once each.
     inputs: PathBuf,
     made: Mutex<FxHashMap<String, Arc<Mutex<bool>>>>,
+    counts: Counts,
     /// A file that has many names.
     empty: PathBuf,
     rooms: Rooms,
@@ -162,6 +163,7 @@ impl Sandbox {
             hidden: Hidden(bases),
             inputs,
             made: Mutex::default(),
+            counts: Counts::default(),
             empty,
             rooms: Rooms::new(store),
             _base: base,
@@ -224,6 +226,7 @@ impl Sandbox {
             artifacts: artifacts.collect::<Result<_, EnterError>>()?,
             outputs: task.outputs,
             dir: task.dir,
+            counts: &self.counts,
         })?;
         let room =
             if view.disk.is_empty() { None } else { Some(self.rooms.take().map_err(io_at("scratch directory"))?) };

@@ -5,10 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use quipu_store::tree::{MAX_DEPTH, Name};
-use rustc_hash::FxHashSet;
+use quipu_store::stamp::{Stamp, now_ns};
+use quipu_store::tree::{MAX_DEPTH, MAX_NAME_BYTES};
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 
 use crate::process::{OutputKind, OutputSpec};
@@ -82,11 +85,54 @@ pub(super) struct Wanted<'a> {
     pub(super) outputs: &'a [OutputSpec],
     /// Where the task runs.
     pub(super) dir: &'a str,
+    /// What earlier tasks found.
+    pub(super) counts: &'a Counts,
+}
+
+/// How many entries directories have, as long as they look as they did when that was counted.
+#[derive(Debug, Default)]
+pub(super) struct Counts(Mutex<FxHashMap<PathBuf, (Stamp, usize)>>);
+
+impl Counts {
+    /// Whether a directory (no link to one) has exactly `count` entries.
+    fn is(&self, dir: &Path, count: usize) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(fd) = rustix::fs::open(dir, flags, Mode::empty()) else { return false };
+        let Ok(stamp) = rustix::fs::fstat(&fd).map(|stat| Stamp::of(&stat)) else { return false };
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(dir).copied();
+        if let Some((_, found)) = known.filter(|(then, _)| *then == stamp) {
+            return found == count;
+        }
+        let looked_ns = now_ns();
+        let Some(found) = entries(&fd, count) else { return false };
+        // A change right after it might leave the times as they are. More than were asked for were not counted.
+        if stamp.is_settled(looked_ns) && found <= count {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned(), (stamp, found));
+        }
+        found == count
+    }
+}
+
+/// How many entries a directory has; when there are more than `enough`, any number above that.
+fn entries(dir: &OwnedFd, enough: usize) -> Option<usize> {
+    let mut buffer = [MaybeUninit::uninit(); 32 << 10];
+    let mut listing = RawDir::new(dir, &mut buffer);
+    let mut found = 0;
+    while let Some(entry) = listing.next() {
+        found += usize::from(!matches!(entry.ok()?.file_name().to_bytes(), b"." | b".."));
+        if found > enough {
+            break;
+        }
+    }
+    Some(found)
 }
 
 /// Whether `path` is relative, of plain components.
 fn is_plain(path: &str) -> bool {
-    path.split('/').all(|part| Name::new(part).is_ok()) && path.split('/').count() <= MAX_DEPTH
+    let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= MAX_NAME_BYTES;
+    let mut depth = 0;
+    let mut parts = path.split('/').inspect(|_| depth += 1);
+    parts.all(is_name) && depth <= MAX_DEPTH && !path.contains('\0')
 }
 
 pub(super) fn parent(path: &str) -> &str {
@@ -125,7 +171,7 @@ impl View {
         let mut shared = blocked.clone();
         wanted.artifacts.iter().for_each(|(path, _)| add_with_parents(path, &mut shared));
         let globs: Vec<&str> = wanted.outputs.iter().filter(|o| o.kind == OutputKind::Glob).map(written_in).collect();
-        let covering = Covering { root: wanted.root, blocked: &shared, globs: &globs };
+        let covering = Covering { root: wanted.root, blocked: &shared, globs: &globs, counts: wanted.counts };
         covering.visit("", &wanted.sources, &mut view.seen)?;
         view.seen.extend(wanted.artifacts.into_iter().map(|(path, seen)| (path.to_owned(), seen)));
         // Invariant: no input is below another, so that no place is ever made through a link.
@@ -271,6 +317,7 @@ struct Covering<'a> {
     blocked: &'a FxHashSet<&'a str>,
     /// Directories in which anything may be written.
     globs: &'a [&'a str],
+    counts: &'a Counts,
 }
 
 impl Covering<'_> {
@@ -297,7 +344,7 @@ impl Covering<'_> {
         }
         // Each declared source is there: it was looked at a moment ago, and is again afterwards. So if there are as many
         // entries as were declared, they are the declared ones.
-        if whole && lists_exactly(&self.root.join(dir), entries) {
+        if whole && self.counts.is(&self.root.join(dir), entries) {
             seen.insert(dir.to_owned(), Seen::Dir(self.root.join(dir)));
             return Ok(true);
         }
@@ -313,21 +360,4 @@ impl Covering<'_> {
         seen.append(&mut own);
         Ok(false)
     }
-}
-
-/// Whether a directory (no link to one) has exactly `count` entries.
-fn lists_exactly(dir: &Path, count: usize) -> bool {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(fd) = rustix::fs::open(dir, flags, Mode::empty()) else { return false };
-    let mut buffer = [MaybeUninit::uninit(); 32 << 10];
-    let mut listing = RawDir::new(&fd, &mut buffer);
-    let mut found = 0;
-    while let Some(entry) = listing.next() {
-        let Ok(entry) = entry else { return false };
-        found += usize::from(!matches!(entry.file_name().to_bytes(), b"." | b".."));
-        if found > count {
-            return false;
-        }
-    }
-    found == count
 }
