@@ -72,9 +72,17 @@ impl Opened {
     pub(crate) fn look(&self, goals: Vec<TaskIdx>, rules: Rules) -> Result<Run, Diagnosis> {
         let mut request = Request::new(Arc::clone(&self.project.subject), goals, rules);
         request.session = Some(self.key());
+        request.workspace = Some(self.key().into());
+        request.listing = Some(self.listing());
         let mut engine = self.engine();
         self.attach_remotes(&mut engine)?;
         Ok(drive::look(&engine, request)?)
+    }
+
+    /// The source files of tasks.
+    pub(crate) fn listing(&self) -> drive::Listing {
+        let project = Arc::clone(&self.project);
+        Box::new(move |task| project.sources(task))
     }
 
     /// The tasks that selectors mean.

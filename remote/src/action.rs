@@ -366,6 +366,7 @@ mod tests {
             dir: "".into(),
             stdin: None,
             stdout: None,
+            depfile: None,
             sources: None,
             inputs: BTreeMap::new(),
             outputs: vec![],

@@ -72,6 +72,7 @@ pub(crate) fn spec(argv: &[&str]) -> ProcessSpec {
         dir: "".into(),
         stdin: None,
         stdout: None,
+        depfile: None,
         sources: None,
         inputs: BTreeMap::new(),
         outputs: vec![],

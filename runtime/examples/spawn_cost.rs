@@ -113,6 +113,7 @@ fn invocation(tier: Tier) -> Result<Invocation, Failed> {
         dir: "".into(),
         stdin: None,
         stdout: None,
+        depfile: None,
         sources: None,
         inputs: BTreeMap::new(),
         outputs: Vec::new(),

@@ -6,6 +6,7 @@
 mod elsewhere;
 mod lookups;
 mod push;
+mod reads;
 mod remotes;
 mod request;
 mod telling;
@@ -31,8 +32,9 @@ use crate::task::Work;
 use crate::value::Text;
 use elsewhere::{Question, Reach};
 use push::Pusher;
+use reads::Reads;
 use remotes::Remotes;
-pub use request::{DriveError, Durations, Engine, Equip, Placer, Report, Request};
+pub use request::{DriveError, Durations, Engine, Equip, Listing, Placer, Report, Request};
 use work::Message;
 
 /// Nobody wishes the run to end.
@@ -110,6 +112,7 @@ struct Drive {
     place: Option<Placer>,
     durations: Option<Durations>,
     equip: Option<Equip>,
+    reads: Reads,
     expected_ms: Vec<u64>,
     session: Option<String>,
     session_receipts: HashSet<ReceiptId>,
@@ -168,6 +171,7 @@ impl Drive {
             place: request.place,
             durations: request.durations,
             equip: request.equip,
+            reads: Reads::new(request.listing),
             expected_ms: vec![],
             session: request.session,
             session_receipts: HashSet::new(),
@@ -347,6 +351,7 @@ impl Drive {
                     Ok(receipt) => {
                         self.recorded.insert(task, receipt);
                         self.extend_session(task, receipt)?;
+                        self.keep_reads(task, receipt)?;
                         if push::may_leave(self.subject.workflow.node(task)) {
                             self.pusher.push(&self.engine.store, receipt, &self.sender);
                         }
@@ -391,6 +396,7 @@ impl Drive {
             done.result = Err(FailureKind::InputChanged { path }.into());
         }
         let result = done.result.clone().map(Arc::new).map_err(Arc::new);
+        self.note_reads(task, &working.invocation, done.result.as_ref().ok())?;
         if !cancelled {
             let id = self.subject.ids.of(task);
             let (ran, invocation) = working.invocation.encode();

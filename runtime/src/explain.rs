@@ -312,6 +312,7 @@ mod tests {
             dir: "".into(),
             stdin: None,
             stdout: None,
+            depfile: None,
             sources: Some(TreeId::of(b"sources 1")),
             inputs: [("gen/types.h".into(), promise(b"generate 1", "types.h"))].into(),
             outputs: vec![OutputSpec { path: "main.o".into(), kind: OutputKind::File, optional: false }],

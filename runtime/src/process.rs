@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use quipu_store::cid::{BlobId, TreeId};
 
+use crate::narrow::{DEPFILE, Depfile};
 use crate::value::{Text, Value, ValueError};
 
 /// How a process is kept from what it did not declare. Part of the id.
@@ -35,6 +36,9 @@ impl Tier {
         [Self::Ns, Self::Landlock, Self::None].into_iter().find(|t| t.name() == name)
     }
 }
+
+/// Where a process in namespaces of its own sees its workspace, whatever it is outside.
+pub const SANDBOX_ROOT: &str = "/ws";
 
 /// What an output is declared to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +86,8 @@ pub struct ProcessSpec {
     pub stdin: Option<Value>,
     /// Path its standard output is written to, an output like any other.
     pub stdout: Option<Text>,
+    /// Where it says which of its inputs it read, an output like any other; the others need not be as they were.
+    pub depfile: Option<Depfile>,
     /// Source files, as one tree.
     pub sources: Option<TreeId>,
     /// What comes from other tasks: path to artifact, or `@name` to a map of artifacts by path.
@@ -143,6 +149,9 @@ impl ProcessSpec {
         }
         if !self.secrets.is_empty() {
             pairs.push(("secrets", Value::list(self.secrets.iter().cloned().map(Value::Text))));
+        }
+        if let Some(depfile) = &self.depfile {
+            pairs.push((DEPFILE, depfile.to_value()));
         }
         if let Some(stdin) = &self.stdin {
             pairs.push(("stdin", stdin.clone()));
@@ -213,6 +222,10 @@ impl ProcessSpec {
             dir: text(field("dir")?, "dir")?,
             stdin: args.get("stdin").cloned(),
             stdout: args.get("stdout").map(|v| text(v, "stdout")).transpose()?,
+            depfile: match args.get(DEPFILE) {
+                Some(_) => Some(Depfile::of(args).ok_or(ProcessError::Field(DEPFILE))?),
+                None => None,
+            },
             sources,
             inputs,
             outputs: outputs.collect::<Result<_, ProcessError>>()?,

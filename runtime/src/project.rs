@@ -145,6 +145,12 @@ impl Project {
         list.iter().filter_map(|path| self.files.get(path).map(|(_, stamp)| (path.to_string(), *stamp))).collect()
     }
 
+    /// The source files of a task, as they were then, by path.
+    pub fn sources(&self, task: TaskIdx) -> Vec<(String, Entry)> {
+        let list = &self.lists[self.recipes[task.index()]];
+        list.iter().filter_map(|path| Some((path.to_string(), self.files.get(path)?.0.clone()))).collect()
+    }
+
     /// Puts the directory nodes of a task's sources into the store, for `explain` and for whoever runs the
     /// invocation again.
     pub fn keep_tree(&self, store: &Store, task: TaskIdx) -> Result<(), ProjectError> {

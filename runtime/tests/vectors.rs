@@ -10,6 +10,7 @@ use std::path::Path;
 use quipu_runtime::canon::MAX_TASK_BYTES;
 use quipu_runtime::graph::{Graph, TaskIdx};
 use quipu_runtime::identity::{Ids, decode_task};
+use quipu_runtime::narrow::Depfile;
 use quipu_runtime::process::{OutputKind, OutputSpec, ProcessSpec, Tier};
 use quipu_runtime::run::values::artifact;
 use quipu_runtime::task::{DEFAULT_SUBJECT, Invocation, PROCESS, Task, Work};
@@ -95,6 +96,7 @@ fn process(argv: &[&str], from: TreeId, outputs: Vec<OutputSpec>) -> ProcessSpec
         dir: "".into(),
         stdin: None,
         stdout: None,
+        depfile: None,
         sources: Some(from),
         inputs: BTreeMap::new(),
         outputs,
@@ -174,6 +176,14 @@ fn workflow() -> Workflow {
     named.steps[0].push(Value::list(["app-".into(), version.clone(), ".tar".into()]));
     named.env.insert("TAG".into(), Value::list(["v".into(), version]));
     add("process: texts with what a task prints in them", task(PROCESS, args(&named)));
+
+    let mut exact = process(
+        &["cc", "-MD", "-c", "main.c", "-o", "main.o"],
+        sources(&["main.c", "a.h"]),
+        vec![file_output("main.o"), file_output("main.d")],
+    );
+    exact.depfile = Some(Depfile { path: "main.d".into(), always: vec!["main.c".into()] });
+    add("process: compile, saying what it read", task(PROCESS, args(&exact)));
 
     let whole = |branch| Value::promise(branch, On::Here(compile), [] as [&str; 0]);
     add(

@@ -53,6 +53,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     request.place = Some(placer(&opened, Arc::clone(&placed)));
     request.durations = Some(durations(&opened));
     request.equip = Some(equip(&opened));
+    request.listing = Some(opened.listing());
     let report = drive::run_blocking(&engine, request, wish_to_stop);
     teller.end();
     let report = report?;

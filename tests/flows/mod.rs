@@ -4,6 +4,7 @@ mod cancel;
 mod concurrent;
 mod cutoff;
 mod damage;
+mod depfile;
 mod failures;
 mod incremental;
 mod leftovers;

@@ -136,6 +136,10 @@ impl Drive {
                     self.run.on(pausing.end());
                 }
             }
+            Step::FindReads { task, epoch, invocation } => {
+                let candidates = self.by_reads(task, &invocation)?;
+                self.run.on(Event::FoundReads { task, epoch, candidates });
+            }
             Step::Pause { task, epoch, attempt } => self.pause(task, epoch, attempt),
             Step::Execute { .. } => self.start(step),
             Step::Find { .. } | Step::FindInvocation { .. } => unreachable!("answered in batches"),

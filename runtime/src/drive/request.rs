@@ -8,6 +8,7 @@ use quipu_store::cid::ReceiptId;
 use quipu_store::receipt::Output;
 use quipu_store::remote::Remote;
 use quipu_store::sign::PublicKey;
+use quipu_store::tree::Entry;
 use quipu_store::trust::Policies;
 use quipu_store::{CommitError, Store, StoreError};
 
@@ -57,6 +58,9 @@ pub type Durations = Box<dyn FnOnce() -> Vec<u64> + Send>;
 /// Adds to a job what its executor needs beside the invocation.
 pub type Equip = Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>;
 
+/// Tells the source files of a task, by path: what tasks with a depfile are looked up by.
+pub type Listing = Box<dyn Fn(TaskIdx) -> Vec<(String, Entry)> + Send>;
+
 /// What a run is to do.
 pub struct Request {
     /// The tasks.
@@ -77,13 +81,16 @@ pub struct Request {
     pub durations: Option<Durations>,
     /// Adds to each job what its executor needs beside the invocation.
     pub equip: Option<Equip>,
+    /// Tells the source files of a task; without it, depfiles narrow nothing.
+    pub listing: Option<Listing>,
 }
 
 impl Request {
     /// A request with nothing but the tasks and the goals.
     pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
         let id = "run".into();
-        Self { subject, goals, rules, id, workspace: None, session: None, place: None, durations: None, equip: None }
+        let (workspace, session, place, durations, equip, listing) = Default::default();
+        Self { subject, goals, rules, id, workspace, session, place, durations, equip, listing }
     }
 }
 

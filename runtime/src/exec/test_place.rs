@@ -138,6 +138,7 @@ impl Task {
             dir: "".into(),
             stdin: None,
             stdout: None,
+            depfile: None,
             sources: None,
             inputs: BTreeMap::new(),
             outputs: Vec::new(),

@@ -7,6 +7,7 @@ use quipu_store::receipt::{Failure, FailureKind, Via};
 use quipu_store::tree::Entry;
 
 use crate::graph::TaskIdx;
+use crate::narrow::Depfile;
 #[cfg(test)]
 use crate::run::Sabotage;
 use crate::run::step::{Candidate, End, Notice, State, Step};
@@ -346,11 +347,30 @@ impl Run {
         self.todo.push_back(Todo::Ready(task));
     }
 
-    pub(super) fn found_invocation(&mut self, task: TaskIdx, mut candidates: Vec<Candidate>) {
+    pub(super) fn found_invocation(&mut self, task: TaskIdx, candidates: Vec<Candidate>) {
+        if self.choose(task, candidates) {
+            return;
+        }
+        let errand = self.slot(task).errand.as_ref();
+        let (_, invocation) = errand.and_then(|e| e.invocation.clone()).expect("it was looked up by its invocation");
+        if Depfile::of(&invocation.args).is_none() {
+            return self.order(task);
+        }
+        #[cfg(test)]
+        if self.rules.sabotage == Some(Sabotage::NoReads) {
+            return self.order(task);
+        }
+        let epoch = self.slot(task).epoch;
+        self.slot_mut(task).state = State::FindingReads;
+        self.ask(Step::FindReads { task, epoch, invocation });
+    }
+
+    /// Settles a task by the best of the receipts, if there is a usable one.
+    pub(super) fn choose(&mut self, task: TaskIdx, mut candidates: Vec<Candidate>) -> bool {
         let table = self.slot(task).table;
         candidates.retain(|c| self.is_usable(task, c));
         candidates.sort_by_key(|c| (Some(c.out) != table, c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
-        let Some(chosen) = candidates.first().cloned() else { return self.order(task) };
+        let Some(chosen) = candidates.first().cloned() else { return false };
         if let Some(other) = candidates.iter().find(|c| match (&c.result, &chosen.result) {
             (Ok(a), Ok(b)) => a.artifacts != b.artifacts,
             _ => false,
@@ -358,6 +378,7 @@ impl Run {
             self.diverge(task, chosen.out, other.out);
         }
         self.cut_off(task, &chosen);
+        true
     }
 
     /// Settles a task by a receipt under its invocation id, and remembers that.

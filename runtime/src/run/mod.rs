@@ -255,6 +255,12 @@ impl Run {
                     self.found_invocation(task, candidates);
                 }
             }
+            Event::FoundReads { task, epoch, candidates } => {
+                self.in_flight -= 1;
+                if self.at(task, State::FindingReads, epoch) && !self.choose(task, candidates) {
+                    self.order(task);
+                }
+            }
             Event::Selected { task, epoch, entries, hollow } => {
                 self.in_flight -= 1;
                 if self.at(task, State::Selecting, epoch) {
@@ -427,5 +433,7 @@ mod mutants;
 use mutants::Sabotage;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod sim_reads;
 #[cfg(test)]
 mod tests;

@@ -53,12 +53,16 @@ impl Garden {
                 7 => Does::Dir,
                 8 | 9 if kind == Kind::Varied => Does::Vary,
                 8 if kind == Kind::Failing => Does::Fail,
+                10 => Does::Picks,
                 _ => Does::Hash,
             };
             let (mut reads, mut after) = (vec![], vec![]);
             for (d, other) in plants.iter().enumerate() {
                 if dice.one_in(2) {
                     let (branch, at): (Branch, Path) = match (other.does, dice.roll(6)) {
+                        // It reads files, and knows no other branch.
+                        (_, n) if does == Does::Picks && n % 2 == 0 => (Branch::Ok, &["outputs", "o"]),
+                        _ if does == Does::Picks => (Branch::Ok, &["outputs", "p"]),
                         (Does::Dir, 0 | 1) => (Branch::Ok, &["outputs", "d", "x"]),
                         (Does::Dir, 2) => (Branch::Ok, &["outputs", "d", "y"]),
                         (Does::Dir, 3) => (Branch::Ok, &["outputs"]),
@@ -87,7 +91,9 @@ impl Garden {
         let mut workflow = Workflow::new();
         for (i, plant) in self.plants.iter().enumerate() {
             let reads: Vec<_> = plant.reads.iter().map(|(d, branch, at)| (TaskIdx::new(*d), *branch, *at)).collect();
-            let work = Work::Task(recipe(plant.does, plant.source, &reads));
+            // Of two tasks that read the same, either may be the one that runs: here no two do.
+            let apart = if plant.does == Does::Picks { 100 * i as i64 } else { 0 };
+            let work = Work::Task(recipe(plant.does, plant.source + apart, &reads));
             let after = plant.after.iter().copied().map(TaskIdx::new).collect();
             let (name, policy) = (format!("t{i}").into(), Policy::default());
             workflow.add_node(Node { name, work, policy, after }).expect("new name");
@@ -147,7 +153,7 @@ pub(super) fn check(seed: u64, kind: Kind, sabotage: Option<Sabotage>) -> Result
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut garden = Garden::random(&mut dice, kind);
     let n = garden.plants.len();
-    let mut world = World::default();
+    let mut world = World { any_reads: sabotage == Some(Sabotage::AnyReads), ..World::default() };
     for round in 0..2 + dice.roll(3) {
         if round > 0 {
             if !dice.one_in(3) {
@@ -182,6 +188,9 @@ pub(super) fn check(seed: u64, kind: Kind, sabotage: Option<Sabotage>) -> Result
         coherent(&world, &subject, &report).map_err(|e| say(&e))?;
         if let (true, Some(name)) = (calm, report.starved.first()) {
             return Err(say(&format!("rule 4: {name} was to run without its bytes")));
+        }
+        if let Some(name) = report.overlooked.first() {
+            return Err(say(&format!("rule 3, by what was read: {name} was to run although it read the same before")));
         }
         if let Some(name) = report.late.first() {
             return Err(say(&format!("rule 3: {name} was to run although a receipt was there")));

@@ -21,6 +21,10 @@ pub(crate) enum Sabotage {
     NoReopening,
     /// A receipt names what its inputs are when it is made, not what its invocation was made from.
     LateVia,
+    /// Receipts of what was read are not looked up.
+    NoReads,
+    /// Any receipt of a task with the same names will do, whatever it read.
+    AnyReads,
     /// A stopped run stops those who clean up, too.
     NoCleanUp,
     /// Every condition counts as met.
@@ -65,6 +69,16 @@ fn mixing_outcomes_is_caught() {
 #[test]
 fn leaving_settled_tasks_settled_is_caught() {
     caught(Sabotage::NoReopening, Kind::Varied, "two outcomes");
+}
+
+#[test]
+fn running_although_nothing_that_was_read_changed_is_caught() {
+    caught(Sabotage::NoReads, Kind::Steady, "rule 3, by what was read");
+}
+
+#[test]
+fn going_by_a_receipt_that_read_something_else_is_caught() {
+    caught(Sabotage::AnyReads, Kind::Steady, "I1");
 }
 
 #[test]

@@ -367,6 +367,7 @@ impl Run {
                 State::Running => self.slot_mut(awaiter).stale = true,
                 State::Selecting
                 | State::FindingInvocation
+                | State::FindingReads
                 | State::Ordering
                 | State::Staging
                 | State::Queued

@@ -13,8 +13,9 @@ use quipu_store::tree::Entry;
 use super::step::{Candidate, End, Event, Need, Notice, Outcome, Part, Placed, State, Step};
 use super::{Counts, Rules, Run, Subject};
 use crate::graph::TaskIdx;
+use crate::narrow::{DEPFILE, Depfile, Fingerprint};
 use crate::task::{DEFAULT_SUBJECT, Invocation, Task};
-use crate::value::{Branch, On, Value};
+use crate::value::{Branch, On, Text, Value};
 use crate::workflow::Workflow;
 
 /// xorshift: every run of a test repeats.
@@ -53,6 +54,8 @@ pub(super) enum Does {
     Fail,
     /// It fails the first two times.
     Flaky,
+    /// What it has read so far decides what it reads next; it says what that was.
+    Picks,
 }
 
 impl Does {
@@ -66,6 +69,7 @@ impl Does {
             Self::Vary => "vary",
             Self::Fail => "fail",
             Self::Flaky => "flaky",
+            Self::Picks => "picks",
         }
     }
 }
@@ -73,8 +77,15 @@ impl Does {
 /// A task of the simulation: what it does, its source, and which outputs of which tasks it reads.
 pub(super) fn recipe(does: Does, source: i64, reads: &[(TaskIdx, Branch, &[&str])]) -> Task {
     let reads = reads.iter().map(|(on, branch, at)| Value::promise(*branch, On::Here(*on), at.iter().copied()));
-    let args =
-        Value::map([("does", does.name().into()), ("source", Value::Int(source)), ("reads", Value::list(reads))]);
+    let mut pairs = vec![("does", does.name().into()), ("source", Value::Int(source))];
+    if does == Does::Picks {
+        let files = reads.enumerate().map(|(i, promise)| (format!("f{i}"), promise));
+        pairs.push(("inputs", Value::map(files).expect("distinct keys")));
+        pairs.push((DEPFILE, Depfile { path: "o.d".into(), always: vec![] }.to_value()));
+    } else {
+        pairs.push(("reads", Value::list(reads)));
+    }
+    let args = Value::map(pairs);
     Task { sub: DEFAULT_SUBJECT.into(), cmd: "/test/sim".into(), args: args.expect("distinct keys"), nonce: vec![] }
 }
 
@@ -113,6 +124,10 @@ pub(super) struct World {
     pub(super) session: Option<u64>,
     pub(super) attempts: HashMap<InvocationId, u32>,
     pub(super) clock: u64,
+    /// What tasks said they read, by weak id: strong id, receipt, paths.
+    pub(super) reads: HashMap<Fingerprint, Vec<(Fingerprint, ReceiptId, Vec<Text>)>>,
+    /// Whether what was read is taken for anything.
+    pub(super) any_reads: bool,
     /// Further attempts do not fit into the time of a task.
     pub(super) most_attempts: Option<u32>,
 }
@@ -135,6 +150,8 @@ pub(super) struct Report {
     pub(super) failures: BTreeMap<String, FailureKind>,
     /// Tasks that were to run although a receipt from before the run fits.
     pub(super) late: Vec<String>,
+    /// Tasks that were to run although nothing that they read changed.
+    pub(super) overlooked: Vec<String>,
     /// Tasks that were to run without bytes they need.
     pub(super) starved: Vec<String>,
     /// Given up in the middle.
@@ -280,6 +297,9 @@ impl<'w> Drive<'w> {
                 let here = output.artifacts.values().all(|e| self.world.is_here(e));
                 Event::Placed { task, epoch, placed: if here { Placed::Done } else { Placed::Hollow } }
             }
+            Step::FindReads { task, epoch, invocation } => {
+                Event::FoundReads { task, epoch, candidates: self.world.by_reads(&invocation) }
+            }
             Step::Pause { task, epoch, attempt } => {
                 let in_time = self.world.most_attempts.is_none_or(|most| attempt <= most);
                 Event::Paused { task, epoch, go_on: in_time && !self.cancelled.remove(&task) }
@@ -297,6 +317,9 @@ impl<'w> Drive<'w> {
                     }
                     return Event::Arrived { task, candidate };
                 }
+                if !must_run && self.world.by_reads(&invocation).iter().any(|c| c.issued_at <= self.since) {
+                    self.report.overlooked.push(self.name(task));
+                }
                 let hollow = self.world.hollow(self.needs.get(&(task, epoch)).map_or(&[], |n| n));
                 if !hollow.is_empty() && self.report.starved.len() < 100 {
                     self.report.starved.push(self.name(task));
@@ -306,6 +329,7 @@ impl<'w> Drive<'w> {
                 self.report.invocations.insert(self.name(task), Arc::clone(&invocation));
                 let result = self.world.execute(&invocation);
                 let receipt = self.world.record(self.subject.ids.of(task), id, via, result.clone());
+                self.world.keep_reads(&invocation, receipt);
                 Event::Finished { task, epoch, result, receipt: Some(receipt), cancelled: false }
             }
             Step::Share { .. } | Step::Accept { .. } | Step::Tell(_) | Step::Cancel { .. } => {
@@ -423,6 +447,10 @@ impl World {
             }
             Some("fail") => return Err(Arc::new(a_failure(1))),
             Some("flaky") if *attempts <= 2 => return Err(Arc::new(a_failure(2))),
+            Some("picks") => {
+                let (_, _, content) = Self::picks(invocation);
+                (content.clone(), content)
+            }
             _ => (hash.clone(), hash.clone()),
         };
         let mut output = Output::default();

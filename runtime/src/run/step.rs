@@ -11,6 +11,7 @@
 //!             |                                    |          |
 //!             +----- an input was hollow ----------+      Following           rule 4: bytes, then work
 //!
+//!   FindingInvocation -> FindingReads -> Settled(CutOff) | Ordering            a task with a depfile
 //!   Running -> Pausing -> Queued                                              a failure that is tried again
 //!   Ordering -> Unmet | Waiting                                               a task with a condition, first of all
 //!
@@ -89,6 +90,16 @@ pub enum Step {
         epoch: u32,
         /// The invocation.
         id: InvocationId,
+    },
+    /// Look up receipts by what a task with a depfile read: those of other invocations that differ from this one
+    /// only in files that were not read.
+    FindReads {
+        /// The task.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// The invocation.
+        invocation: Arc<Invocation>,
     },
     /// Look up names in directories.
     Select {
@@ -233,6 +244,15 @@ pub enum Event {
         /// Usable receipts, in any order.
         candidates: Vec<Candidate>,
     },
+    /// Answer to [`Step::FindReads`].
+    FoundReads {
+        /// The task.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// Usable receipts, in any order.
+        candidates: Vec<Candidate>,
+    },
     /// Answer to [`Step::Select`].
     Selected {
         /// The task.
@@ -321,6 +341,8 @@ pub enum State {
     Selecting,
     /// Receipts by its invocation id are being looked up.
     FindingInvocation,
+    /// Receipts by what it read are being looked up.
+    FindingReads,
     /// It waits for tasks it must come after.
     Ordering,
     /// Bytes of its inputs are being seen to.

@@ -14,6 +14,7 @@ use super::model::{Run, Str, TaskTable};
 use super::paths::{self, PathError, Spot};
 use super::recipe::{Recipe, Sources, Stdin};
 use super::vars::{self, Scope};
+use crate::narrow::Depfile;
 use crate::process::{OutputKind, OutputSpec, Tier};
 use crate::task::Policy;
 use crate::value::Text;
@@ -128,13 +129,21 @@ impl Making<'_, '_> {
             self.inputs(&mut sources, &mut pending);
             self.outputs(&mut outputs, &mut pending);
         }
-        let stdout = table.stdout.as_ref().and_then(|text| self.one_path("stdout", text)).map(|(path, place)| {
+        let mut file = |key: &str, text: Option<&Str<'_>>| {
+            let (path, place) = self.one_path(key, text?)?;
             if !outputs.iter().any(|o: &OutputSpec| o.path == path && o.kind == OutputKind::File) {
                 pending.outputs.push((place, None));
                 outputs.push(OutputSpec { path: path.clone(), kind: OutputKind::File, optional: false });
             }
-            path
-        });
+            Some(path)
+        };
+        let stdout = file("stdout", table.stdout.as_ref());
+        let depfile = file("depfile", table.depfile.as_ref());
+        let named = |input: &Input| match &input.what {
+            What::Path { path, .. } => Some(path.clone()),
+            What::Form(_) => None,
+        };
+        let depfile = depfile.map(|path| Depfile { path, always: pending.inputs.iter().filter_map(named).collect() });
         let stdin = table.stdin.as_ref().and_then(|text| self.stdin(text, &mut pending));
         pending.needs = self.selectors(&table.needs);
         pending.after = self.selectors(&table.after);
@@ -164,6 +173,7 @@ impl Making<'_, '_> {
             dir: dir.unwrap_or_default(),
             stdin,
             stdout,
+            depfile,
             tools: self.tools(),
             sources,
             from: vec![],

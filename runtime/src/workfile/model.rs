@@ -77,6 +77,7 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) dir: Option<Str<'a>>,
     pub(crate) stdin: Option<Str<'a>>,
     pub(crate) stdout: Option<Str<'a>>,
+    pub(crate) depfile: Option<Str<'a>>,
     pub(crate) tools: Vec<Str<'a>>,
     pub(crate) matrix: Vec<Axis<'a>>,
     pub(crate) versions: Option<Axis<'a>>,

@@ -27,7 +27,7 @@ pub(super) const FILE_KEYS: [&str; 4] = ["workspace", "member", "vars", "task"];
 /// Keys of `[workspace]`.
 pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "subject"];
 /// Keys of `[task.X]`.
-pub(super) const TASK_KEYS: [&str; 29] = [
+pub(super) const TASK_KEYS: [&str; 30] = [
     "description",
     "tags",
     "run",
@@ -42,6 +42,7 @@ pub(super) const TASK_KEYS: [&str; 29] = [
     "dir",
     "stdin",
     "stdout",
+    "depfile",
     "tools",
     "matrix",
     "versions",
@@ -59,7 +60,7 @@ pub(super) const TASK_KEYS: [&str; 29] = [
     "mute",
 ];
 /// Keys whose loss makes other tasks seem wrong.
-const TEARING: [&str; 7] = ["matrix", "versions", "only", "exclude", "outputs", "stdout", "tags"];
+const TEARING: [&str; 8] = ["matrix", "versions", "only", "exclude", "outputs", "stdout", "depfile", "tags"];
 
 /// Reads a workfile; what cannot be read is left out, and said in `errors`.
 pub(crate) fn parse<'a>(file: u32, text: &'a str, errors: &mut Vec<WorkfileError>) -> File<'a> {
@@ -201,6 +202,7 @@ impl Reader {
                 "dir" => out.dir = self.text(owner, known, value),
                 "stdin" => out.stdin = self.text(owner, known, value),
                 "stdout" => out.stdout = self.text(owner, known, value),
+                "depfile" => out.depfile = self.text(owner, known, value),
                 "tools" => out.tools = self.texts(owner, known, value).unwrap_or_default(),
                 "matrix" => out.matrix = self.matrix(owner, value),
                 "versions" => {

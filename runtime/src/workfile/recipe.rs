@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::errors::Place;
 use super::globs::Pattern;
+use crate::narrow::Depfile;
 use crate::process::{OutputSpec, Tier};
 use crate::task::Policy;
 use crate::value::Text;
@@ -44,6 +45,8 @@ pub struct Recipe {
     pub stdin: Option<Stdin>,
     /// Where its standard output goes; also one of `outputs`.
     pub stdout: Option<Text>,
+    /// Where it says which of its inputs it read; also one of `outputs`.
+    pub depfile: Option<Depfile>,
     /// Tools whose content is part of its id.
     pub tools: Vec<Text>,
     /// Which files of the workspace it reads.
@@ -151,6 +154,7 @@ impl Recipe {
             && self.dir == other.dir
             && self.stdin == other.stdin
             && self.stdout == other.stdout
+            && self.depfile == other.depfile
             && self.tools == other.tools
             && self.tier == other.tier
             && self.network == other.network

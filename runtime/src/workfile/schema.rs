@@ -87,6 +87,8 @@ struct Task {
     stdin: Option<String>,
     /// The file its standard output is written to, an output like any other.
     stdout: Option<String>,
+    /// A file in which it says, as `gcc -MD` does, which of its inputs it read; an output like any other. Inputs that are not named one by one and were not read may change.
+    depfile: Option<String>,
     /// Programs whose content is part of its id.
     tools: Option<Vec<String>>,
     /// Lists of values; one task is made for each combination.

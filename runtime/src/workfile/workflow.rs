@@ -171,6 +171,7 @@ impl Loaded {
                 Stdin::Task { producer, at } => part(*producer, at),
             }),
             stdout: recipe.stdout.clone(),
+            depfile: recipe.depfile.clone(),
             sources,
             inputs: needs.chain(from).collect(),
             outputs: recipe.outputs.clone(),

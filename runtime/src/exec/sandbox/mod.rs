@@ -35,7 +35,7 @@ use super::capture::ScratchDir;
 use super::filter::{self, Sockets};
 use super::spawn::{Process, Reads, pidfd_or_end, while_busy};
 use super::sys::Pointers;
-use crate::process::OutputSpec;
+use crate::process::{OutputSpec, SANDBOX_ROOT};
 
 pub use self::refusal::{landlock, namespaces, ns, remedy};
 
@@ -237,7 +237,7 @@ impl Sandbox {
         let env = task.env.iter().map(|(name, value)| c_string(format!("{name}={value}")));
         let common = Common {
             filter: &self.filter,
-            dir: c_path(&Path::new("/ws").join(task.dir))?,
+            dir: c_path(&Path::new(SANDBOX_ROOT).join(task.dir))?,
             env: Pointers::new(env.collect::<Result<_, _>>()?),
         };
         let path =

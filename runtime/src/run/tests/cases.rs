@@ -177,6 +177,7 @@ fn t20_promises_anywhere_in_the_arguments_are_edges_and_are_replaced_in_place() 
         dir: "".into(),
         stdin: Some(at("d")),
         stdout: None,
+        depfile: None,
         sources: None,
         inputs: [("gen/e.h".into(), at("e"))].into(),
         outputs: vec![],
