@@ -58,6 +58,11 @@ impl Settings {
         Ok(Store::open(&self.store, self.options())?)
     }
 
+    /// The directory of what the user decides.
+    pub(crate) fn config_dir(&self) -> &Path {
+        self.key.parent().unwrap_or(&self.key)
+    }
+
     /// How the store behaves.
     pub(crate) fn options(&self) -> Options {
         Options::new(match &self.given_key {
@@ -123,6 +128,16 @@ pub(crate) fn given_token() -> Result<Option<String>, Diagnosis> {
 pub(crate) fn environment() -> BTreeMap<String, String> {
     let all = std::env::vars_os().filter(|(name, _)| name != KEY && name != TOKEN);
     all.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+/// The command line as it was given, without the program's name.
+pub(crate) fn arguments() -> impl Iterator<Item = std::ffi::OsString> {
+    std::env::args_os().skip(1)
+}
+
+/// Whether a run may be short when all looks as it did: not with `QUIPU_GLANCE=0`.
+pub(crate) fn may_glance() -> bool {
+    std::env::var_os("QUIPU_GLANCE").is_none_or(|value| value != "0")
 }
 
 /// Whether errors may be coloured.

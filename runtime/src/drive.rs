@@ -142,6 +142,7 @@ struct Drive {
     commit_error: Option<CommitError>,
     wall_ms: HashMap<TaskIdx, (u64, u64, u64)>,
     recorded: HashMap<TaskIdx, ReceiptId>,
+    has_expiring: bool,
     sender: mpsc::UnboundedSender<Message>,
     receiver: mpsc::UnboundedReceiver<Message>,
 }
@@ -188,6 +189,7 @@ impl Drive {
             commit_error: None,
             wall_ms: HashMap::new(),
             recorded: HashMap::new(),
+            has_expiring: false,
             sender,
             receiver,
         }
@@ -312,7 +314,8 @@ impl Drive {
         let summary = Summary { run: self.id.clone(), counts: self.run.counts(), fetched: self.remotes.fetched(), ms };
         self.emit(|| RunEvent::Summary(summary.clone()));
         let wall_ms = self.wall_ms.iter().map(|(t, (wall, _, _))| (*t, *wall)).collect();
-        Ok(Report { summary, run: self.run, wall_ms, recorded: self.recorded })
+        let has_expiring = self.has_expiring;
+        Ok(Report { summary, run: self.run, wall_ms, recorded: self.recorded, has_expiring })
     }
 
     fn hear(&mut self, message: Message) -> Result<(), DriveError> {

@@ -19,7 +19,7 @@ use crate::process::OutputKind;
 use crate::run::{Subject, SubjectError};
 use crate::task::Policy;
 use crate::value::Text;
-use crate::workfile::{LoadError, Loaded, Recipe, SelectError, SourceList, Surroundings, WorkflowError};
+use crate::workfile::{LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, WorkflowError};
 
 /// Where programs are looked for when a task does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -38,6 +38,8 @@ pub struct Project {
     recipes: Vec<usize>,
     /// Source files of each recipe.
     lists: Vec<SourceList>,
+    /// What was looked at to find those.
+    looked: Looked,
     /// What was there when it was scanned: sources and declared outputs.
     files: HashMap<Text, (Entry, Stamp)>,
     /// What is known of the machine's files, when tools were looked up.
@@ -99,7 +101,7 @@ impl Project {
         loaded: Loaded,
         env: BTreeMap<String, String>,
     ) -> Result<Self, ProjectError> {
-        let lists = loaded.match_sources()?;
+        let (lists, looked) = loaded.look_up_sources()?;
         let files = scan(index, &loaded, &lists)?;
         let trees = trees(&loaded, &lists, &files)?;
         let (tools, machine) = tools(store, &loaded)?;
@@ -112,7 +114,7 @@ impl Project {
             }
         }
         let subject = Arc::new(Subject::new(workflow)?);
-        Ok(Self { loaded, subject, recipes, lists, files, machine: Mutex::new(machine) })
+        Ok(Self { loaded, subject, recipes, lists, looked, files, machine: Mutex::new(machine) })
     }
 
     /// The recipe a task was made of.
@@ -137,6 +139,27 @@ impl Project {
             all
         };
         Ok(recipes.into_iter().filter_map(|r| self.loaded.node(r)).collect())
+    }
+
+    /// What was looked at to find its sources.
+    pub fn looked(&self) -> &Looked {
+        &self.looked
+    }
+
+    /// All source files, some more than once.
+    pub fn sources(&self) -> impl Iterator<Item = &Text> {
+        let mut seen = BTreeSet::new();
+        // Tasks with the same patterns share one list.
+        self.lists.iter().filter(move |list| seen.insert(list.as_ptr())).flat_map(|list| list.iter())
+    }
+
+    /// Where the tools of its tasks were looked for.
+    pub fn tool_candidates(&self) -> BTreeSet<PathBuf> {
+        let named = |recipe: &Recipe| -> Vec<PathBuf> {
+            let path = tool_path(recipe);
+            recipe.tools.iter().flat_map(|tool| tool_candidates(&self.loaded.root, tool, path)).collect()
+        };
+        self.loaded.recipes.iter().flat_map(named).collect()
     }
 
     /// The source files of a task, as they were when ids were computed.
@@ -239,7 +262,7 @@ fn tools(store: &Store, loaded: &Loaded) -> Result<(BTreeMap<String, BlobId>, Op
             if tools.contains_key(&**tool) {
                 continue;
             }
-            let path = recipe.env.get("PATH").map_or(DEFAULT_PATH, |p| p);
+            let path = tool_path(recipe);
             let missing =
                 || ProjectError::Tool { task: recipe.name.to_string(), tool: tool.to_string(), path: path.to_owned() };
             let found = find_tool(&loaded.root, tool, path).ok_or_else(missing)?;
@@ -256,12 +279,21 @@ fn tools(store: &Store, loaded: &Loaded) -> Result<(BTreeMap<String, BlobId>, Op
     Ok((tools, machine))
 }
 
-/// The file behind a tool's name, with all links followed.
-fn find_tool(root: &Path, tool: &str, path: &str) -> Option<PathBuf> {
-    let candidates: Vec<PathBuf> = if tool.contains('/') {
+/// Where a recipe's tools are looked for.
+fn tool_path(recipe: &Recipe) -> &str {
+    recipe.env.get("PATH").map_or(DEFAULT_PATH, |path| path)
+}
+
+/// What a tool's name may mean, best first.
+fn tool_candidates(root: &Path, tool: &str, path: &str) -> Vec<PathBuf> {
+    if tool.contains('/') {
         vec![root.join(tool)]
     } else {
         path.split(':').filter(|d| d.starts_with('/')).map(|dir| Path::new(dir).join(tool)).collect()
-    };
-    candidates.into_iter().filter_map(|c| c.canonicalize().ok()).find(|c| c.is_file())
+    }
+}
+
+/// The file behind a tool's name, with all links followed.
+fn find_tool(root: &Path, tool: &str, path: &str) -> Option<PathBuf> {
+    tool_candidates(root, tool, path).into_iter().filter_map(|c| c.canonicalize().ok()).find(|c| c.is_file())
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod export;
 mod gc;
+mod glance;
 mod graph;
 mod import;
 mod init;

@@ -15,6 +15,7 @@ use quipu_store::receipt::Output;
 use tokio::sync::watch;
 
 use crate::cli::{OnDivergence, RunArgs};
+use crate::commands::glance::Glance;
 use crate::commands::{Context, memory, plan};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
@@ -23,6 +24,13 @@ use crate::{remotes, render, settings};
 
 /// Runs.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> {
+    let glance = Glance::of(context, args);
+    if let Some(summary) = glance.as_ref().and_then(Glance::look) {
+        let teller = render::Teller::of(args);
+        teller.observer().on(0, &RunEvent::Summary(summary));
+        teller.end();
+        return Ok(Exit::Ok);
+    }
     let opened = Opened::open(context)?;
     let goals = opened.goals(&args.goals.goals)?;
     let mut rules = rules(&opened, args, &goals)?;
@@ -37,6 +45,9 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     if let Some(dir) = opened.store.runs_dir() {
         told.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));
     }
+    if let Some(glance) = &glance {
+        told.add(glance.observer());
+    }
     let told = render::TellKept::new(Arc::clone(&opened.workspace), told);
     told.tell(0, checkout::tidy(&opened.store));
     engine.observers.add(Arc::new(told));
@@ -50,7 +61,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     request.session = Some(opened.key());
     request.workspace = Some(opened.key().into());
     let placed = Arc::new(AtomicBool::new(false));
-    request.place = Some(placer(&opened, Arc::clone(&placed)));
+    request.place = Some(placer(&opened, Arc::clone(&placed), glance.as_ref().map(Glance::placed)));
     request.durations = Some(durations(&opened));
     request.equip = Some(equip(&opened));
     request.listing = Some(opened.listing());
@@ -64,10 +75,13 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         }
         remembered => remembered?,
     }
+    let exit = exit_of(&report);
     match opened.isolation_refused() {
-        Some(diagnosis) if !report.run.was_stopped() => Err(diagnosis),
-        _ => Ok(exit_of(&report)),
+        Some(diagnosis) if !report.run.was_stopped() => return Err(diagnosis),
+        None if exit == Exit::Ok => glance.iter().for_each(|glance| glance.keep(&opened, &report)),
+        _ => {}
     }
+    Ok(exit)
 }
 
 fn rules(opened: &Opened, args: &RunArgs, goals: &[TaskIdx]) -> Result<Rules, Diagnosis> {
@@ -97,8 +111,12 @@ fn run_id() -> Result<String, Diagnosis> {
     Ok(format!("{now:013}-{random}"))
 }
 
-/// Puts outputs where the workfile says, unless they are there.
-fn placer(opened: &Opened, placed: Arc<AtomicBool>) -> drive::Placer {
+/// Puts outputs where the workfile says, unless they are there, and says which are there.
+fn placer(
+    opened: &Opened,
+    placed: Arc<AtomicBool>,
+    mut seen: Option<impl FnMut(&str, bool) + Send + 'static>,
+) -> drive::Placer {
     let (workspace, project) = (Arc::clone(&opened.workspace), Arc::clone(&opened.project));
     Box::new(move |task: TaskIdx, output: &Output, fresh: bool| {
         // Without a sandbox the work itself put them there.
@@ -106,7 +124,11 @@ fn placer(opened: &Opened, placed: Arc<AtomicBool>) -> drive::Placer {
             return Ok(Placed::Done);
         }
         for (path, entry) in &output.artifacts {
-            if !fresh && project.held(path, entry) {
+            let held = !fresh && project.held(path, entry);
+            if let Some(seen) = &mut seen {
+                seen(path, held);
+            }
+            if held {
                 continue;
             }
             match workspace.place(path, entry) {

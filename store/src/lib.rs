@@ -50,6 +50,7 @@ pub mod dag;
 mod error;
 mod finding;
 mod gc;
+pub mod glance;
 mod hash_file;
 pub mod ingest;
 pub mod key_file;

@@ -6,6 +6,7 @@ mod cutoff;
 mod damage;
 mod depfile;
 mod failures;
+mod glance;
 mod incremental;
 mod leftovers;
 mod moving_ground;

@@ -167,6 +167,7 @@ impl Drive {
 
     /// Warns of what does not count, once of each kind.
     fn told(&mut self, judged: Judged) -> Vec<Candidate> {
+        self.has_expiring |= judged.has_expiring;
         for (doubt, issuer) in judged.doubts {
             self.warn_of(doubt, || match doubt {
                 Some(Doubt::Untrusted) => format!("receipts by {issuer} do not count: that key is not trusted"),
@@ -183,7 +184,7 @@ impl Drive {
     /// Receipts that count: those made here, and of the others those that pass what is asked of their source.
     fn judge(&self, found: &[Found]) -> Result<Judged, DriveError> {
         let now = self.engine.clock.unix_s();
-        let mut judged = Judged { candidates: Vec::with_capacity(found.len()), doubts: vec![] };
+        let mut judged = Judged { candidates: Vec::with_capacity(found.len()), doubts: vec![], has_expiring: false };
         // Most often there is nothing to judge.
         let foreign = found.iter().any(|f| !f.made_here);
         let together: Vec<&SignedReceipt> = found.iter().filter(|_| foreign).map(|f| &*f.signed).collect();
@@ -192,6 +193,7 @@ impl Drive {
                 judged.candidates.push(candidate(one, None, &self.session_receipts));
                 continue;
             }
+            judged.has_expiring |= one.signed.receipt.expires_at.is_some();
             let (engine, issuer) = (&self.engine, one.signed.issuer);
             // What came in this run may be nowhere but in memory: a plan writes nothing.
             let source = |id| match self.remotes.source_of(id) {
@@ -264,6 +266,8 @@ struct Judged {
     candidates: Vec<Candidate>,
     /// Of those that do not count, why; `None` is of those that count unseen.
     doubts: Vec<(Option<Doubt>, PublicKey)>,
+    /// Whether time decides about any of them.
+    has_expiring: bool,
 }
 
 pub(super) fn candidate(found: &Found, rank: Option<u32>, session: &HashSet<ReceiptId>) -> Candidate {

@@ -120,4 +120,6 @@ pub struct Report {
     pub wall_ms: HashMap<TaskIdx, u64>,
     /// Receipts made, by task.
     pub recorded: HashMap<TaskIdx, ReceiptId>,
+    /// Whether a receipt was looked at that counts only until some time, or did.
+    pub has_expiring: bool,
 }

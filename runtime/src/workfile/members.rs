@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::FILE_NAME;
 use super::errors::{ErrorKind, Place, SourceFile, WorkfileError};
 use super::globs::{Comp, MAX_COMPONENTS, Pattern, States};
+use super::looked::Looked;
 use super::lower::is_task_name;
 use super::making::is_ours;
 use super::model::{self, Str};
@@ -82,7 +83,12 @@ fn has_workspace(text: &str) -> bool {
 }
 
 /// The folders that `members` of a workspace lists, each once, in the order of the list.
-pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileError>) -> Vec<Found> {
+pub(crate) fn find(
+    root: &Path,
+    members: &[Str<'_>],
+    looked: &mut Looked,
+    errors: &mut Vec<WorkfileError>,
+) -> Vec<Found> {
     let mut out: Vec<Found> = vec![];
     for member in members {
         let bad = |kind, message: String| WorkfileError::new(kind, member.place, message);
@@ -122,7 +128,7 @@ pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileEr
                 }
                 Spot::Pattern { pattern, .. } => {
                     let mut found = vec![];
-                    walk(root, &pattern, pattern.start(), "", 0, &mut found);
+                    walk(root, &pattern, pattern.start(), "", 0, looked, &mut found);
                     found.sort_unstable();
                     let any = !found.is_empty();
                     for dir in found {
@@ -144,7 +150,16 @@ pub(crate) fn find(root: &Path, members: &[Str<'_>], errors: &mut Vec<WorkfileEr
 }
 
 /// Folders with a workfile that match. Hidden ones are entered only when the pattern names them.
-fn walk(root: &Path, pattern: &Pattern, states: States, dir: &str, depth: usize, out: &mut Vec<String>) {
+fn walk(
+    root: &Path,
+    pattern: &Pattern,
+    states: States,
+    dir: &str,
+    depth: usize,
+    looked: &mut Looked,
+    out: &mut Vec<String>,
+) {
+    looked.folders.insert(dir.into());
     let Ok(entries) = fs::read_dir(root.join(dir)) else { return };
     if depth > MAX_COMPONENTS || out.len() > MAX_MEMBERS {
         return;
@@ -159,10 +174,14 @@ fn walk(root: &Path, pattern: &Pattern, states: States, dir: &str, depth: usize,
             continue;
         }
         let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-        if pattern.accepts(next) && root.join(&path).join(FILE_NAME).is_file() {
-            out.push(path.clone());
+        if pattern.accepts(next) {
+            let file = format!("{path}/{FILE_NAME}");
+            if root.join(&file).is_file() {
+                out.push(path.clone());
+            }
+            looked.paths.insert(file.into());
         }
-        walk(root, pattern, next, &path, depth + 1, out);
+        walk(root, pattern, next, &path, depth + 1, looked, out);
     }
 }
 

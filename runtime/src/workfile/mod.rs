@@ -9,6 +9,7 @@ mod edges;
 mod errors;
 mod findings;
 pub mod globs;
+mod looked;
 mod lower;
 mod making;
 mod matrix;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 pub use self::edges::MAX_EDGES;
 pub use self::errors::{ErrorKind, Faults, LoadError, MAX_SHOWN, Place, SourceFile, WorkfileError};
+pub use self::looked::{GitRules, Looked};
 pub use self::lower::DEFAULT_TIER;
 pub use self::matrix::MAX_TASKS;
 pub use self::parse::MAX_FILE_BYTES;
@@ -60,6 +62,8 @@ pub struct Loaded {
     pub members: Vec<Member>,
     /// The member whose folder loading started in.
     pub here: usize,
+    /// What was looked at to find the members.
+    pub looked: Looked,
     /// All recipes, in the order they are written.
     pub recipes: Vec<Recipe>,
     /// What the workspace says is made when nothing is asked for; groups stand as their members.
@@ -97,10 +101,11 @@ pub fn load_with(start: &Path, tier: Tier) -> Result<Loaded, LoadError> {
     let root_file = SourceFile { path: FILE_NAME.into(), text: text.into() };
     let here = here.strip_prefix(&root).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
     let folder = root.clone();
+    let mut looked = Looked::default();
     let mut loaded = compile(root, root_file, tier, |file, errors| {
         let listed = file.workspace.as_ref().map_or(&[][..], |workspace| &workspace.members);
         let mut out = vec![];
-        for members::Found { dir, place } in members::find(&folder, listed, errors) {
+        for members::Found { dir, place } in members::find(&folder, listed, &mut looked, errors) {
             let path = format!("{dir}/{FILE_NAME}");
             match members::read(&folder.join(&path)) {
                 Ok(text) => out.push(Listed { dir, place, file: SourceFile { path, text: text.into() } }),
@@ -109,6 +114,7 @@ pub fn load_with(start: &Path, tier: Tier) -> Result<Loaded, LoadError> {
         }
         out
     })?;
+    loaded.looked = looked;
     loaded.here = loaded.members.iter().position(|member| member.dir == here).unwrap_or(0);
     Ok(loaded)
 }
@@ -213,6 +219,7 @@ fn compile(
         files,
         members,
         here: 0,
+        looked: Looked::default(),
         recipes: made.recipes,
         default_goals,
         subject,

@@ -13,6 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::Loaded;
 use super::errors::{ErrorKind, Faults, LoadError, Place, WorkfileError, near};
 use super::globs::{Comp, MAX_COMPONENTS, Pattern, States, steps};
+use super::looked::Looked;
 use super::making::is_ours;
 use super::recipe::Recipe;
 use crate::value::Text;
@@ -28,10 +29,17 @@ impl Loaded {
     ///
     /// A source by name that neither exists nor is made by a task is an error, each with its place.
     pub fn match_sources(&self) -> Result<Vec<SourceList>, LoadError> {
+        self.look_up_sources().map(|(lists, _)| lists)
+    }
+
+    /// The same, and what was looked at to find them.
+    pub fn look_up_sources(&self) -> Result<(Vec<SourceList>, Looked), LoadError> {
         let mut matcher = Matcher::new(self);
         let lists = (0..self.recipes.len()).map(|i| matcher.recipe(i)).collect();
         if matcher.errors.is_empty() {
-            Ok(lists)
+            let mut looked = matcher.looked;
+            looked.folders.extend(matcher.listings.into_keys());
+            Ok((lists, looked))
         } else {
             Err(LoadError::Faults(Box::new(Faults::new(self.files.clone(), matcher.errors))))
         }
@@ -87,6 +95,7 @@ struct Matcher<'l> {
     by_patterns: FxHashMap<Patterns, SourceList>,
     empty: SourceList,
     found: usize,
+    looked: Looked,
     /// Names already complained about.
     told: FxHashSet<Text>,
 }
@@ -102,6 +111,7 @@ impl<'l> Matcher<'l> {
             by_patterns: FxHashMap::default(),
             empty: Arc::from([]),
             found: 0,
+            looked: Looked::default(),
             told: FxHashSet::default(),
         }
     }
@@ -148,6 +158,10 @@ impl<'l> Matcher<'l> {
 
     fn literal(&mut self, i: usize, path: &Text, place: Place, made_below: bool, out: &mut BTreeSet<Text>) {
         let full = self.loaded.root.join(&**path);
+        if !self.loaded.recipes[i].sources.excludes.is_empty() {
+            // It must be there even if it is left out.
+            self.looked.paths.insert(path.clone());
+        }
         let kind = std::fs::symlink_metadata(&full).map(|meta| Kind::from(meta.file_type()));
         let recipe = &self.loaded.recipes[i];
         let error = match kind {
@@ -161,7 +175,10 @@ impl<'l> Matcher<'l> {
                 out.extend(found);
                 return;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && made_below => return,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && made_below => {
+                self.looked.paths.insert(path.clone());
+                return;
+            }
             Ok(Kind::Other) => {
                 let message = format!("input `{path}` of task `{}` is neither file, link nor folder", recipe.name);
                 WorkfileError::new(ErrorKind::BadPath, place, message)
@@ -226,6 +243,7 @@ impl<'l> Matcher<'l> {
         }
         let mut out = vec![];
         // A link on the way would make one file two.
+        self.looked.paths.insert(dir.clone());
         if self.is_folder(&dir) {
             self.walk(pattern, states, &dir, skip, recipe, &mut out);
         }
@@ -350,6 +368,7 @@ impl<'l> Matcher<'l> {
             })
             .build();
         let mut out: Vec<Text> = vec![];
+        let mut folders: Vec<Text> = vec![dir.as_str().into()];
         for entry in walk {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -358,6 +377,9 @@ impl<'l> Matcher<'l> {
                     continue;
                 }
             };
+            if entry.depth() > 0 && entry.file_type().is_some_and(|kind| kind.is_dir()) {
+                folders.extend(relative(entry.path()).map(Text::from));
+            }
             if entry.file_type().map(Kind::from) != Some(Kind::File) || entry.file_name() == super::FILE_NAME {
                 continue;
             }
@@ -370,6 +392,8 @@ impl<'l> Matcher<'l> {
                 out.push(path.into());
             }
         }
+        self.looked.git.extend(folders.iter().cloned());
+        self.looked.folders.extend(folders);
         out.sort_unstable();
         let list: SourceList = out.into();
         self.defaults.insert(recipe.member, list.clone());

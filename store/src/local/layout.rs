@@ -75,6 +75,11 @@ impl Layout {
         self.dir.join("runs")
     }
 
+    /// What runs that found nothing to do had looked at. Made when there is one; may be deleted at any time.
+    pub(crate) fn glances(&self) -> PathBuf {
+        self.dir.join("glances")
+    }
+
     pub(crate) fn locks(&self) -> PathBuf {
         self.dir.join("locks")
     }

@@ -13,6 +13,9 @@ use rustc_hash::FxHashSet;
 use super::layout::Layout;
 use super::locks::{Owned, try_own};
 
+/// What the names of marks begin with.
+const MARK: &str = "placing-";
+
 /// The mark of this process, made when it is first needed and gone when it ends in order.
 #[derive(Debug, Default)]
 pub(crate) struct Mark {
@@ -40,7 +43,7 @@ impl Mark {
         let pid = std::process::id();
         let mut n = 0_u32;
         while self.owned.is_none() {
-            self.owned = try_own(&layout.locks().join(format!("placing-{pid}-{n}")))?;
+            self.owned = try_own(&layout.locks().join(format!("{MARK}{pid}-{n}")))?;
             // One that a process of the same number left behind is not ours to add to.
             if let Some(owned) = &self.owned
                 && owned.file().metadata()?.len() > 0
@@ -80,12 +83,19 @@ impl Abandoned {
     }
 }
 
+/// Whether there is any mark, of a process that is gone or not.
+pub(crate) fn is_marked(layout: &Layout) -> bool {
+    // What cannot be listed may hold one.
+    let Ok(entries) = fs::read_dir(layout.locks()) else { return true };
+    entries.into_iter().any(|entry| entry.is_ok_and(|e| e.file_name().as_encoded_bytes().starts_with(MARK.as_bytes())))
+}
+
 /// Marks whose processes are gone. Each is locked until it is dropped, which deletes it.
 pub(crate) fn abandoned(layout: &Layout) -> Vec<Abandoned> {
     let mut found = Vec::new();
     for entry in fs::read_dir(layout.locks()).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|n| n.strip_prefix("placing-")?.split('-').next()?.parse().ok()) else {
+        let Some(pid) = name.to_str().and_then(|n| n.strip_prefix(MARK)?.split('-').next()?.parse().ok()) else {
             continue;
         };
         if let Ok(Some(owned)) = try_own(&entry.path()) {

@@ -27,7 +27,7 @@ const JOURNAL_FACTOR: u64 = 2;
 /// The index keeps free pages for its next changes; this much larger than its rows is too much.
 const INDEX_FACTOR: u64 = 6;
 const JOURNAL_SLACK_BYTES: u64 = 4 << 20;
-/// What was set aside is kept so long.
+/// What was set aside is kept so long, and what nobody wrote anew.
 const QUARANTINE: Duration = Duration::from_secs(30 * 86_400);
 /// A rewritten journal has frames of this size.
 const FRAME_BYTES: usize = 4 << 20;
@@ -194,7 +194,8 @@ fn leftovers(local: &Local, options: &GcOptions) -> Result<u64, GcError> {
             deleted += 1;
         }
     }
-    for (dir, age) in [(layout.tmp(), options.grace), (layout.quarantine(), QUARANTINE.max(options.grace))] {
+    let old = QUARANTINE.max(options.grace);
+    for (dir, age) in [(layout.tmp(), options.grace), (layout.quarantine(), old), (layout.glances(), old)] {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.metadata().is_ok_and(|meta| meta.is_file() && is_old(&meta, age)) {
                 local.files.delete(&entry.path()).map_err(|e| failed(&entry.path(), e))?;

@@ -1,0 +1,624 @@
+//! Glances: what a run that found nothing to do had looked at, in one file, so that the next run can look at all of it
+//! again before it does anything else.
+//!
+//! Knows paths, stamps and one flat file; unaware of why something was looked at, and of what is in the index. Every
+//! doubt reads as "look for yourself": a file that is missing, damaged or another's, a path that looks different, one
+//! that was too young to be relied on.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::beneath::{self, SEARCH};
+use crate::local::Layout;
+use crate::parallel;
+use crate::stamp::{self, FileKind, Stamp};
+
+/// What makes two runs ask for the same in the same surroundings, hashed.
+pub type Key = [u8; 32];
+
+const MAGIC: &[u8; 8] = b"qglance1";
+/// The parts of a question, hashed one by one.
+#[derive(Debug, Default)]
+pub struct Question(blake3::Hasher);
+
+impl Question {
+    /// Without parts.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more part; what it is called is its place.
+    pub fn add(&mut self, part: &[u8]) {
+        self.0.update(&(part.len() as u64).to_le_bytes());
+        self.0.update(part);
+    }
+
+    /// What stands for the question.
+    pub fn key(&self) -> Key {
+        *self.0.finalize().as_bytes()
+    }
+}
+
+/// Magic, digest of what follows, key.
+const HEAD_BYTES: usize = 8 + 32 + 32;
+/// Largest file that is read back.
+const MAX_BYTES: u64 = 1 << 30;
+/// Entries that one thread looks at in a row.
+const RUN: usize = 512;
+/// Looking at fewer entries takes less time than starting a thread saves.
+const MANY: usize = 3000;
+/// More threads than this only wait for each other in the kernel.
+const MAX_THREADS: usize = 8;
+/// With fewer names in a directory, walking the whole path is cheaper than opening the directory.
+const FEW: usize = 3;
+/// Longest path that is given to the kernel.
+const MAX_PATH_BYTES: usize = 4000;
+/// Most glances a store keeps; the oldest go first.
+const MAX_FILES: usize = 64;
+/// The bytes of a stamp: device, inode, size, times, mode.
+const LOOKS_BYTES: usize = 5 * 8 + 4;
+
+/// Of an entry: links are followed, only the kind counts, there was something.
+const FOLLOW: u8 = 1;
+const KIND: u8 = 2;
+const THERE: u8 = 4;
+
+/// What of a path counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    /// What is there, be it a link.
+    Itself,
+    /// What is there behind any links.
+    Target,
+    /// What is there, be it a link, and that no link leads there. For paths below the workspace.
+    Real,
+    /// Whether there is a file, a directory or nothing, behind any links.
+    Kind,
+}
+
+/// The clock of files, now: what changes from here on looks younger than this, but for the clock's grain.
+pub fn now_ns() -> i64 {
+    stamp::now_ns()
+}
+
+/// What a run looked at.
+#[derive(Debug)]
+pub struct Sight {
+    workspace: PathBuf,
+    paths: Vec<Looked>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Looked {
+    how: How,
+    path: PathBuf,
+    /// The run would have ended otherwise if nothing had been there.
+    there: bool,
+}
+
+impl Sight {
+    /// Nothing yet, of a workspace.
+    pub fn new(workspace: &Path) -> Self {
+        Self { workspace: workspace.to_owned(), paths: vec![] }
+    }
+
+    /// Something was there. Relative paths begin in the workspace.
+    pub fn saw(&mut self, how: How, path: impl Into<PathBuf>) {
+        self.paths.push(Looked { how, path: path.into(), there: true });
+    }
+
+    /// It was looked whether something is there.
+    pub fn looked_for(&mut self, how: How, path: impl Into<PathBuf>) {
+        self.paths.push(Looked { how, path: path.into(), there: false });
+    }
+
+    /// Everything at and below a path of the workspace: directories with the names in them, and what is no directory.
+    pub fn saw_all_below(&mut self, how: How, path: &Path) -> io::Result<()> {
+        let mut open = vec![path.to_owned()];
+        while let Some(path) = open.pop() {
+            let full = self.workspace.join(&path);
+            if full.symlink_metadata()?.is_dir() {
+                for entry in fs::read_dir(&full)? {
+                    open.push(path.join(entry?.file_name()));
+                }
+            }
+            self.saw(how, path);
+        }
+        Ok(())
+    }
+
+    /// Writes down how everything looks now, and what to answer when it looks so again. Does so only when nothing of it, nor
+    /// of the store in `dir`, can have changed since `began_ns`: what the run saw is then what is there now.
+    pub fn keep(mut self, dir: &Path, key: &Key, began_ns: i64, answer: &[u8]) -> io::Result<bool> {
+        let layout = Layout::new(dir);
+        // Whatever is known of tasks is in these.
+        self.saw(How::Target, layout.version());
+        self.saw(How::Target, layout.index());
+        let Some(body) = self.encode(began_ns, answer)? else { return Ok(false) };
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(digest(key, &body).as_bytes());
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(&body);
+        let glances = layout.glances();
+        match fs::create_dir(&glances) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let temp = layout.tmp().join(format!("glance-{}", std::process::id()));
+        // Not synced: what a power cut leaves of it is damaged and does not count.
+        fs::write(&temp, &bytes)?;
+        fs::rename(&temp, file(&layout, key))?;
+        thin_out(&glances);
+        Ok(true)
+    }
+
+    fn encode(mut self, began_ns: i64, answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let base = beneath::open_root(&self.workspace)?;
+        // Of two that differ in nothing else, the one that says more comes last.
+        self.paths.sort_unstable();
+        self.paths.reverse();
+        self.paths.dedup_by(|a, b| a.how == b.how && a.path == b.path);
+        self.paths.reverse();
+        let mut dirs: BTreeMap<(bool, &[u8]), Vec<&Looked>> = BTreeMap::new();
+        for looked in &self.paths {
+            let path = looked.path.as_os_str().as_bytes();
+            if path.len() > MAX_PATH_BYTES || path.contains(&0) {
+                return Ok(None);
+            }
+            dirs.entry((looked.how == How::Real, split(path).0)).or_default().push(looked);
+        }
+        let mut groups: BTreeMap<(bool, &[u8]), Vec<(&Looked, &[u8])>> = BTreeMap::new();
+        for ((real, dir), all) in dirs {
+            let few = !real && all.len() < FEW;
+            for looked in all {
+                let path = looked.path.as_os_str().as_bytes();
+                let (dir, name) = match (few, path.strip_prefix(b"/")) {
+                    (false, _) => (dir, split(path).1),
+                    (true, Some(from_root)) => (&b"/"[..], from_root),
+                    (true, None) => (&b""[..], path),
+                };
+                groups.entry((real, dir)).or_default().push((looked, if name.is_empty() { b"." } else { name }));
+            }
+        }
+        let mut out = Writer::default();
+        out.bytes(answer);
+        out.text(self.workspace.as_os_str().as_bytes());
+        let mut quiet = Quiet { began_ns, base: base.as_fd(), known: BTreeMap::new() };
+        for ((real, dir), entries) in groups {
+            for entries in entries.chunks(RUN) {
+                let mut body = Writer::default();
+                let at = open(base.as_fd(), real, dir);
+                for (looked, name) in entries {
+                    let name = [name, &b"\0"[..]].concat();
+                    let name = CStr::from_bytes_with_nul(&name).map_err(io::Error::other)?;
+                    let flags = match looked.how {
+                        How::Itself | How::Real => 0,
+                        How::Target => FOLLOW,
+                        How::Kind => FOLLOW | KIND,
+                    };
+                    let Ok(found) = look(&at, name, flags) else { return Ok(None) };
+                    let fine = match &found {
+                        Some(_) if looked.how == How::Kind => true,
+                        Some(stat) => Stamp::of(stat).is_settled(began_ns),
+                        None => !looked.there && quiet.around(&looked.path),
+                    };
+                    if !fine {
+                        return Ok(None);
+                    }
+                    body.number(flags | if found.is_some() { THERE } else { 0 }, 1);
+                    if let Some(stat) = found {
+                        body.0.extend_from_slice(&looks(&stat, flags));
+                    }
+                    body.text(name.to_bytes());
+                }
+                out.number(u8::from(real), 1);
+                out.number(entries.len() as u64, 4);
+                out.text(dir);
+                out.bytes(&body.0);
+            }
+        }
+        Ok(Some(out.0))
+    }
+}
+
+/// What is not there: was it not there either when it was looked for?
+struct Quiet<'b> {
+    began_ns: i64,
+    base: BorrowedFd<'b>,
+    known: BTreeMap<PathBuf, bool>,
+}
+
+impl Quiet<'_> {
+    /// Whether the directory that would hold a path has had the same names since the beginning. Outside of the workspace that
+    /// is not asked: homes and temporary directories never rest, and all that is looked for there are settings.
+    fn around(&mut self, path: &Path) -> bool {
+        if path.is_absolute() {
+            return true;
+        }
+        let mut dir = path.parent();
+        while let Some(at) = dir {
+            if let Some(known) = self.known.get(at) {
+                return *known;
+            }
+            let name = if at.as_os_str().is_empty() { Path::new(".") } else { at };
+            let quiet = match rustix::fs::statat(self.base, name, AtFlags::empty()) {
+                Ok(stat) => Some(Stamp::of(&stat).is_settled(self.began_ns)),
+                Err(Errno::NOENT | Errno::NOTDIR) => None,
+                Err(_) => Some(false),
+            };
+            if let Some(quiet) = quiet {
+                self.known.insert(at.to_owned(), quiet);
+                return quiet;
+            }
+            dir = at.parent();
+        }
+        false
+    }
+}
+
+/// What was to be answered, if everything that a run looked at looks as it did then.
+pub fn look_again(dir: &Path, key: &Key) -> Option<Vec<u8>> {
+    let layout = Layout::new(dir);
+    let bytes = read(&file(&layout, key)).ok()?;
+    let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
+    let (magic, head) = head.split_at(MAGIC.len());
+    let (sum, found_key) = head.split_at(32);
+    if magic != MAGIC || found_key != key || digest(key, body).as_bytes() != sum {
+        return None;
+    }
+    let mut reader = Reader(body);
+    let answer = reader.bytes()?;
+    let base = Path::new(std::ffi::OsStr::from_bytes(reader.text()?.to_bytes()));
+    let base = beneath::open_root(base).ok()?;
+    let mut groups = Vec::new();
+    while !reader.0.is_empty() {
+        groups.push(Group {
+            real: reader.number(1)? != 0,
+            count: usize::try_from(reader.number(4)?).ok()?,
+            dir: reader.text()?.to_bytes(),
+            entries: reader.bytes()?,
+        });
+    }
+    // Something may have been left in a workspace that the next run tidies up.
+    (all_same(base.as_fd(), &groups) && !crate::local::is_marked(&layout)).then(|| answer.to_vec())
+}
+
+struct Group<'b> {
+    real: bool,
+    count: usize,
+    dir: &'b [u8],
+    entries: &'b [u8],
+}
+
+fn all_same(base: BorrowedFd<'_>, groups: &[Group<'_>]) -> bool {
+    let many = groups.iter().map(|group| group.count).sum::<usize>() > MANY;
+    let threads = if many { parallel::cores().min(MAX_THREADS).min(groups.len()) } else { 1 };
+    let (next, differs) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || {
+        while !differs.load(Ordering::Relaxed)
+            && let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            if group.is_same(base).is_none() {
+                differs.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Without the thread it takes longer.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    !differs.load(Ordering::Relaxed)
+}
+
+impl Group<'_> {
+    fn is_same(&self, base: BorrowedFd<'_>) -> Option<()> {
+        let at = open(base, self.real, self.dir);
+        let mut reader = Reader(self.entries);
+        for _ in 0..self.count {
+            let flags = *reader.take(1)?.first()?;
+            let known = if flags & THERE != 0 { Some(reader.take(LOOKS_BYTES)?) } else { None };
+            let found = look(&at, reader.text()?, flags).ok()?.map(|stat| looks(&stat, flags));
+            if found.as_ref().map(|looks| &looks[..]) != known {
+                return None;
+            }
+        }
+        reader.0.is_empty().then_some(())
+    }
+}
+
+/// The directory that names are looked up in. Relative ones are below `base`.
+fn open(base: BorrowedFd<'_>, real: bool, dir: &[u8]) -> Result<OwnedFd, Errno> {
+    let path = if dir.is_empty() { b"." } else { dir };
+    if real {
+        return beneath::open_dir(base, std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?, SEARCH);
+    }
+    rustix::fs::openat(if dir.starts_with(b"/") { CWD } else { base }, path, SEARCH | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn look(at: &Result<OwnedFd, Errno>, name: &CStr, flags: u8) -> Result<Option<rustix::fs::Stat>, Errno> {
+    let flags = if flags & FOLLOW != 0 { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+    match at.as_ref().map_err(|error| *error).and_then(|at| rustix::fs::statat(at, name, flags)) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How something looks, as bytes.
+fn looks(stat: &rustix::fs::Stat, flags: u8) -> [u8; LOOKS_BYTES] {
+    let stamp = Stamp::of(stat);
+    let mut out = [0; LOOKS_BYTES];
+    if flags & KIND != 0 {
+        out[40..].copy_from_slice(&(u32::from(stat.st_mode) & 0o170_000).to_le_bytes());
+        return out;
+    }
+    // What a directory's size says, its times say too, and some file systems never make it smaller.
+    let size = if stamp.kind == FileKind::Dir { 0 } else { stamp.size };
+    let numbers = [stamp.dev, stamp.ino, size, stamp.mtime_ns.cast_unsigned(), stamp.ctime_ns.cast_unsigned()];
+    for (slot, number) in out.chunks_exact_mut(8).zip(numbers) {
+        slot.copy_from_slice(&number.to_le_bytes());
+    }
+    out[40..].copy_from_slice(&u32::from(stat.st_mode).to_le_bytes());
+    out
+}
+
+fn digest(key: &Key, body: &[u8]) -> blake3::Hash {
+    blake3::keyed_hash(key, body)
+}
+
+fn file(layout: &Layout, key: &Key) -> PathBuf {
+    layout.glances().join(&blake3::Hash::from_bytes(*key).to_hex()[..32])
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(path)?;
+    let size = file.metadata()?.len().min(MAX_BYTES);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Deletes the oldest where there are many: workspaces come and go.
+fn thin_out(glances: &Path) {
+    let files = fs::read_dir(glances).into_iter().flatten().flatten();
+    let mut files: Vec<_> = files.filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path()))).collect();
+    files.sort_unstable();
+    let too_many = files.len().saturating_sub(MAX_FILES);
+    // One that another process deleted is gone as well.
+    files.iter().take(too_many).for_each(|(_, path)| drop(fs::remove_file(path)));
+}
+
+/// A path's directory, empty for none, and its last component.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(0) => (&path[..1], &path[1..]),
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
+    }
+}
+
+#[derive(Default)]
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn number(&mut self, number: impl Into<u64>, bytes: usize) {
+        self.0.extend_from_slice(&number.into().to_le_bytes()[..bytes]);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64, 4);
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// With a NUL, for the kernel.
+    fn text(&mut self, text: &[u8]) {
+        self.number(text.len() as u64, 2);
+        self.0.extend_from_slice(text);
+        self.0.push(0);
+    }
+}
+
+struct Reader<'b>(&'b [u8]);
+
+impl<'b> Reader<'b> {
+    fn take(&mut self, bytes: usize) -> Option<&'b [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Option<u64> {
+        let mut number = [0; 8];
+        number[..bytes].copy_from_slice(self.take(bytes)?);
+        Some(u64::from_le_bytes(number))
+    }
+
+    fn bytes(&mut self) -> Option<&'b [u8]> {
+        let bytes = usize::try_from(self.number(4)?).ok()?;
+        self.take(bytes)
+    }
+
+    fn text(&mut self) -> Option<&'b CStr> {
+        let bytes = usize::try_from(self.number(2)?).ok()?;
+        CStr::from_bytes_with_nul(self.take(bytes + 1)?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::test_dirs::age;
+
+    const KEY: Key = [7; 32];
+
+    /// A store's directory with what a glance asks of it, and a workspace; both old enough.
+    fn places() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (store, ws) = (dir.path().join("store"), dir.path().join("ws"));
+        for made in ["store/locks", "store/tmp", "ws/src/deep", "ws/out"] {
+            fs::create_dir_all(dir.path().join(made)).expect("is made");
+        }
+        for file in ["store/version", "store/index.redb", "ws/src/a", "ws/src/b", "ws/src/deep/c", "ws/out/o", "far"] {
+            fs::write(dir.path().join(file), file).expect("is written");
+        }
+        symlink("../far", ws.join("link")).expect("is made");
+        symlink("src", ws.join("to-src")).expect("is made");
+        age(&ws.join("to-src"));
+        (dir, store, ws)
+    }
+
+    fn sight(ws: &Path) -> Sight {
+        let mut sight = Sight::new(ws);
+        for path in ["src/a", "src/b", "src/deep/c", "src", "", "link", "to-src/a"] {
+            sight.saw(How::Itself, path);
+        }
+        sight.saw(How::Target, "link");
+        sight.saw(How::Target, ws.join("../far"));
+        sight.looked_for(How::Itself, "src/none");
+        sight.looked_for(How::Target, ws.join("../none"));
+        sight.looked_for(How::Kind, "src");
+        sight.saw_all_below(How::Real, Path::new("out")).expect("is listed");
+        sight
+    }
+
+    fn keep(store: &Path, ws: &Path) -> bool {
+        sight(ws).keep(store, &KEY, now_ns(), b"answer").expect("is written")
+    }
+
+    #[test]
+    fn what_looks_as_it_did_has_its_answer_and_any_change_takes_it_away() {
+        let changes: [(&str, fn(&Path)); 17] = [
+            ("content", |ws| fs::write(ws.join("src/a"), "new/a").expect("is written")),
+            ("time", |ws| {
+                let file = fs::File::options().write(true).open(ws.join("src/b")).expect("is there");
+                file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("is set");
+            }),
+            ("gone", |ws| fs::remove_file(ws.join("src/deep/c")).expect("is removed")),
+            ("new name in a listed directory", |ws| fs::write(ws.join("src/new"), "").expect("is written")),
+            ("what was not there", |ws| fs::write(ws.join("src/none"), "").expect("is written")),
+            ("what was not there, far away", |ws| fs::write(ws.join("../none"), "").expect("is written")),
+            ("rights", |ws| {
+                fs::set_permissions(ws.join("src/a"), fs::Permissions::from_mode(0o755)).expect("is set");
+            }),
+            ("behind a link", |ws| fs::write(ws.join("../far"), "f").expect("is written")),
+            ("a link leads elsewhere", |ws| {
+                fs::remove_file(ws.join("link")).expect("is removed");
+                symlink("src/a", ws.join("link")).expect("is made");
+            }),
+            ("output", |ws| fs::write(ws.join("out/o"), "changed").expect("is written")),
+            ("more outputs", |ws| fs::write(ws.join("out/p"), "").expect("is written")),
+            ("a link leads to the outputs", |ws| {
+                fs::rename(ws.join("out"), ws.join("../moved")).expect("is moved");
+                symlink("../moved", ws.join("out")).expect("is made");
+            }),
+            ("another workspace", |ws| {
+                fs::rename(ws, ws.join("../old")).expect("is moved");
+                fs::create_dir(ws).expect("is made");
+            }),
+            ("the index", |ws| fs::write(ws.join("../store/index.redb"), "x").expect("is written")),
+            ("the version", |ws| fs::write(ws.join("../store/version"), "x").expect("is written")),
+            ("something to tidy", |ws| fs::write(ws.join("../store/locks/placing-1-0"), "").expect("is written")),
+            ("the glances", |ws| fs::remove_dir_all(ws.join("../store/glances")).expect("is removed")),
+        ];
+        for (what, change) in changes {
+            let (_dir, store, ws) = places();
+            assert_eq!(look_again(&store, &KEY), None, "{what}");
+            assert!(keep(&store, &ws), "{what}");
+            for _ in 0..2 {
+                assert_eq!(look_again(&store, &KEY).as_deref(), Some(&b"answer"[..]), "{what}");
+            }
+            change(&ws);
+            assert_eq!(look_again(&store, &KEY), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_link_on_the_way_counts_only_where_it_is_said() {
+        let (_dir, store, ws) = places();
+        assert!(keep(&store, &ws));
+        fs::rename(ws.join("src/deep"), ws.join("src/other")).expect("is moved");
+        symlink("other", ws.join("src/deep")).expect("is made");
+        let mut sight = Sight::new(&ws);
+        sight.saw(How::Itself, "src/deep/c");
+        assert!(sight.keep(&store, &KEY, now_ns(), b"").expect("is written"));
+        let mut sight = Sight::new(&ws);
+        sight.saw(How::Real, "src/deep/c");
+        assert!(!sight.keep(&store, &KEY, now_ns(), b"").expect("nothing fails"));
+    }
+
+    #[test]
+    fn nothing_young_and_nothing_missing_is_relied_on() {
+        let (_dir, store, ws) = places();
+        let began_ns = now_ns();
+        fs::write(ws.join("src/a"), "young").expect("is written");
+        assert!(!sight(&ws).keep(&store, &KEY, began_ns, b"").expect("nothing fails"));
+        age(&ws.join("src/a"));
+        assert!(!sight(&ws).keep(&store, &KEY, began_ns, b"").expect("nothing fails"), "by when the run began");
+        assert!(keep(&store, &ws));
+        fs::write(ws.join("src/new"), "").expect("is written");
+        fs::remove_file(ws.join("src/new")).expect("is removed");
+        let mut around = Sight::new(&ws);
+        around.looked_for(How::Itself, "src/new");
+        assert!(!around.keep(&store, &KEY, now_ns(), b"").expect("nothing fails"), "it came and went");
+        let mut gone = Sight::new(&ws);
+        gone.saw(How::Itself, "src/gone");
+        assert!(!gone.keep(&store, &KEY, now_ns(), b"").expect("nothing fails"));
+    }
+
+    #[test]
+    fn what_is_damaged_or_anothers_does_not_count() {
+        let (_dir, store, ws) = places();
+        assert!(keep(&store, &ws));
+        let path = file(&Layout::new(&store), &KEY);
+        let bytes = fs::read(&path).expect("is read");
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).expect("is written");
+            assert_eq!(look_again(&store, &KEY), None, "byte {at}");
+            fs::write(&path, &bytes[..at]).expect("is written");
+            assert_eq!(look_again(&store, &KEY), None, "cut off at {at}");
+        }
+        fs::write(&path, &bytes).expect("is written");
+        assert!(look_again(&store, &KEY).is_some());
+        fs::rename(&path, file(&Layout::new(&store), &[8; 32])).expect("is moved");
+        assert_eq!(look_again(&store, &[8; 32]), None);
+    }
+
+    #[test]
+    fn any_of_many_entries_counts_and_old_glances_go() {
+        let (_dir, store, ws) = places();
+        let names: Vec<String> = (0..3 * MANY).map(|n| format!("many/{}/{n:05}", n % 5)).collect();
+        for name in &names {
+            let path = ws.join(name);
+            fs::create_dir_all(path.parent().expect("has one")).expect("is made");
+            fs::write(path, "").expect("is written");
+        }
+        age(&ws.join(names.last().expect("some")));
+        let mut sight = Sight::new(&ws);
+        names.iter().for_each(|name| sight.saw(How::Itself, name));
+        assert!(sight.keep(&store, &KEY, now_ns(), b"").expect("is written"));
+        assert!(look_again(&store, &KEY).is_some());
+        fs::write(ws.join(&names[names.len() / 2]), "x").expect("is written");
+        assert!(look_again(&store, &KEY).is_none());
+        for n in 0..MAX_FILES {
+            assert!(Sight::new(&ws).keep(&store, &[n as u8; 32], now_ns(), b"").expect("is written"));
+        }
+        assert_eq!(fs::read_dir(store.join("glances")).expect("is listed").count(), MAX_FILES);
+    }
+}
