@@ -5,7 +5,9 @@
 //! doubt reads as "look for yourself": a file that is missing, damaged or another's, a path that looks different, one
 //! that was too young to be relied on.
 
-use std::collections::BTreeMap;
+mod flat;
+mod sight;
+
 use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Read};
@@ -21,6 +23,8 @@ use crate::beneath::{self, SEARCH};
 use crate::local::Layout;
 use crate::parallel;
 use crate::stamp::{self, FileKind, Stamp};
+use flat::Reader;
+pub use sight::Sight;
 
 /// What makes two runs ask for the same in the same surroundings, hashed.
 pub type Key = [u8; 32];
@@ -52,18 +56,10 @@ impl Question {
 const HEAD_BYTES: usize = 8 + 32 + 32;
 /// Largest file that is read back.
 const MAX_BYTES: u64 = 1 << 30;
-/// Entries that one thread looks at in a row.
-const RUN: usize = 512;
 /// Looking at fewer entries takes less time than starting a thread saves.
 const MANY: usize = 3000;
 /// More threads than this only wait for each other in the kernel.
 const MAX_THREADS: usize = 8;
-/// With fewer names in a directory, walking the whole path is cheaper than opening the directory.
-const FEW: usize = 3;
-/// Longest path that is given to the kernel.
-const MAX_PATH_BYTES: usize = 4000;
-/// Most glances a store keeps; the oldest go first.
-const MAX_FILES: usize = 64;
 /// The bytes of a stamp: device, inode, size, times, mode.
 const LOOKS_BYTES: usize = 5 * 8 + 4;
 
@@ -88,182 +84,6 @@ pub enum How {
 /// The clock of files, now: what changes from here on looks younger than this, but for the clock's grain.
 pub fn now_ns() -> i64 {
     stamp::now_ns()
-}
-
-/// What a run looked at.
-#[derive(Debug)]
-pub struct Sight {
-    workspace: PathBuf,
-    paths: Vec<Looked>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Looked {
-    how: How,
-    path: PathBuf,
-    /// The run would have ended otherwise if nothing had been there.
-    there: bool,
-}
-
-impl Sight {
-    /// Nothing yet, of a workspace.
-    pub fn new(workspace: &Path) -> Self {
-        Self { workspace: workspace.to_owned(), paths: vec![] }
-    }
-
-    /// Something was there. Relative paths begin in the workspace.
-    pub fn saw(&mut self, how: How, path: impl Into<PathBuf>) {
-        self.paths.push(Looked { how, path: path.into(), there: true });
-    }
-
-    /// It was looked whether something is there.
-    pub fn looked_for(&mut self, how: How, path: impl Into<PathBuf>) {
-        self.paths.push(Looked { how, path: path.into(), there: false });
-    }
-
-    /// Everything at and below a path of the workspace: directories with the names in them, and what is no directory.
-    pub fn saw_all_below(&mut self, how: How, path: &Path) -> io::Result<()> {
-        let mut open = vec![path.to_owned()];
-        while let Some(path) = open.pop() {
-            let full = self.workspace.join(&path);
-            if full.symlink_metadata()?.is_dir() {
-                for entry in fs::read_dir(&full)? {
-                    open.push(path.join(entry?.file_name()));
-                }
-            }
-            self.saw(how, path);
-        }
-        Ok(())
-    }
-
-    /// Writes down how everything looks now, and what to answer when it looks so again. Does so only when nothing of it, nor
-    /// of the store in `dir`, can have changed since `began_ns`: what the run saw is then what is there now.
-    pub fn keep(mut self, dir: &Path, key: &Key, began_ns: i64, answer: &[u8]) -> io::Result<bool> {
-        let layout = Layout::new(dir);
-        // Whatever is known of tasks is in these.
-        self.saw(How::Target, layout.version());
-        self.saw(How::Target, layout.index());
-        let Some(body) = self.encode(began_ns, answer)? else { return Ok(false) };
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(digest(key, &body).as_bytes());
-        bytes.extend_from_slice(key);
-        bytes.extend_from_slice(&body);
-        let glances = layout.glances();
-        match fs::create_dir(&glances) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let temp = layout.tmp().join(format!("glance-{}", std::process::id()));
-        // Not synced: what a power cut leaves of it is damaged and does not count.
-        fs::write(&temp, &bytes)?;
-        fs::rename(&temp, file(&layout, key))?;
-        thin_out(&glances);
-        Ok(true)
-    }
-
-    fn encode(mut self, began_ns: i64, answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let base = beneath::open_root(&self.workspace)?;
-        // Of two that differ in nothing else, the one that says more comes last.
-        self.paths.sort_unstable();
-        self.paths.reverse();
-        self.paths.dedup_by(|a, b| a.how == b.how && a.path == b.path);
-        self.paths.reverse();
-        let mut dirs: BTreeMap<(bool, &[u8]), Vec<&Looked>> = BTreeMap::new();
-        for looked in &self.paths {
-            let path = looked.path.as_os_str().as_bytes();
-            if path.len() > MAX_PATH_BYTES || path.contains(&0) {
-                return Ok(None);
-            }
-            dirs.entry((looked.how == How::Real, split(path).0)).or_default().push(looked);
-        }
-        let mut groups: BTreeMap<(bool, &[u8]), Vec<(&Looked, &[u8])>> = BTreeMap::new();
-        for ((real, dir), all) in dirs {
-            let few = !real && all.len() < FEW;
-            for looked in all {
-                let path = looked.path.as_os_str().as_bytes();
-                let (dir, name) = match (few, path.strip_prefix(b"/")) {
-                    (false, _) => (dir, split(path).1),
-                    (true, Some(from_root)) => (&b"/"[..], from_root),
-                    (true, None) => (&b""[..], path),
-                };
-                groups.entry((real, dir)).or_default().push((looked, if name.is_empty() { b"." } else { name }));
-            }
-        }
-        let mut out = Writer::default();
-        out.bytes(answer);
-        out.text(self.workspace.as_os_str().as_bytes());
-        let mut quiet = Quiet { began_ns, base: base.as_fd(), known: BTreeMap::new() };
-        for ((real, dir), entries) in groups {
-            for entries in entries.chunks(RUN) {
-                let mut body = Writer::default();
-                let at = open(base.as_fd(), real, dir);
-                for (looked, name) in entries {
-                    let name = [name, &b"\0"[..]].concat();
-                    let name = CStr::from_bytes_with_nul(&name).map_err(io::Error::other)?;
-                    let flags = match looked.how {
-                        How::Itself | How::Real => 0,
-                        How::Target => FOLLOW,
-                        How::Kind => FOLLOW | KIND,
-                    };
-                    let Ok(found) = look(&at, name, flags) else { return Ok(None) };
-                    let fine = match &found {
-                        Some(_) if looked.how == How::Kind => true,
-                        Some(stat) => Stamp::of(stat).is_settled(began_ns),
-                        None => !looked.there && quiet.around(&looked.path),
-                    };
-                    if !fine {
-                        return Ok(None);
-                    }
-                    body.number(flags | if found.is_some() { THERE } else { 0 }, 1);
-                    if let Some(stat) = found {
-                        body.0.extend_from_slice(&looks(&stat, flags));
-                    }
-                    body.text(name.to_bytes());
-                }
-                out.number(u8::from(real), 1);
-                out.number(entries.len() as u64, 4);
-                out.text(dir);
-                out.bytes(&body.0);
-            }
-        }
-        Ok(Some(out.0))
-    }
-}
-
-/// What is not there: was it not there either when it was looked for?
-struct Quiet<'b> {
-    began_ns: i64,
-    base: BorrowedFd<'b>,
-    known: BTreeMap<PathBuf, bool>,
-}
-
-impl Quiet<'_> {
-    /// Whether the directory that would hold a path has had the same names since the beginning. Outside of the workspace that
-    /// is not asked: homes and temporary directories never rest, and all that is looked for there are settings.
-    fn around(&mut self, path: &Path) -> bool {
-        if path.is_absolute() {
-            return true;
-        }
-        let mut dir = path.parent();
-        while let Some(at) = dir {
-            if let Some(known) = self.known.get(at) {
-                return *known;
-            }
-            let name = if at.as_os_str().is_empty() { Path::new(".") } else { at };
-            let quiet = match rustix::fs::statat(self.base, name, AtFlags::empty()) {
-                Ok(stat) => Some(Stamp::of(&stat).is_settled(self.began_ns)),
-                Err(Errno::NOENT | Errno::NOTDIR) => None,
-                Err(_) => Some(false),
-            };
-            if let Some(quiet) = quiet {
-                self.known.insert(at.to_owned(), quiet);
-                return quiet;
-            }
-            dir = at.parent();
-        }
-        false
-    }
 }
 
 /// What was to be answered, if everything that a run looked at looks as it did then.
@@ -358,11 +178,13 @@ fn look(at: &Result<OwnedFd, Errno>, name: &CStr, flags: u8) -> Result<Option<ru
 }
 
 /// How something looks, as bytes.
+#[allow(clippy::useless_conversion, reason = "not useless on every system")]
 fn looks(stat: &rustix::fs::Stat, flags: u8) -> [u8; LOOKS_BYTES] {
+    let mode = u32::from(stat.st_mode);
     let stamp = Stamp::of(stat);
     let mut out = [0; LOOKS_BYTES];
     if flags & KIND != 0 {
-        out[40..].copy_from_slice(&(u32::from(stat.st_mode) & 0o170_000).to_le_bytes());
+        out[40..].copy_from_slice(&(mode & 0o170_000).to_le_bytes());
         return out;
     }
     // What a directory's size says, its times say too, and some file systems never make it smaller.
@@ -371,7 +193,7 @@ fn looks(stat: &rustix::fs::Stat, flags: u8) -> [u8; LOOKS_BYTES] {
     for (slot, number) in out.chunks_exact_mut(8).zip(numbers) {
         slot.copy_from_slice(&number.to_le_bytes());
     }
-    out[40..].copy_from_slice(&u32::from(stat.st_mode).to_le_bytes());
+    out[40..].copy_from_slice(&mode.to_le_bytes());
     out
 }
 
@@ -391,80 +213,18 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Deletes the oldest where there are many: workspaces come and go.
-fn thin_out(glances: &Path) {
-    let files = fs::read_dir(glances).into_iter().flatten().flatten();
-    let mut files: Vec<_> = files.filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path()))).collect();
-    files.sort_unstable();
-    let too_many = files.len().saturating_sub(MAX_FILES);
-    // One that another process deleted is gone as well.
-    files.iter().take(too_many).for_each(|(_, path)| drop(fs::remove_file(path)));
-}
-
-/// A path's directory, empty for none, and its last component.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(0) => (&path[..1], &path[1..]),
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
-#[derive(Default)]
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn number(&mut self, number: impl Into<u64>, bytes: usize) {
-        self.0.extend_from_slice(&number.into().to_le_bytes()[..bytes]);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64, 4);
-        self.0.extend_from_slice(bytes);
-    }
-
-    /// With a NUL, for the kernel.
-    fn text(&mut self, text: &[u8]) {
-        self.number(text.len() as u64, 2);
-        self.0.extend_from_slice(text);
-        self.0.push(0);
-    }
-}
-
-struct Reader<'b>(&'b [u8]);
-
-impl<'b> Reader<'b> {
-    fn take(&mut self, bytes: usize) -> Option<&'b [u8]> {
-        let (taken, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn number(&mut self, bytes: usize) -> Option<u64> {
-        let mut number = [0; 8];
-        number[..bytes].copy_from_slice(self.take(bytes)?);
-        Some(u64::from_le_bytes(number))
-    }
-
-    fn bytes(&mut self) -> Option<&'b [u8]> {
-        let bytes = usize::try_from(self.number(4)?).ok()?;
-        self.take(bytes)
-    }
-
-    fn text(&mut self) -> Option<&'b CStr> {
-        let bytes = usize::try_from(self.number(2)?).ok()?;
-        CStr::from_bytes_with_nul(self.take(bytes + 1)?).ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use super::sight::MAX_FILES;
     use super::*;
     use crate::test_dirs::age;
 
     const KEY: Key = [7; 32];
+
+    /// What is done to a workspace, in words and in deeds.
+    type Change = (&'static str, fn(&Path));
 
     /// A store's directory with what a glance asks of it, and a workspace; both old enough.
     fn places() -> (tempfile::TempDir, PathBuf, PathBuf) {
@@ -502,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_looks_as_it_did_has_its_answer_and_any_change_takes_it_away() {
-        let changes: [(&str, fn(&Path)); 17] = [
+        let changes: [Change; 17] = [
             ("content", |ws| fs::write(ws.join("src/a"), "new/a").expect("is written")),
             ("time", |ws| {
                 let file = fs::File::options().write(true).open(ws.join("src/b")).expect("is there");
