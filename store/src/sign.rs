@@ -3,6 +3,7 @@
 //! Knows keys and bytes; unaware of whom a person trusts and of where keys are kept.
 //! Sources: UCAN invocation 1.0.0-rc.1, varsig v1, did:key.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -125,6 +126,22 @@ pub struct SignedReceipt {
     pub bytes: Vec<u8>,
 }
 
+/// Who an envelope says it is from. Most of a store's receipts are by one key, and reading its name takes longer than
+/// all the rest of a receipt.
+fn issuer_of(text: &str) -> Result<PublicKey, ReceiptError> {
+    thread_local! {
+        static LAST: RefCell<Option<(String, PublicKey)>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some((known, key)) if known == text => Ok(*key),
+        _ => {
+            let key = text.parse().map_err(|e: KeyError| ReceiptError::Unexpected(e.to_string()))?;
+            *last = Some((text.to_owned(), key));
+            Ok(key)
+        }
+    })
+}
+
 #[derive(Serialize, Deserialize)]
 struct WireEnvelope(ByteBuf, WireSigned);
 
@@ -141,8 +158,7 @@ impl SignedReceipt {
     pub fn verify(bytes: &[u8]) -> Result<Self, ReceiptError> {
         let envelope: WireEnvelope = dag::decode(bytes, MAX_RECEIPT_BYTES)?;
         let WireEnvelope(signature, signed) = &envelope;
-        let issuer: PublicKey =
-            signed.payload.iss.parse().map_err(|e: KeyError| ReceiptError::Unexpected(e.to_string()))?;
+        let issuer = issuer_of(&signed.payload.iss)?;
         let key = VerifyingKey::from_bytes(&issuer.0).map_err(|_| ReceiptError::Signature)?;
         let signature = Signature::from_slice(signature).map_err(|_| ReceiptError::Signature)?;
         key.verify_strict(&dag::encode(signed)?, &signature).map_err(|_| ReceiptError::Signature)?;
@@ -153,7 +169,7 @@ impl SignedReceipt {
     /// made or verified when it came in.
     pub fn read_own(bytes: &[u8]) -> Result<Self, ReceiptError> {
         let envelope: WireEnvelope = dag::decode_own(bytes, MAX_RECEIPT_BYTES)?;
-        let issuer = envelope.1.payload.iss.parse().map_err(|e: KeyError| ReceiptError::Unexpected(e.to_string()))?;
+        let issuer = issuer_of(&envelope.1.payload.iss)?;
         Self::open(envelope, issuer, bytes)
     }
 
