@@ -188,6 +188,11 @@ impl Project {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map_or(Ok(()), StatIndex::save)
     }
 
+    /// Lets go of what was known of the machine's tools, and so of the store.
+    pub fn forget_tools(&self) {
+        *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Whether a declared output file held exactly this when the workspace was scanned.
     pub fn held(&self, path: &str, entry: &Entry) -> bool {
         self.files.get(path).is_some_and(|(found, _)| found == entry)

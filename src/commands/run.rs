@@ -81,6 +81,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         None if exit == Exit::Ok => glance.iter().for_each(|glance| glance.keep(&opened, &report)),
         _ => {}
     }
+    std::mem::forget(report);
+    // What is left of it holds the store.
+    drop(engine);
+    opened.leave();
     Ok(exit)
 }
 
