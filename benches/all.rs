@@ -3,6 +3,7 @@
 //! `cargo bench` runs all, `cargo bench -- ids` some. What they cost beside other programs, and spawning, is measured by
 //! `benches/ratios.py` and by the examples `spawn_cost` and `plan_scale` of the runtime.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
@@ -34,8 +35,10 @@ fn text(tasks: usize) -> String {
     let mut text = String::from("[workspace]\nsandbox = \"none\"\n");
     for i in 0..tasks {
         let from = i.checked_sub(100).map(|d| format!("\"out/{d}\"")).unwrap_or_default();
-        text +=
-            &format!("[task.t{i}]\nrun = [\"cp\", \"a\", \"out/{i}\"]\ninputs = [{from}]\noutputs = [\"out/{i}\"]\n");
+        let _ = write!(
+            text,
+            "[task.t{i}]\nrun = [\"cp\", \"a\", \"out/{i}\"]\ninputs = [{from}]\noutputs = [\"out/{i}\"]\n"
+        );
     }
     text
 }
@@ -66,7 +69,7 @@ fn tasks(c: &mut Criterion) {
     group.bench_function("workfile", |b| b.iter(|| workfile::load_text(Path::new("/nowhere"), &text)));
     let workflow = workflow(TASKS);
     group.bench_function("ids", |b| {
-        b.iter_batched(|| workflow.clone(), |workflow| Subject::new(workflow), BatchSize::PerIteration);
+        b.iter_batched(|| workflow.clone(), Subject::new, BatchSize::PerIteration);
     });
     let subject = Arc::new(Subject::new(workflow).expect("it is right"));
     let goals: Vec<_> = subject.workflow.indices().collect();
@@ -94,7 +97,9 @@ fn store(c: &mut Criterion) {
         b.iter(|| {
             for _ in 0..FILES {
                 next += 1;
-                let done = Box::new(|kept: Result<_, _>| drop(kept.expect("is kept")));
+                let done = Box::new(|kept: Result<_, _>| {
+                    kept.expect("is kept");
+                });
                 store.record(Record { receipt: receipt(next), blocks: vec![], done }).expect("is queued");
             }
             store.flush().expect("is written");
