@@ -25,6 +25,9 @@ mod stop;
 mod sys;
 #[cfg(test)]
 mod test_place;
+pub mod trace;
+#[cfg(test)]
+mod trace_tests;
 pub mod workspace;
 
 use std::collections::HashMap;

@@ -28,6 +28,7 @@ use super::secrets::Secrets;
 use super::spawn::{Ended, Forced, Launch, Reads, launch};
 use super::stop::StopFlag;
 use super::sys::{Status, Usage};
+use super::trace::{Trace, Traced};
 use super::workspace::Workspace;
 use super::{Done, Executor, Job, Stop, Unusable, lookup};
 use crate::process::{OutputKind, ProcessSpec, Tier};
@@ -75,31 +76,43 @@ impl ProcessExecutor {
 
 impl Executor for ProcessExecutor {
     fn execute(&self, job: Job) -> Pin<Box<dyn Future<Output = Done> + Send + '_>> {
-        Box::pin(async move {
-            let flag = match StopFlag::new() {
-                Ok(flag) => Arc::new(flag),
-                Err(e) => return Done::failed(FailureKind::Executor { why: e.to_string() }, "none"),
-            };
-            // Whoever stops waiting for the result does not want the work to go on.
-            let abandoned = RaiseOnDrop(flag.clone());
-            let mut stop = job.stop.clone();
-            flag.raise(*stop.borrow_and_update());
-            let (shared, heard) = (self.shared.clone(), flag.clone());
-            let mut work = tokio::task::spawn_blocking(move || shared.run(&job, &heard));
-            let mut listening = true;
-            let done = loop {
-                tokio::select! {
-                    done = &mut work => break done,
-                    changed = stop.changed(), if listening => match changed {
-                        Ok(()) => flag.raise(*stop.borrow_and_update()),
-                        Err(_) => listening = false,
-                    },
-                }
-            };
-            drop(abandoned);
-            done.unwrap_or_else(|e| {
-                Done::failed(FailureKind::Executor { why: format!("the executor failed: {e}") }, "none")
-            })
+        Box::pin(self.work(job, None))
+    }
+}
+
+impl ProcessExecutor {
+    /// Carries out a job of the tier `ns` like any other, and tells which files of the workspace it touched. Files that
+    /// it did not declare are among the misses.
+    pub async fn trace(&self, job: Job) -> (Done, Result<Traced, String>) {
+        let trace = Trace::default();
+        let done = self.work(job, Some(trace.clone())).await;
+        (done, trace.finish())
+    }
+
+    async fn work(&self, job: Job, trace: Option<Trace>) -> Done {
+        let flag = match StopFlag::new() {
+            Ok(flag) => Arc::new(flag),
+            Err(e) => return Done::failed(FailureKind::Executor { why: e.to_string() }, "none"),
+        };
+        // Whoever stops waiting for the result does not want the work to go on.
+        let abandoned = RaiseOnDrop(flag.clone());
+        let mut stop = job.stop.clone();
+        flag.raise(*stop.borrow_and_update());
+        let (shared, heard) = (self.shared.clone(), flag.clone());
+        let mut work = tokio::task::spawn_blocking(move || shared.run(&job, &heard, trace.as_ref()));
+        let mut listening = true;
+        let done = loop {
+            tokio::select! {
+                done = &mut work => break done,
+                changed = stop.changed(), if listening => match changed {
+                    Ok(()) => flag.raise(*stop.borrow_and_update()),
+                    Err(_) => listening = false,
+                },
+            }
+        };
+        drop(abandoned);
+        done.unwrap_or_else(|e| {
+            Done::failed(FailureKind::Executor { why: format!("the executor failed: {e}") }, "none")
         })
     }
 }
@@ -137,7 +150,7 @@ fn executor_failed(what: &str) -> impl Fn(io::Error) -> FailureKind {
 }
 
 impl Shared {
-    fn run(&self, job: &Job, stop: &StopFlag) -> Done {
+    fn run(&self, job: &Job, stop: &StopFlag, trace: Option<&Trace>) -> Done {
         let plain = match Plain::read(&job.store, &job.invocation.args) {
             Ok(plain) => plain,
             Err(Halt::Failed(kind)) => return Done::failed(kind, "none"),
@@ -153,8 +166,11 @@ impl Shared {
         let mut streams = Streams::new(&job.store, job.sink.clone(), &secrets);
         let ran = if stop.level() == Stop::No {
             let ran = match tier {
+                Tier::Ns => self.run_in_sandbox(job, &plain, &secrets, deadline, stop, &mut streams, trace),
+                _ if trace.is_some() => {
+                    Err(FailureKind::Spawn { why: "only in the sandbox `ns` can a task be traced".into() }.into())
+                }
                 Tier::None | Tier::Landlock => self.run_here(job, &plain, &secrets, deadline, stop, &mut streams),
-                Tier::Ns => self.run_in_sandbox(job, &plain, &secrets, deadline, stop, &mut streams),
             };
             match ran {
                 Ok(ran) => ran,
@@ -305,6 +321,7 @@ impl Shared {
         deadline: Option<Instant>,
         stop: &StopFlag,
         streams: &mut Streams,
+        trace: Option<&Trace>,
     ) -> Result<Ran, Halt> {
         let spec = &plain.spec;
         let declared = Declared::new(&spec.outputs)?;
@@ -324,6 +341,9 @@ impl Shared {
                 let _ = self.unavailable.set(error.to_string());
             }
         })?;
+        if let Some(trace) = trace {
+            entered.trace(trace);
+        }
         let outputs = entered.outputs();
         let stdout = match (&spec.stdout, &outputs) {
             (Some(path), Some(outputs)) => {

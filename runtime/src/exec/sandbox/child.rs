@@ -15,6 +15,7 @@ use rustix::process::Pid;
 use super::cell::{Bind, Cell, bind_one};
 use super::stage::{Failed, Stage, at, at_raw};
 use crate::exec::sys::{self, Kin, Pointers, Stack};
+use crate::exec::trace;
 
 /// One change to a task's own mounts. Paths are relative to the template's root.
 pub(super) enum Op {
@@ -35,10 +36,12 @@ pub(super) enum Op {
 }
 
 /// One command line.
-pub(super) struct Step {
+pub(super) struct Step<'a> {
     /// Files to try, in order.
     pub(super) programs: Vec<CString>,
     pub(super) argv: Pointers,
+    /// A filter that tells of system calls, and where the descriptor for that goes.
+    pub(super) trace: Option<(&'a [libc::sock_filter], RawFd)>,
 }
 
 /// What all command lines of a task have in common.
@@ -86,7 +89,7 @@ pub(super) fn start(
     cell: &Cell,
     place: &Where<'_>,
     common: &Common<'_>,
-    step: &Step,
+    step: &Step<'_>,
     stdin: Stdin<'_>,
     output: [RawFd; 2],
     stacks: &mut Stacks,
@@ -95,7 +98,7 @@ pub(super) fn start(
     let own = std::cell::Cell::new(None);
     let becomes = std::cell::RefCell::new(&mut stacks.becomes);
     let entering = || {
-        let started = enter(cell, place, common, stdin, &own).and_then(|opened| {
+        let started = enter(cell, place, common, step, stdin, &own).and_then(|opened| {
             let stdin = match (&opened, stdin) {
                 (Some(file), _) => file.as_raw_fd(),
                 (None, Stdin::Descriptor(fd)) => fd,
@@ -137,6 +140,7 @@ fn enter(
     cell: &Cell,
     place: &Where<'_>,
     common: &Common<'_>,
+    step: &Step<'_>,
     stdin: Stdin<'_>,
     own: &std::cell::Cell<Option<Own>>,
 ) -> Result<Option<OwnedFd>, Failed> {
@@ -179,6 +183,9 @@ fn enter(
     rustix::thread::set_no_new_privs(true).map_err(at(Stage::Privileges, 0))?;
     sys::drop_capabilities().map_err(at_raw(Stage::Privileges, 1))?;
     sys::install_filter(common.filter).map_err(at_raw(Stage::Filter, 0))?;
+    if let Some((program, to)) = step.trace {
+        trace::install(program).and_then(|fd| trace::tell(to, fd)).map_err(at_raw(Stage::Trace, 0))?;
+    }
     Ok(stdin)
 }
 
@@ -207,7 +214,7 @@ fn carry_out(op: &Op, index: usize) -> Result<(), Failed> {
 }
 
 /// Becomes the step's program; says why not.
-fn become_step(common: &Common<'_>, step: &Step, stdio: [RawFd; 3]) -> (Stage, i32) {
+fn become_step(common: &Common<'_>, step: &Step<'_>, stdio: [RawFd; 3]) -> (Stage, i32) {
     let _ = rustix::process::setsid();
     for (to, from) in (0..).zip(stdio) {
         if let Err(errno) = sys::dup_to(from, to) {

@@ -35,6 +35,7 @@ use super::capture::ScratchDir;
 use super::filter::{self, Sockets};
 use super::spawn::{Process, Reads, pidfd_or_end, while_busy};
 use super::sys::Pointers;
+use super::trace::{Listener, Trace};
 use crate::process::{OutputSpec, SANDBOX_ROOT};
 
 pub use self::refusal::{landlock, namespaces, ns, remedy};
@@ -136,6 +137,9 @@ pub(crate) struct Entered<'a> {
     stacks: Stacks,
     /// Whether anything may run that has not been ended.
     started: bool,
+    trace: Option<Trace>,
+    /// Hears of the step that runs.
+    listener: Option<Listener>,
 }
 
 impl Sandbox {
@@ -256,11 +260,18 @@ impl Sandbox {
             path,
             stacks: Stacks::default(),
             started: false,
+            trace: None,
+            listener: None,
         })
     }
 }
 
 impl Entered<'_> {
+    /// What the steps to come do with files is noted in `trace`.
+    pub(crate) fn trace(&mut self, trace: &Trace) {
+        self.trace = Some(trace.clone());
+    }
+
     /// Starts the next command line.
     pub(crate) fn start(
         &mut self,
@@ -273,7 +284,10 @@ impl Entered<'_> {
 
     fn try_start(&mut self, argv: &[String], stdin: &Reads, stdout: Option<&File>) -> Result<Process, EnterError> {
         let Some(cell) = &self.cell else { return Err(EnterError::Refused("sandbox: it is gone".into())) };
+        self.listener =
+            self.trace.as_ref().map(Listener::new).transpose().map_err(io_at("listening to system calls"))?;
         let step = Step {
+            trace: self.listener.as_ref().map(Listener::hook),
             programs: super::lookup::candidates(&argv[0], &self.path)
                 .iter()
                 .map(|p| c_path(p))
@@ -370,6 +384,7 @@ impl Entered<'_> {
         {
             self.cell = None;
         }
+        self.listener = None;
     }
 }
 

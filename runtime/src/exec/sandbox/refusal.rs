@@ -113,6 +113,10 @@ pub(super) fn of_stage(failed: Failed, item: &str) -> String {
         Stage::Enter => with_reason("entering its namespaces is refused", errno),
         Stage::Privileges => with_reason("giving up privileges is refused", errno),
         Stage::Filter => with_reason("filtering system calls is refused", errno),
+        Stage::Trace => format!(
+            "tracing is refused: {error} (it takes seccomp user notification, of Linux 5.5 or later, and no other use of it \
+             around quipu)"
+        ),
         Stage::Fork => format!("sandbox: no process could be made: {error}"),
         Stage::Dir => format!("working directory: {error}"),
         Stage::Exec => format!("program: {error}"),

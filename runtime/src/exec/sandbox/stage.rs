@@ -31,6 +31,8 @@ pub(super) enum Stage {
     Privileges,
     /// The filter of system calls is put in force.
     Filter,
+    /// The filter that tells of system calls is put in force.
+    Trace,
     /// A process is made.
     Fork,
     /// The working directory is entered.
