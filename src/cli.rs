@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Say why a task would run, or why not
     Explain(ExplainArgs),
+    /// Run tasks twice, and say in what the outcomes differ
+    Check(CheckArgs),
     /// List tasks
     List(ListArgs),
     /// Print the graph of tasks
@@ -152,6 +154,19 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print what was found as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x`
+    #[arg(value_name = "TASK", required = true)]
+    pub(crate) tasks: Vec<String>,
+    /// Run at most N tasks at once [default: number of processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) jobs: Option<u32>,
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

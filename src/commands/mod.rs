@@ -3,6 +3,8 @@
 mod accepted;
 mod attest;
 mod audit;
+mod check;
+mod compare;
 mod doctor;
 mod explain;
 mod export;
@@ -62,6 +64,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Plan(args) => plan::plan(&context, &args),
+        Command::Check(args) => check::check(&context, &args),
         Command::Explain(args) => explain::explain(&context, &args),
         Command::List(args) => list::list(&context, &args),
         Command::Graph(args) => graph::graph(&context, &args),

@@ -56,15 +56,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         let there = remotes::execute_on(&mut engine, &opened.settings, name, &opened.workspace, rules.jobs)?;
         rules.jobs = rules.jobs.saturating_add(there);
     }
-    let mut request = Request::new(Arc::clone(&opened.project.subject), goals, rules);
-    request.id = id.as_str().into();
-    request.session = Some(opened.key());
-    request.workspace = Some(opened.key().into());
     let placed = Arc::new(AtomicBool::new(false));
+    let mut request = request(&opened, goals, rules);
+    request.id = id.as_str().into();
     request.place = Some(placer(&opened, Arc::clone(&placed), glance.as_ref().map(Glance::placed)));
-    request.durations = Some(durations(&opened));
-    request.equip = Some(equip(&opened));
-    request.listing = Some(opened.listing());
     let report = drive::run_blocking(&engine, request, wish_to_stop);
     teller.end();
     let report = report?;
@@ -86,6 +81,17 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     drop(engine);
     opened.leave();
     Ok(exit)
+}
+
+/// A request for work on these tasks that puts nothing in place.
+pub(super) fn request(opened: &Opened, goals: Vec<TaskIdx>, rules: Rules) -> Request {
+    let mut request = Request::new(Arc::clone(&opened.project.subject), goals, rules);
+    request.session = Some(opened.key());
+    request.workspace = Some(opened.key().into());
+    request.durations = Some(durations(opened));
+    request.equip = Some(equip(opened));
+    request.listing = Some(opened.listing());
+    request
 }
 
 fn rules(opened: &Opened, args: &RunArgs, goals: &[TaskIdx]) -> Result<Rules, Diagnosis> {
@@ -177,7 +183,7 @@ fn exit_of(report: &Report) -> Exit {
 }
 
 /// Ctrl-C and SIGTERM: once to end in order, twice to end at once.
-fn wish_to_stop() -> watch::Receiver<Stop> {
+pub(super) fn wish_to_stop() -> watch::Receiver<Stop> {
     let (sender, receiver) = watch::channel(Stop::No);
     let listen = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

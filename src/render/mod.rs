@@ -47,6 +47,11 @@ impl Teller {
     }
 }
 
+/// The observer of commands that run tasks for a result of their own: failures, and nothing else.
+pub(crate) fn lines() -> Arc<dyn Observer> {
+    Arc::new(plain::Plain::new(true))
+}
+
 /// Tells of files that quipu had not written and that were in the way, before it passes on what happened next.
 pub(crate) struct TellKept {
     workspace: Arc<Workspace>,

@@ -11,6 +11,7 @@ const COMMANDS: [&str; 20] = [
     "run",
     "plan",
     "explain",
+    "check",
     "list",
     "graph",
     "log",

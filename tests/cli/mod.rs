@@ -1,5 +1,6 @@
 //! Tests of the whole: the command, the repository it comes from, and the formats others read.
 
+mod check;
 mod docs;
 mod doctor;
 mod explain;
