@@ -2,6 +2,8 @@
 //!
 //! Knows the arguments of a process and the tiers it may run in; unaware of graphs and receipts.
 
+mod learn;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
@@ -18,6 +20,7 @@ use quipu_store::tree::Entry;
 use quipu_store::{Blob, Store, Take};
 use rustix::fs::{MemfdFlags, SealFlags};
 
+pub use self::learn::Learned;
 use super::capture::{ScratchDir, Streams};
 use super::collect::{Artifacts, Declared};
 use super::landlock::{Allowed, Ruleset, RulesetError};
@@ -90,16 +93,24 @@ impl ProcessExecutor {
     }
 
     async fn work(&self, job: Job, trace: Option<Trace>) -> Done {
-        let flag = match StopFlag::new() {
-            Ok(flag) => Arc::new(flag),
-            Err(e) => return Done::failed(FailureKind::Executor { why: e.to_string() }, "none"),
-        };
+        let worked = self.in_background(job, move |shared, job, stop| shared.run(job, stop, trace.as_ref())).await;
+        worked.unwrap_or_else(|failed| failed)
+    }
+
+    /// Does work that blocks on a thread of its own, which hears of the wish to stop.
+    async fn in_background<R: Send + 'static>(
+        &self,
+        job: Job,
+        work: impl FnOnce(&Shared, &Job, &StopFlag) -> R + Send + 'static,
+    ) -> Result<R, Done> {
+        let failed = |why: String| Done::failed(FailureKind::Executor { why }, "none");
+        let flag = Arc::new(StopFlag::new().map_err(|e| failed(e.to_string()))?);
         // Whoever stops waiting for the result does not want the work to go on.
         let abandoned = RaiseOnDrop(flag.clone());
         let mut stop = job.stop.clone();
         flag.raise(*stop.borrow_and_update());
         let (shared, heard) = (self.shared.clone(), flag.clone());
-        let mut work = tokio::task::spawn_blocking(move || shared.run(&job, &heard, trace.as_ref()));
+        let mut work = tokio::task::spawn_blocking(move || work(&shared, &job, &heard));
         let mut listening = true;
         let done = loop {
             tokio::select! {
@@ -111,9 +122,7 @@ impl ProcessExecutor {
             }
         };
         drop(abandoned);
-        done.unwrap_or_else(|e| {
-            Done::failed(FailureKind::Executor { why: format!("the executor failed: {e}") }, "none")
-        })
+        done.map_err(|e| failed(format!("the executor failed: {e}")))
     }
 }
 

@@ -55,6 +55,42 @@ fn what_a_script_touches_is_told() {
 }
 
 #[test]
+fn a_task_over_the_whole_workspace_sees_all_of_it_and_changes_none_of_it() {
+    if !has_ns() {
+        return;
+    }
+    let place = Place::new();
+    for path in ["src/a", "src/undeclared", "out/left", "out/old", "db"] {
+        place.write(path, "old\n");
+    }
+    symlink("src/a", place.path("alias")).expect("linked");
+    let made_elsewhere = place.file("made\n", false);
+    let script = "cat src/undeclared gen/deep/made alias; test ! -e out/old; mkdir -p new/dir; echo 1 > new/dir/one; \
+                  echo 2 > out/made; ln -s made out/link; echo more >> db; rm out/left; echo x > tmp; rm tmp";
+    let task = Task::new(Tier::None, script).sources(&["src/a"]).input("gen/deep/made", &made_elsewhere);
+    let (job, _stop) = place.job(&task.file("out/old"));
+    let learned = runtime().block_on(place.executor.learn(job));
+    let output = learned.done.result.expect("it succeeds");
+    assert_eq!(place.text(output.stdout), "old\nmade\nold\n");
+    let traced = learned.traced.expect("nothing broke off");
+    assert_eq!(traced.reads, set(&["alias", "db", "gen/deep/made", "src/a", "src/undeclared"]));
+    assert_eq!(traced.changes, set(&["db", "out/left"]));
+    let made: Vec<&str> = learned.made.keys().map(|path| &**path).collect();
+    assert_eq!(made, ["db", "new/dir/one", "out/link", "out/made"]);
+    assert_eq!(place.read(&learned.made["db"]), "old\nmore\n");
+    // All of that happened elsewhere.
+    for path in ["src/a", "src/undeclared", "out/left", "out/old", "db"] {
+        assert_eq!(std::fs::read_to_string(place.path(path)).expect("still there"), "old\n");
+    }
+    for path in ["new", "out/made", "gen", "tmp"] {
+        assert!(!place.path(path).exists(), "{path}");
+    }
+    let scratch = std::fs::read_dir(place.store.scratch_dir().expect("made").parent().expect("in one")).expect("there");
+    let left = scratch.flatten().filter(|entry| entry.path().join("work").exists()).count();
+    assert_eq!(left, 0);
+}
+
+#[test]
 fn many_processes_at_once_are_traced_and_a_failure_is_as_it_was() {
     if !has_ns() {
         return;

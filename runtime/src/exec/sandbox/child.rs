@@ -25,6 +25,8 @@ pub(super) enum Op {
     Dir(CString),
     /// An empty file.
     File(CString),
+    /// A file system of layers at `path`, in the first of some ways that works.
+    Layers { ways: Vec<CString>, path: CString },
     /// A symbolic link.
     Link { target: CString, path: CString },
     /// Something to be seen at another place.
@@ -200,6 +202,17 @@ fn carry_out(op: &Op, index: usize) -> Result<(), Failed> {
         Op::Dir(path) => rustix::fs::mkdirat(rustix::fs::CWD, &**path, dir_mode).map_err(made),
         Op::File(path) => {
             rustix::fs::mknodat(rustix::fs::CWD, &**path, FileType::RegularFile, file_mode, 0).map_err(made)
+        }
+        Op::Layers { ways, path } => {
+            let mut result = Err(Failed { stage: Stage::Layers, index, errno: libc::EINVAL });
+            for way in ways {
+                let mounted = rustix::mount::mount(c"overlay", &**path, c"overlay", MountFlags::empty(), &**way);
+                result = mounted.map_err(at(Stage::Layers, index));
+                if result.is_ok() {
+                    break;
+                }
+            }
+            result
         }
         Op::Link { target, path } => rustix::fs::symlinkat(&**target, rustix::fs::CWD, &**path).map_err(made),
         Op::Bind(bind) => bind_one(bind).map_err(at(Stage::Bind, index)),

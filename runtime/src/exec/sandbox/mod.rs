@@ -6,6 +6,7 @@
 mod cell;
 mod child;
 mod mounts;
+mod over;
 mod refusal;
 mod room;
 mod skeleton;
@@ -222,11 +223,11 @@ impl Sandbox {
     }
 
     /// Makes a task's place ready.
-    pub(crate) fn enter<'a>(&'a self, task: Enter<'a>) -> Result<Entered<'a>, EnterError> {
+    pub(crate) fn enter<'a>(&'a self, mut task: Enter<'a>) -> Result<Entered<'a>, EnterError> {
         let artifacts = task.artifacts.iter().map(|(path, entry)| Ok((*path, self.input(path, entry)?)));
         let view = View::new(Wanted {
             root: task.workspace,
-            sources: task.sources,
+            sources: std::mem::take(&mut task.sources),
             artifacts: artifacts.collect::<Result<_, EnterError>>()?,
             outputs: task.outputs,
             dir: task.dir,
@@ -238,6 +239,16 @@ impl Sandbox {
             view.make(&room.ws(), &self.empty).map_err(io_at("places for inputs"))?;
         }
         let ops = mounts::ops(&self.hidden, &view, room.as_ref().map(Room::ws).as_deref())?;
+        self.entered(&task, view, room, ops)
+    }
+
+    fn entered<'a>(
+        &'a self,
+        task: &Enter<'a>,
+        view: View,
+        room: Option<Room>,
+        ops: Vec<Op>,
+    ) -> Result<Entered<'a>, EnterError> {
         let env = task.env.iter().map(|(name, value)| c_string(format!("{name}={value}")));
         let common = Common {
             filter: &self.filter,

@@ -41,7 +41,7 @@ pub(super) fn c_path(path: &Path) -> Result<CString, EnterError> {
     c_string(path.as_os_str().as_bytes())
 }
 
-fn bind(from: &Path, to: &Path, recursive: bool) -> Result<Bind, EnterError> {
+pub(super) fn bind(from: &Path, to: &Path, recursive: bool) -> Result<Bind, EnterError> {
     Ok(Bind { from: c_path(from)?, to: c_path(to)?, recursive })
 }
 

@@ -109,6 +109,7 @@ pub(super) fn of_stage(failed: Failed, item: &str) -> String {
         ),
         Stage::ReadOnly => with_reason("making mounts read-only is refused (Linux 5.12 or later is needed)", errno),
         Stage::Memory => with_reason("mounting tmpfs is refused", errno),
+        Stage::Layers => with_reason("mounting overlayfs over the workspace is refused", errno),
         Stage::Pivot => with_reason("changing the root directory is refused", errno),
         Stage::Enter => with_reason("entering its namespaces is refused", errno),
         Stage::Privileges => with_reason("giving up privileges is refused", errno),

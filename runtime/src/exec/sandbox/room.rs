@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use quipu_store::Store;
@@ -28,9 +28,14 @@ impl Rooms {
     /// An empty one.
     pub(super) fn take(&self) -> io::Result<Room> {
         if let Some(scratch) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(Room { scratch });
+            return Ok(Room { scratch, once: false });
         }
-        let room = Room { scratch: ScratchDir::new(&self.store)? };
+        Ok(Room { once: false, ..self.fresh()? })
+    }
+
+    /// A new one, which is not given back.
+    pub(super) fn fresh(&self) -> io::Result<Room> {
+        let room = Room { scratch: ScratchDir::new(&self.store)?, once: true };
         // Nobody else on this machine has any business with what tasks write, above all not while they do.
         fs::set_permissions(room.scratch.path(), fs::Permissions::from_mode(0o700))?;
         fs::create_dir(room.ws())?;
@@ -39,7 +44,7 @@ impl Rooms {
 
     /// Empties one for the next task. One that cannot be emptied is not used again.
     pub(super) fn give_back(&self, room: Room) {
-        if room.clear().is_ok() {
+        if !room.once && room.clear().is_ok() {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(room.scratch);
         }
     }
@@ -48,9 +53,16 @@ impl Rooms {
 /// The directory of one task.
 pub(super) struct Room {
     scratch: ScratchDir,
+    /// For one task only.
+    once: bool,
 }
 
 impl Room {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
     /// What stands for the workspace in it.
     pub(super) fn ws(&self) -> PathBuf {
         self.scratch.path().join("ws")

@@ -23,6 +23,8 @@ pub(super) enum Stage {
     ReadOnly,
     /// An empty file system in memory is mounted.
     Memory,
+    /// A file system over the workspace is mounted.
+    Layers,
     /// The root is changed.
     Pivot,
     /// A namespace is entered, or made for the task alone.

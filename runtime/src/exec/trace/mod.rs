@@ -200,6 +200,11 @@ impl Trace {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).record.add(event);
     }
 
+    /// What was made or written to so far.
+    pub(crate) fn writes(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).record.traced.writes.clone()
+    }
+
     fn fail(&self, why: String) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(why);
     }
