@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Say why a task would run, or why not
     Explain(ExplainArgs),
+    /// Run a task, and say what its workfile should list that it reads and makes
+    Learn(LearnArgs),
     /// Run tasks twice, and say in what the outcomes differ
     Check(CheckArgs),
     /// List tasks
@@ -154,6 +156,19 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print what was found as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LearnArgs {
+    /// The task: a name, `member:name` or `name[variant]`
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
+    /// Write it to the workfile
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -13,7 +13,7 @@ pub(crate) enum Exit {
     System = 3,
     /// Nothing failed, but some goal needs a task of another workflow that nobody has a receipt for.
     Blocked = 4,
-    /// `verify` found damage that is still there, `audit` or `check` a difference, `import` a bad file, `doctor` something that does not work; or two outcomes of one
+    /// `verify` found damage that is still there, `audit`, `check` or `learn` a difference, `import` a bad file, `doctor` something that does not work; or two outcomes of one
     /// task stopped the run.
     Findings = 5,
     /// Ended on request (Ctrl-C or SIGTERM).

@@ -26,7 +26,7 @@ pub(crate) struct Opened {
     pub(crate) workspace: Arc<Workspace>,
     pub(crate) project: Arc<Project>,
     pub(crate) trust: Trust,
-    processes: ProcessExecutor,
+    pub(crate) processes: ProcessExecutor,
     pub(crate) settings: Settings,
     offline: bool,
 }

@@ -50,6 +50,7 @@ pub mod exec;
 pub mod explain;
 pub mod graph;
 pub mod identity;
+pub mod learn;
 pub mod narrow;
 pub mod observe;
 pub mod plan;

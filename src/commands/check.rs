@@ -14,7 +14,6 @@ use quipu_runtime::drive;
 use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::{Done, Executor, Job};
 use quipu_runtime::graph::TaskIdx;
-use quipu_runtime::observe::{Observer, RunEvent};
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::{End, State};
 use quipu_runtime::task::PROCESS;
@@ -55,14 +54,16 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnos
     let name = |task: TaskIdx| opened.project.subject.workflow.node(task).name.clone();
     let found = Found::default();
     let mut engine = opened.engine();
+    opened.attach_remotes(&mut engine)?;
     let twice = Twice {
-        inner: ProcessExecutor::new(Arc::clone(&opened.workspace)),
+        inner: opened.processes.clone(),
         store: opened.store.clone(),
         targets: goals.iter().map(|goal| name(*goal)).collect(),
         found: found.clone(),
     };
     engine.executors.register(PROCESS, twice);
-    engine.observers.add(Arc::new(Told { found: found.clone(), inner: render::lines() }));
+    let told = found.clone();
+    engine.observers.add(Arc::new(render::Failures::new(move |task| told.has(task))));
     let rules = Rules {
         jobs: args.jobs.unwrap_or_else(settings::default_jobs),
         keep_going: true,
@@ -72,6 +73,9 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnos
     let request = run::request(&opened, goals.clone(), rules);
     let report = drive::run_blocking(&engine, request, run::wish_to_stop)?;
     memory::keep(&opened, &report, false)?;
+    if let Some(refused) = opened.isolation_refused() {
+        return Err(refused);
+    }
     let mut found = found.take();
     let mut checked = vec![];
     for goal in goals {
@@ -164,23 +168,6 @@ impl Found {
 
     fn take(&self) -> BTreeMap<Text, Compared> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// Tells what happens, but for the end of tasks that are told of in the result.
-struct Told {
-    found: Found,
-    inner: Arc<dyn Observer>,
-}
-
-impl Observer for Told {
-    fn on(&self, at_ms: u64, event: &RunEvent) {
-        match event {
-            RunEvent::TaskEnded { task, .. } | RunEvent::TaskRetry { task, .. } if self.found.has(task) => {}
-            // The result sums up.
-            RunEvent::Summary(_) => {}
-            _ => self.inner.on(at_ms, event),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ mod graph;
 mod import;
 mod init;
 mod key;
+mod learn;
 mod list;
 mod log;
 mod memory;
@@ -64,6 +65,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Plan(args) => plan::plan(&context, &args),
+        Command::Learn(args) => learn::learn(&context, &args),
         Command::Check(args) => check::check(&context, &args),
         Command::Explain(args) => explain::explain(&context, &args),
         Command::List(args) => list::list(&context, &args),

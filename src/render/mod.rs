@@ -47,9 +47,28 @@ impl Teller {
     }
 }
 
-/// The observer of commands that run tasks for a result of their own: failures, and nothing else.
-pub(crate) fn lines() -> Arc<dyn Observer> {
-    Arc::new(plain::Plain::new(true))
+/// The observer of commands that run tasks for a result of their own: failures, and nothing else. The end of tasks that
+/// `is_told` in the result is left out, and so is the summary.
+pub(crate) struct Failures<F> {
+    is_told: F,
+    inner: plain::Plain,
+}
+
+impl<F: Fn(&str) -> bool> Failures<F> {
+    /// Leaves out what `is_told` names.
+    pub(crate) fn new(is_told: F) -> Self {
+        Self { is_told, inner: plain::Plain::new(true) }
+    }
+}
+
+impl<F: Fn(&str) -> bool + Send + Sync> Observer for Failures<F> {
+    fn on(&self, at_ms: u64, event: &RunEvent) {
+        match event {
+            RunEvent::Summary(_) => {}
+            RunEvent::TaskEnded { task, .. } | RunEvent::TaskRetry { task, .. } if (self.is_told)(task) => {}
+            _ => self.inner.on(at_ms, event),
+        }
+    }
 }
 
 /// Tells of files that quipu had not written and that were in the way, before it passes on what happened next.

@@ -7,10 +7,11 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "run",
     "plan",
     "explain",
+    "learn",
     "check",
     "list",
     "graph",

@@ -9,6 +9,7 @@ mod gc;
 mod graph;
 pub(crate) mod independent;
 mod init;
+mod learn;
 mod list;
 mod log;
 mod plan;

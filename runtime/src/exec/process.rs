@@ -141,6 +141,13 @@ struct Ran {
     result: Result<Artifacts, FailureKind>,
 }
 
+/// When a task has to end.
+#[derive(Clone, Copy)]
+struct Ends<'a> {
+    deadline: Option<Instant>,
+    stop: &'a StopFlag,
+}
+
 /// What a task under rules has of its own.
 struct Confined {
     rules: Ruleset,
@@ -172,10 +179,11 @@ impl Shared {
         };
         let plain = Plain { env: plain.env.into_iter().chain(secrets.pairs()).collect(), ..plain };
         let deadline = job.timeout.and_then(|t| Instant::now().checked_add(t));
+        let ends = Ends { deadline, stop };
         let mut streams = Streams::new(&job.store, job.sink.clone(), &secrets);
         let ran = if stop.level() == Stop::No {
             let ran = match tier {
-                Tier::Ns => self.run_in_sandbox(job, &plain, &secrets, deadline, stop, &mut streams, trace),
+                Tier::Ns => self.run_in_sandbox(job, &plain, &secrets, ends, &mut streams, trace),
                 _ if trace.is_some() => {
                     Err(FailureKind::Spawn { why: "only in the sandbox `ns` can a task be traced".into() }.into())
                 }
@@ -327,8 +335,7 @@ impl Shared {
         job: &Job,
         plain: &Plain,
         secrets: &Secrets,
-        deadline: Option<Instant>,
-        stop: &StopFlag,
+        ends: Ends<'_>,
         streams: &mut Streams,
         trace: Option<&Trace>,
     ) -> Result<Ran, Halt> {
@@ -364,7 +371,7 @@ impl Shared {
         let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
         for argv in &plain.steps {
             let process = entered.start(argv, &stdin, stdout.as_ref())?;
-            let ended = process.supervise(streams, deadline, stop, &mut || entered.end_rest());
+            let ended = process.supervise(streams, ends.deadline, ends.stop, &mut || entered.end_rest());
             self.note(&mut ran, ended.map_err(executor_failed("waiting for it"))?);
             if ran.forced.is_some() || ran.result.is_err() {
                 return Ok(ran);

@@ -16,6 +16,7 @@ use super::globs::{Comp, MAX_COMPONENTS, Pattern, States, steps};
 use super::looked::Looked;
 use super::making::is_ours;
 use super::recipe::Recipe;
+use crate::process::{OutputKind, OutputSpec};
 use crate::value::Text;
 
 /// Most files that one walk may find.
@@ -43,6 +44,31 @@ impl Loaded {
         } else {
             Err(LoadError::Faults(Box::new(Faults::new(self.files.clone(), matcher.errors))))
         }
+    }
+
+    /// Every file and link of the workspace that no task makes, ascending. What cannot be read is said to be an error of
+    /// the recipe that asks.
+    pub fn all_sources(&self, recipe: usize) -> Result<Vec<Text>, LoadError> {
+        let mut matcher = Matcher::new(self);
+        let mut found = vec![];
+        matcher.below(&Text::from(""), &self.recipes[recipe], &mut found);
+        if !matcher.errors.is_empty() {
+            return Err(LoadError::Faults(Box::new(Faults::new(self.files.clone(), matcher.errors))));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The recipe that makes `path`, or a directory that it lies in.
+    pub fn maker(&self, path: &str) -> Option<usize> {
+        let makes = |output: &OutputSpec| match output.kind {
+            OutputKind::File => *output.path == *path,
+            OutputKind::Dir => {
+                path.strip_prefix(&*output.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            OutputKind::Glob => Pattern::read(&output.path).is_ok_and(|pattern| pattern.matches(path)),
+        };
+        self.outputs.makes(&steps(path)).then(|| self.recipes.iter().position(|r| r.outputs.iter().any(makes)))?
     }
 
     /// What [`Loaded::match_sources`] would complain about.

@@ -23,7 +23,7 @@ use super::super::stop::StopFlag;
 use super::super::sys::Usage;
 use super::super::trace::{Trace, Traced};
 use super::super::{Done, Job};
-use super::{ProcessExecutor, Ran, Shared, executor_failed, gone};
+use super::{Ends, ProcessExecutor, Ran, Shared, executor_failed, gone};
 use crate::process::OutputKind;
 
 /// Most files that are kept of what a task left.
@@ -67,24 +67,22 @@ impl Shared {
         plain.env.extend(secrets.pairs());
         let deadline = job.timeout.and_then(|t| Instant::now().checked_add(t));
         let mut streams = Streams::new(&job.store, job.sink.clone(), &secrets);
-        let ran = match self.over_all(job, &plain, &secrets, deadline, stop, &mut streams, trace) {
+        let ran = match self.over_all(job, &plain, &secrets, Ends { deadline, stop }, &mut streams, trace) {
             Ok(ran) => ran,
             Err(Halt::Failed(kind)) => kind.into(),
             Err(Halt::Gone(paths)) => return (gone(paths, "ns"), BTreeMap::new()),
         };
         let ran = Ran { result: ran.result.map_err(|kind| secrets.tell(kind)), ..ran };
-        let made = ran.result.as_ref().map(Clone::clone).unwrap_or_default();
+        let made = ran.result.as_ref().ok().cloned().unwrap_or_default();
         (self.finish(job, &plain.spec, ran, streams), made)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one task with all that goes with it")]
     fn over_all(
         &self,
         job: &Job,
         plain: &Plain,
         secrets: &Secrets,
-        deadline: Option<Instant>,
-        stop: &StopFlag,
+        ends: Ends<'_>,
         streams: &mut Streams,
         trace: &Trace,
     ) -> Result<Ran, Halt> {
@@ -110,7 +108,7 @@ impl Shared {
         for (program, flag, paths) in prepare {
             let argv = [program, flag, "--"].map(str::to_owned).into_iter().chain(paths).collect::<Vec<_>>();
             let process = entered.start(&argv, &Reads::Nothing, None)?;
-            let ended = process.supervise(streams, deadline, stop, &mut || entered.end_rest());
+            let ended = process.supervise(streams, ends.deadline, ends.stop, &mut || entered.end_rest());
             self.note(&mut ran, ended.map_err(executor_failed("waiting for it"))?);
         }
         let top =
@@ -125,7 +123,7 @@ impl Shared {
                 return Ok(ran);
             }
             let process = entered.start(argv, &stdin, stdout.as_ref())?;
-            let ended = process.supervise(streams, deadline, stop, &mut || entered.end_rest());
+            let ended = process.supervise(streams, ends.deadline, ends.stop, &mut || entered.end_rest());
             self.note(&mut ran, ended.map_err(executor_failed("waiting for it"))?);
         }
         if ran.forced.is_none() && ran.result.is_ok() {

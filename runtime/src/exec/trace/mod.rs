@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustc_hash::FxHashSet;
 
 pub(crate) use self::listener::Listener;
+pub use self::notify::available;
 pub(crate) use self::notify::{install, tell};
 
 /// Most paths that are told apart. A task that touches more is told of as far as that goes.

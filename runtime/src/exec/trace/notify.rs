@@ -12,6 +12,20 @@ const FD_SYNC_WAKE_UP: u64 = 1;
 /// Largest size of a page; reads that cross none smaller are never cut short by one that is not there.
 const PAGE: u64 = 4096;
 
+/// Whether this kernel tells of calls.
+pub fn available() -> Result<(), String> {
+    let action = libc::SECCOMP_RET_USER_NOTIF;
+    // SAFETY: reads one number that lives as long as the call.
+    let found = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
+    if found == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(format!(
+        "this kernel does not tell of system calls ({error}): it takes seccomp user notification, of Linux 5.5 or later"
+    ))
+}
+
 /// A call that waits for an answer.
 pub(super) struct Call {
     /// What the kernel knows it by.
