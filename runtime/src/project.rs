@@ -147,7 +147,7 @@ impl Project {
     }
 
     /// All source files, some more than once.
-    pub fn sources(&self) -> impl Iterator<Item = &Text> {
+    pub fn all_sources(&self) -> impl Iterator<Item = &Text> {
         let mut seen = BTreeSet::new();
         // Tasks with the same patterns share one list.
         self.lists.iter().filter(move |list| seen.insert(list.as_ptr())).flat_map(|list| list.iter())

@@ -149,7 +149,7 @@ impl Glance {
             rules.files.into_iter().for_each(|path| sight.looked_for(How::Target, path));
             rules.repositories.into_iter().for_each(|path| sight.looked_for(How::Kind, path));
         }
-        for path in project.sources() {
+        for path in project.all_sources() {
             sight.saw(How::Itself, &**path);
         }
         for path in project.tool_candidates() {
