@@ -30,8 +30,9 @@ use crate::graph::TaskIdx;
 use crate::task::{Invocation, Policy, Work};
 use crate::value::Text;
 
-/// How often the bytes of one task may vanish in one run before its users fail.
-const MAX_REPRODUCTIONS: u8 = 3;
+/// How often the bytes of one task may vanish in one run before its users fail. Three were too few where others delete files
+/// beside a run that gets little of the machine.
+const MAX_REPRODUCTIONS: u8 = 10;
 
 /// How a run decides.
 #[derive(Debug, Clone, Default)]
