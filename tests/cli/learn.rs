@@ -178,7 +178,8 @@ inputs = []
     assert_eq!(space.read("quipu.toml"), workfile);
     // Nothing of all this counts as having run.
     assert_eq!(space.ok(&["log"]).stdout, "");
-    assert_eq!(space.build(&["each"]).ran(), "each[a] each[b]");
+    let each = space.build(&["each"]);
+    assert!(each.ended("cached").is_empty() && !each.ended("failed").is_empty(), "{}", each.output.stderr);
 }
 
 #[test]

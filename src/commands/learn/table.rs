@@ -8,7 +8,7 @@ use std::path::Path;
 
 use quipu_runtime::learn::{Proposal, escape};
 use quipu_runtime::process::{OutputKind, OutputSpec};
-use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
+use toml_edit::{Array, DocumentMut, InlineTable, Item, RawString, TableLike, Value};
 
 /// A list longer than this goes over several lines, in characters.
 const MAX_LINE: usize = 100;
@@ -80,6 +80,14 @@ fn set(table: &mut dyn TableLike, key: &str, value: Array) {
             *item = Item::Value(value);
         }
     } else {
+        // A comma follows at once; in a table of lines this is blanks at a line's end.
+        for (_, item) in table.iter_mut() {
+            if let Some(value) = item.as_value_mut()
+                && value.decor().suffix().and_then(RawString::as_str).is_some_and(|s| s.trim().is_empty())
+            {
+                value.decor_mut().set_suffix("");
+            }
+        }
         table.insert(key, Item::Value(value));
     }
 }
