@@ -31,7 +31,7 @@ class Place:
         self.dir.cleanup()
 
     def time(self, cmd, root="."):
-        """Seconds, and the most memory in KiB."""
+        """Seconds of wall time, and of processor time with that of children."""
         start = time.perf_counter()
         child = subprocess.Popen(cmd, cwd=self.top / root, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         said = child.stderr.read()
@@ -40,20 +40,22 @@ class Place:
         took = time.perf_counter() - start
         if child.returncode:
             sys.exit(f"{cmd} failed: {said.decode()}")
-        return took, used.ru_maxrss
+        return took, used.ru_utime + used.ru_stime
 
 
 def show(what, ours, theirs=None, name=""):
-    """A line of the table; the values are (seconds, KiB)."""
+    """A line of the table; the ratios are of wall and of processor time."""
     def one(values):
         seconds = [v[0] * 1e3 for v in values]
-        memory = max(v[1] for v in values) / 1024
-        return f"{statistics.median(seconds):9.1f} ms ({min(seconds):.1f}-{max(seconds):.1f}, {memory:.0f} MiB)"
-    line = f"| {what:34} | {one(ours):38} |"
+        spread = f"{min(seconds):.1f}-{max(seconds):.1f}"
+        return f"{statistics.median(seconds):.1f} ms ({spread}), cpu {cpu(values) * 1e3:.1f}"
+    cpu = lambda values: statistics.median(v[1] for v in values)
+    wall = lambda values: statistics.median(v[0] for v in values)
     if theirs:
-        ratio = statistics.median(v[0] for v in ours) / statistics.median(v[0] for v in theirs)
-        line += f" {name:12} {one(theirs):38} | {ratio:5.2f} |"
-    print(line if theirs else line + " " * 53 + "|       |", flush=True)
+        ratios = f"{wall(ours) / wall(theirs):.2f} / {cpu(ours) / max(cpu(theirs), 1e-4):.2f}"
+        print(f"| {what} | {one(ours)} | {name}: {one(theirs)} | {ratios} |", flush=True)
+    else:
+        print(f"| {what} | {one(ours)} | | |", flush=True)
 
 
 def turns(ours, theirs, before=lambda n: None, rounds=ROUNDS):
