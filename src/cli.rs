@@ -311,7 +311,7 @@ pub(crate) struct ExportArgs {
     /// With what the tasks read, as far as it is as it was then
     #[arg(long)]
     pub(crate) sources: bool,
-    /// Also what ran without a sandbox or with the network: nobody can tell what else it depended on
+    /// Also what ran without a sandbox, with the network or with a secret: nobody can tell what else it depended on
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -349,7 +349,8 @@ pub(crate) struct ServeArgs {
     /// machine is listened to]
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Also give receipts of what ran without a sandbox or with the network: nobody can tell what else it depended on
+    /// Also give receipts of what ran without a sandbox, with the network or with a secret: nobody can tell what else it
+    /// depended on
     #[arg(long)]
     pub(crate) all: bool,
 }

@@ -83,8 +83,30 @@ pub(crate) fn execute_on(
 
 type Wrong<'w> = dyn Fn(&dyn std::fmt::Display) -> Diagnosis + 'w;
 
-#[cfg(feature = "remote")]
+/// Adds what the table describes: a peer where the address is one of HTTP, else a server. A text is why it was left out.
 fn add(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -> Result<Option<String>, Diagnosis> {
+    let url = table.get("url").and_then(toml::Value::as_str).unwrap_or_default();
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        return add_server(engine, name, table, wrong);
+    }
+    let config: quipu_peer::Config =
+        toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
+    match quipu_peer::PeerRemote::new(name, &config, &|variable| std::env::var(variable).ok()) {
+        Ok(remote) => engine.remotes.push(std::sync::Arc::new(remote)),
+        // A machine without the token builds without the remote.
+        Err(quipu_peer::ConfigError::Token(why)) => return Ok(Some(format!("remote `{name}` is left out: {why}"))),
+        Err(error) => return Err(wrong(&error)),
+    }
+    Ok(None)
+}
+
+#[cfg(feature = "remote")]
+fn add_server(
+    engine: &mut Engine,
+    name: &str,
+    table: toml::Table,
+    wrong: &Wrong<'_>,
+) -> Result<Option<String>, Diagnosis> {
     use quipu_remote::{Config, ConfigError, GrpcRemote};
     let config: Config = toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
     match GrpcRemote::new(name, &config, &|variable| std::env::var(variable).ok()) {
@@ -97,7 +119,7 @@ fn add(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -
 }
 
 #[cfg(not(feature = "remote"))]
-fn add(_: &mut Engine, name: &str, _: toml::Table, _: &Wrong<'_>) -> Result<Option<String>, Diagnosis> {
+fn add_server(_: &mut Engine, name: &str, _: toml::Table, _: &Wrong<'_>) -> Result<Option<String>, Diagnosis> {
     Ok(Some(format!("remote `{name}` is left out: this quipu was built without the feature `remote`")))
 }
 

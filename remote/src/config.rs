@@ -4,10 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use quipu_store::remote::RemotePolicy;
+use quipu_store::remote::{self, RemotePolicy};
 use serde::Deserialize;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -229,21 +228,8 @@ impl Config {
     }
 
     fn token(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, ConfigError> {
-        if let Some(name) = &self.token_env {
-            let missing = || ConfigError::Token(format!("environment variable `{name}` with the token is not set"));
-            return env(name).filter(|t| !t.is_empty()).ok_or_else(missing).map(Some);
-        }
-        let Some([program, arguments @ ..]) = self.token_command.as_deref() else { return Ok(None) };
-        let failed = |why: String| ConfigError::Token(format!("`{program}`, which prints the token: {why}"));
-        let output = Command::new(program).args(arguments).output().map_err(|e| failed(e.to_string()))?;
-        if !output.status.success() {
-            return Err(failed(output.status.to_string()));
-        }
-        let token = String::from_utf8(output.stdout).map_err(|_| failed("it is not text".to_owned()))?;
-        match token.trim() {
-            "" => Err(failed("it printed nothing".to_owned())),
-            token => Ok(Some(token.to_owned())),
-        }
+        let token = remote::token(self.token_env.as_deref(), self.token_command.as_deref(), env);
+        token.map_err(ConfigError::Token)
     }
 }
 

@@ -118,6 +118,11 @@ pub enum ProcessError {
     Value(#[from] ValueError),
 }
 
+/// Whether a process with these arguments is handed nothing that they do not hold: neither the network nor a secret.
+pub fn is_closed(args: &Value) -> bool {
+    args.get("network").is_none() && args.get("secrets").is_none()
+}
+
 impl ProcessSpec {
     /// The arguments as a value.
     pub fn to_args(&self) -> Result<Value, ProcessError> {
@@ -235,5 +240,21 @@ impl ProcessSpec {
             network: args.get("network") == Some(&Value::Bool(true)),
             secrets,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_use_the_network_or_a_secret_is_not_closed() {
+        let closed = |more: &[(&str, Value)]| {
+            let pairs = [("steps", Value::list([]))].into_iter().chain(more.iter().cloned());
+            is_closed(&Value::map(pairs).expect("keys differ"))
+        };
+        assert!(closed(&[]));
+        assert!(!closed(&[("network", Value::Bool(true))]));
+        assert!(!closed(&[("secrets", Value::list(["TOKEN".into()]))]));
     }
 }

@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use quipu_runtime::identity::decode_task;
+use quipu_runtime::process;
 use quipu_store::car::{self, CarError, ExportOptions, Exported};
 use quipu_store::cid::{BlobId, IdPrefix, ReceiptId, TaskId};
 use quipu_store::receipt::Receipt;
@@ -47,7 +48,9 @@ pub(super) fn export(context: &Context, args: &ExportArgs) -> Result<Exit, Diagn
     }
     if let Some(first) = chosen.open.first().filter(|_| !args.all) {
         let (n, first) = (count(chosen.open.len(), "task"), first.clone());
-        note(&format!("warning: {n} left out that ran without a sandbox or with the network, `{first}` among them"));
+        note(&format!(
+            "warning: {n} left out that ran without a sandbox, with the network or with a secret, `{first}` among them"
+        ));
         note("help: `--all` takes them along: nobody can tell what else they depended on");
     }
     chosen.receipts.sort_unstable();
@@ -80,7 +83,7 @@ fn nothing(chosen: &Chosen) -> Diagnosis {
         nothing.hint("`quipu run` first: what has no receipt cannot be shared")
     } else {
         let n = count(chosen.open.len(), "task");
-        nothing.hint(format!("{n} ran without a sandbox or with the network; `--all` exports that too"))
+        nothing.hint(format!("{n} ran without a sandbox, with the network or with a secret; `--all` exports that too"))
     }
 }
 
@@ -138,15 +141,14 @@ fn of_goals(opened: &Opened, args: &ExportArgs) -> Result<Chosen, Diagnosis> {
     Ok(chosen)
 }
 
-/// Whether what it depended on is all in its id: in a sandbox, and without the network.
+/// Whether what it depended on is all in its id: in a sandbox, without the network and without secrets.
 pub(super) fn is_closed(store: &Store, receipt: &Receipt) -> Result<bool, StoreError> {
     if !CLOSED.contains(&receipt.meta.tier.as_str()) {
         return Ok(false);
     }
     let bytes = store.get(receipt.ran.link(), car::MAX_DAG_BYTES)?;
     let task = bytes.and_then(|bytes| decode_task(&bytes).ok());
-    let network = Some(&quipu_runtime::value::Value::Bool(true));
-    Ok(task.is_some_and(|task| task.args.get("network") != network))
+    Ok(task.is_some_and(|task| process::is_closed(&task.args)))
 }
 
 /// Files of the workspace by content, as they were found just now.

@@ -4,6 +4,7 @@
 //! give up. Nothing that comes from a remote is believed: a receipt is verified by who asked, a block by
 //! whoever implements this, before it reaches the store.
 
+use std::process::Command;
 use std::time::Duration;
 
 use crate::cid::{InvocationId, Link, TaskId};
@@ -91,6 +92,30 @@ impl RemoteError {
 impl From<crate::StoreError> for RemoteError {
     fn from(error: crate::StoreError) -> Self {
         Self::Store(error.to_string())
+    }
+}
+
+/// The bearer token that a user has said where to find: an environment variable, or what a command prints. `env` looks
+/// a variable up.
+pub fn token(
+    variable: Option<&str>,
+    command: Option<&[String]>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<String>, String> {
+    if let Some(name) = variable {
+        let missing = || format!("environment variable `{name}` with the token is not set");
+        return env(name).filter(|t| !t.is_empty()).ok_or_else(missing).map(Some);
+    }
+    let Some([program, arguments @ ..]) = command else { return Ok(None) };
+    let failed = |why: &str| format!("`{program}`, which prints the token: {why}");
+    let output = Command::new(program).args(arguments).output().map_err(|e| failed(&e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(&output.status.to_string()));
+    }
+    let token = String::from_utf8(output.stdout).map_err(|_| failed("it is not text"))?;
+    match token.trim() {
+        "" => Err(failed("it printed nothing")),
+        token => Ok(Some(token.to_owned())),
     }
 }
 

@@ -19,6 +19,7 @@ mod share_attest;
 mod share_audit;
 mod share_files;
 mod share_keys;
+mod share_peer;
 mod share_serve;
 #[cfg(feature = "remote")]
 mod share_servers;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use crate::cli::independent;
-use crate::kit::{TestSpace, copy, wait_until};
+use crate::kit::{TestSpace, copy, needs_ns, wait_until};
 
 const TASKS: &str = r#"
 [task.gen]
@@ -150,6 +150,37 @@ fn what_ran_without_a_sandbox_is_exported_only_when_asked_for() {
     assert!(!space.beside("x.car").exists());
     let empty = machine(2).run(&["export", "--all", "-o", "../y.car"]);
     assert!(empty.status == 1 && empty.stderr.contains("`quipu run` first"), "{}", empty.stderr);
+}
+
+#[test]
+fn what_used_a_secret_is_exported_only_when_asked_for_and_the_secret_never() {
+    const CANARY: &str = "c4n4ry-5e1f-not-to-be-seen";
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        r#"
+[task.closed]
+run = "echo a > a"
+inputs = []
+outputs = ["a"]
+[task.secret]
+run = "echo $TOKEN; echo $TOKEN >&2; echo c > c"
+inputs = []
+outputs = ["c"]
+secret-env = ["TOKEN"]
+"#,
+    );
+    let ran = space.finish(space.command(&["run"]).env("TOKEN", CANARY));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let closed = space.ok(&["export", "-o", "../closed.car"]);
+    assert!(closed.stdout.starts_with("exported 1 receipt, "), "{}", closed.shown());
+    assert!(closed.stderr.contains("1 task left out"), "{}", closed.stderr);
+    let all = space.ok(&["export", "--all", "--logs", "--sources", "-o", "../all.car"]);
+    assert!(all.stdout.starts_with("exported 2 receipts, "), "{}", all.shown());
+    let bytes = fs::read(space.beside("all.car")).expect("read");
+    let holds = |part: &str| bytes.windows(part.len()).any(|w| w == part.as_bytes());
+    assert!(holds("***") && !holds(CANARY));
 }
 
 #[test]

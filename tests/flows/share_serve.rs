@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,7 +27,11 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(space: &TestSpace, args: &[&str]) -> Self {
-        let mut command = space.command(&[&["serve", "--listen", "127.0.0.1:0"], args].concat());
+        Self::of(space.command(&[&["serve", "--listen", "127.0.0.1:0"], args].concat()))
+    }
+
+    /// What a command starts that says where it listens.
+    pub(crate) fn of(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("is piped")).read_line(&mut line).expect("is told");

@@ -13,8 +13,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::remotes::Remotes;
 use super::work::Message;
+use crate::process::is_closed;
 use crate::task::{Node, Work};
-use crate::value::Value;
 
 /// Receipts that are sent side by side.
 const SENDERS: usize = 4;
@@ -110,8 +110,6 @@ impl Worker {
 /// Whether a task's receipts may leave the machine at all: work that is pure, and meant to be cached.
 pub(super) fn may_leave(node: &Node) -> bool {
     let Work::Task(task) = &node.work else { return false };
-    let networked = task.args.get("network") == Some(&Value::Bool(true));
     // What a secret was for is nobody else's business, even where it stands in no output.
-    let secretive = task.args.get("secrets").is_some();
-    node.policy.cache && task.nonce.is_empty() && !networked && !secretive
+    node.policy.cache && task.nonce.is_empty() && is_closed(&task.args)
 }
