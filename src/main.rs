@@ -11,6 +11,7 @@ mod remotes;
 mod render;
 mod settings;
 mod trust_file;
+mod undeclared;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::Placed;
+use quipu_runtime::task::PROCESS;
 use quipu_store::checkout::{self, CheckoutError};
 use quipu_store::receipt::Output;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use crate::commands::{Context, memory, plan};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
+use crate::undeclared::Hinting;
 use crate::{remotes, render, settings};
 
 /// Runs.
@@ -51,6 +53,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let told = render::TellKept::new(Arc::clone(&opened.workspace), told);
     told.tell(0, checkout::tidy(&opened.store));
     engine.observers.add(Arc::new(told));
+    engine.executors.register(PROCESS, Hinting::new(&opened, engine.observers.clone()));
     opened.attach_remotes(&mut engine)?;
     if let Some(name) = &args.remote {
         let there = remotes::execute_on(&mut engine, &opened.settings, name, &opened.workspace, rules.jobs)?;

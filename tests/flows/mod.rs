@@ -26,6 +26,7 @@ mod share_servers;
 mod share_walk;
 mod tools;
 mod tour;
+mod undeclared;
 mod untrusted;
 mod variants;
 mod workfile_errors;
