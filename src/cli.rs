@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Run a task, and say what its workfile should list that it reads and makes
     Learn(LearnArgs),
+    /// Say in which tasks and ingredients two runs differ
+    Diff(DiffArgs),
     /// Run tasks twice, and say in what the outcomes differ
     Check(CheckArgs),
     /// List tasks
@@ -174,6 +176,19 @@ pub(crate) struct LearnArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The earlier run: its id, the first characters of it, `last`, or `last~1` for the one before
+    #[arg(value_name = "RUN1", default_value = "last~1")]
+    pub(crate) first: String,
+    /// The later run
+    #[arg(value_name = "RUN2", default_value = "last")]
+    pub(crate) second: String,
+    /// Print the differences as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x`
     #[arg(value_name = "TASK", required = true)]
@@ -219,7 +234,7 @@ pub(crate) struct LogArgs {
     /// Print what this task printed when it last ran, byte for byte, instead of listing runs
     #[arg(value_name = "TASK")]
     pub(crate) task: Option<String>,
-    /// Only this run: print what happened in it (its id, or the first characters of it)
+    /// Only this run: print what happened in it (its id, the first characters of it, `last` or `last~1`)
     #[arg(long, value_name = "ID")]
     pub(crate) run: Option<String>,
     /// List the runs of all workspaces, not of this one only
@@ -255,7 +270,7 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
-    /// Delete what was not used for so long: 12h, 30d, 8w
+    /// Delete what was not used for so long, and logs of runs that are as old: 12h, 30d, 8w
     #[arg(long, value_name = "AGE", value_parser = quantity::parse_age)]
     pub(crate) max_age: Option<Duration>,
     /// Delete the least recently used until the rest fits: 500M, 20G

@@ -1,23 +1,34 @@
 //! The recorded log of a run: one JSON event a line, in a file of its own.
 //!
-//! Knows lines and files; unaware of what the events mean. A run that does no work leaves no file.
+//! Knows lines and files; unaware of what the events mean. A run that does no work leaves no file. Tasks that were settled
+//! already have no line each: their ids stand together in front of the summary.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use quipu_store::cid::TaskId;
 use serde_json::Value as Json;
 
-use crate::observe::{Observer, RunEvent};
+use crate::observe::{Ended, Observer, RunEvent};
+use crate::value::Text;
 
 /// Longest line that is read back, in bytes.
 const MAX_LINE_BYTES: u64 = 4 << 20;
+
+/// Tasks that are named on one line.
+const SETTLED_TASKS: usize = 5000;
+/// How such a line begins.
+const SETTLED: &[u8] = br#"{"event":"settled""#;
 
 /// Writes events to a file, from the first one that is worth it.
 pub struct EventLog {
     path: PathBuf,
     state: Mutex<State>,
+    /// Tasks that a receipt under their ids settled.
+    settled: Mutex<Vec<(Text, TaskId)>>,
 }
 
 enum State {
@@ -31,18 +42,17 @@ enum State {
 impl EventLog {
     /// A log that will be written to `path`.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, state: Mutex::new(State::Waiting(vec![])) }
+        Self { path, state: Mutex::new(State::Waiting(vec![])), settled: Mutex::default() }
     }
 }
 
 impl Observer for EventLog {
     fn on(&self, at_ms: u64, event: &RunEvent) {
-        // Settled tasks are not worth a line each: the receipts tell.
-        let quiet = matches!(event, RunEvent::TaskEnded { end: crate::observe::Ended::Cached, .. });
-        if quiet {
+        if let RunEvent::TaskEnded { task, id, end: Ended::Cached, .. } = event {
+            self.settled.lock().unwrap_or_else(PoisonError::into_inner).push((task.clone(), *id));
             return;
         }
-        let line = line(at_ms, event);
+        let mut line = line(at_ms, event);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Waiting(lines) = &mut *state {
             lines.extend_from_slice(&line);
@@ -56,6 +66,11 @@ impl Observer for EventLog {
                 };
             }
             return;
+        }
+        if matches!(event, RunEvent::Summary(_)) {
+            let mut lines = settled_lines(&self.settled.lock().unwrap_or_else(PoisonError::into_inner));
+            lines.append(&mut line);
+            line = lines;
         }
         if let State::Open(file) = &mut *state
             && file.write_all(&line).is_err()
@@ -80,17 +95,71 @@ pub fn line(at_ms: u64, event: &RunEvent) -> Vec<u8> {
     bytes
 }
 
-/// Reads a log back; a line cut off by a crash, or damaged, is left out.
+fn settled_lines(settled: &[(Text, TaskId)]) -> Vec<u8> {
+    #[derive(serde::Serialize)]
+    struct Line<'a> {
+        event: &'static str,
+        tasks: BTreeMap<&'a str, String>,
+    }
+    let mut bytes = vec![];
+    for some in settled.chunks(SETTLED_TASKS) {
+        let tasks = some.iter().map(|(name, id)| (&**name, id.to_string())).collect();
+        bytes.extend(serde_json::to_vec(&Line { event: "settled", tasks }).unwrap_or_default());
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
+/// Reads a log back without its lines of settled tasks; a line cut off by a crash, or damaged, is left out.
 pub fn read(path: &Path) -> std::io::Result<Vec<Json>> {
-    let mut reader = BufReader::new(File::open(path)?);
     let mut events = vec![];
+    each_line(path, |line| {
+        if !line.starts_with(SETTLED) {
+            events.extend(serde_json::from_slice::<Json>(line).ok());
+        }
+        true
+    })?;
+    Ok(events)
+}
+
+/// The first event of a log: that the run began.
+pub fn first(path: &Path) -> Option<Json> {
+    let mut first = None;
+    each_line(path, |line| {
+        first = serde_json::from_slice(line).ok();
+        false
+    })
+    .ok()?;
+    first
+}
+
+/// The tasks that were settled already, with their ids. A run that was killed does not tell.
+pub fn settled(path: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        tasks: BTreeMap<String, String>,
+    }
+    let mut tasks = BTreeMap::new();
+    each_line(path, |line| {
+        if line.starts_with(SETTLED)
+            && let Ok(line) = serde_json::from_slice::<Line>(line)
+        {
+            tasks.extend(line.tasks);
+        }
+        true
+    })?;
+    Ok(tasks)
+}
+
+/// Calls `visit` with each line until it has seen enough.
+fn each_line(path: &Path, mut visit: impl FnMut(&[u8]) -> bool) -> std::io::Result<()> {
+    let mut reader = BufReader::new(File::open(path)?);
     let mut line = vec![];
     loop {
         line.clear();
         let mut limited = std::io::Read::take(&mut reader, MAX_LINE_BYTES);
-        if limited.read_until(b'\n', &mut line)? == 0 {
-            return Ok(events);
+        if limited.read_until(b'\n', &mut line)? == 0 || !visit(&line) {
+            return Ok(());
         }
-        events.extend(serde_json::from_slice::<Json>(&line).ok());
     }
 }

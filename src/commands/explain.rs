@@ -23,11 +23,11 @@ use crate::project::Opened;
 use crate::render::{count, harmless};
 
 /// Most files named for one tree.
-const MAX_FILES: usize = 50;
+pub(super) const MAX_FILES: usize = 50;
 /// Longest text of a value that is shown, in characters.
 const MAX_VALUE: usize = 200;
 /// Largest task block that is read back, in bytes.
-const MAX_TASK_BYTES: u64 = 64 << 20;
+pub(super) const MAX_TASK_BYTES: u64 = 64 << 20;
 
 /// Everything there is to say of one task.
 #[derive(Serialize)]
@@ -71,9 +71,9 @@ struct Told {
 }
 
 #[derive(Serialize)]
-struct FileChange {
-    path: String,
-    change: &'static str,
+pub(super) struct FileChange {
+    pub(super) path: String,
+    pub(super) change: &'static str,
 }
 
 #[derive(Serialize)]
@@ -230,7 +230,7 @@ impl<'a> Explainer<'a> {
     }
 }
 
-fn file_change(change: tree_diff::Change) -> FileChange {
+pub(super) fn file_change(change: tree_diff::Change) -> FileChange {
     let said = match (&change.old, &change.new) {
         (None, _) => "added",
         (_, None) => "removed",
@@ -287,7 +287,7 @@ fn tell(out: &mut String, all: &[Told], depth: usize) {
 }
 
 /// A value on a line of its own.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     let line = harmless(text).replace('\n', "\\n");
     match line.char_indices().nth(MAX_VALUE) {
         Some((at, _)) => format!("{}...", &line[..at]),

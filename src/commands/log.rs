@@ -3,16 +3,14 @@
 //! Runs are read from their event logs, what a task printed from its receipt: the bytes it wrote, not what a
 //! terminal made of them.
 
-use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use quipu_runtime::event_log;
 use quipu_store::Store;
 use quipu_store::cid::{BlobId, ReceiptId};
 use serde_json::{Value as Json, json};
 
-use super::{Context, memory, print, unwritten};
+use super::{Context, memory, print, runs, unwritten};
 use crate::cli::LogArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
@@ -35,20 +33,11 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
     let store = settings.open_store()?;
     // A workfile with errors in it is no reason not to say what happened.
     let key = project::root(&context.start).map(|root| root.to_string_lossy().into_owned()).filter(|_| !args.all);
-    let mut files = files(&settings.store.join("runs"))?;
-    if let Some(prefix) = &args.run {
-        files.retain(|(id, _)| id.starts_with(prefix.as_str()));
-        match files.len() {
-            0 => return Err(Diagnosis::usage(format!("no run has an id that begins with `{}`", harmless(prefix)))),
-            1 => {}
-            _ => {
-                let ids = files.into_iter().map(|(id, _)| id);
-                return Err(
-                    Diagnosis::ambiguous(format!("`{prefix}` begins several runs"), ids).hint("give more of it")
-                );
-            }
-        }
-    }
+    let dir = settings.store.join("runs");
+    let files = match &args.run {
+        Some(name) => vec![runs::find(&dir, key.as_deref(), name)?],
+        None => runs::files(&dir)?,
+    };
     let named = args.run.is_some();
     let mut runs = files.into_iter().filter_map(|(id, path)| {
         let events = event_log::read(&path).ok()?;
@@ -77,24 +66,6 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
             out.flush().map_err(|e| unwritten(&e)).map(|()| Exit::Ok)
         }
     }
-}
-
-/// Event logs with the ids of their runs, newest first.
-fn files(dir: &std::path::Path) -> Result<Vec<(String, PathBuf)>, Diagnosis> {
-    let listing = match fs::read_dir(dir) {
-        Ok(listing) => listing,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(Diagnosis::system("cannot list runs", &e)),
-    };
-    let mut files: Vec<(String, PathBuf)> = listing
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let id = path.file_name()?.to_str()?.strip_suffix(".jsonl")?.to_owned();
-            Some((id, path))
-        })
-        .collect();
-    files.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(files)
 }
 
 /// The name of the one task that somebody means.

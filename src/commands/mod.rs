@@ -5,6 +5,7 @@ mod attest;
 mod audit;
 mod check;
 mod compare;
+mod diff;
 mod doctor;
 mod explain;
 mod export;
@@ -20,6 +21,7 @@ mod log;
 mod memory;
 mod plan;
 mod run;
+mod runs;
 mod serve;
 mod show;
 mod trust;
@@ -66,6 +68,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::Run(args) => run::run(&context, &args),
         Command::Plan(args) => plan::plan(&context, &args),
         Command::Learn(args) => learn::learn(&context, &args),
+        Command::Diff(args) => diff::diff(&context, &args),
         Command::Check(args) => check::check(&context, &args),
         Command::Explain(args) => explain::explain(&context, &args),
         Command::List(args) => list::list(&context, &args),

@@ -7,11 +7,12 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "run",
     "plan",
     "explain",
     "learn",
+    "diff",
     "check",
     "list",
     "graph",

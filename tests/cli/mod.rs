@@ -1,6 +1,7 @@
 //! Tests of the whole: the command, the repository it comes from, and the formats others read.
 
 mod check;
+mod diff;
 mod docs;
 mod doctor;
 mod explain;
