@@ -21,8 +21,16 @@ pub(crate) struct Cli {
     /// Ask no remote, and send nothing to any
     #[arg(long, global = true)]
     pub(crate) offline: bool,
+    /// Give a param of the workfile a value; of a list, several times
+    #[arg(long, global = true, value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub(crate) set: Vec<(String, String)>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
+    Ok((name.trim().to_owned(), value.to_owned()))
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,6 +49,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// List tasks
     List(ListArgs),
+    /// List tasks that a change affects, and all that need them
+    Affected(AffectedArgs),
     /// Print the graph of tasks
     Graph(GraphArgs),
     /// List runs, or print what a task printed when it ran
@@ -86,14 +96,35 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct GoalArgs {
-    /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x` [default: all tasks, or what the workspace says]
+    /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x`; `+x` with all it needs, `x+` with all that need it [default: all tasks, or what the workspace says]
     #[arg(value_name = "TASK")]
     pub(crate) goals: Vec<String>,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs {
+    /// Only tasks that the changes since this commit affect, as git tells them, committed or not
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) since: Option<String>,
+    /// Only tasks that a change of this file affects (may be given again)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) changed: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AffectedArgs {
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
+    /// Print tasks as JSON, each with the reason
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TaskArgs {
-    /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x` [default: all tasks]
+    /// Tasks: a name, `member:name`, `name[variant]`, a glob or `tag:x`; `+x` with all it needs, `x+` with all that need it [default: all tasks]
     #[arg(value_name = "TASK")]
     pub(crate) tasks: Vec<String>,
 }

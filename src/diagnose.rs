@@ -124,6 +124,13 @@ impl From<LoadError> for Diagnosis {
         match &error {
             LoadError::NotFound(start) => Self::usage(format!("no quipu.toml in `{}` or above it", start.display()))
                 .hint("`quipu init` writes one to begin with"),
+            LoadError::Given { message, hint } => {
+                let base = Self::usage(message.clone());
+                match hint {
+                    Some(hint) => base.hint(hint.clone()),
+                    None => base,
+                }
+            }
             LoadError::Faults(faults) => Self::usage(faults.render(crate::settings::stderr_has_colour())),
             _ => Self { exit: Exit::Usage, ..Self::system("", &error) },
         }

@@ -1,10 +1,12 @@
 //! The quipu command.
 
 mod base64;
+mod change;
 mod cli;
 mod commands;
 mod diagnose;
 mod exit;
+mod include;
 mod project;
 mod quantity;
 mod remotes;

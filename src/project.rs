@@ -11,14 +11,15 @@ use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::project::Project;
 use quipu_runtime::run::{Rules, Run};
 use quipu_runtime::task::PROCESS;
-use quipu_runtime::workfile::{self, Loaded};
+use quipu_runtime::workfile::{self, Given, Loaded};
 use quipu_store::Store;
 
-use crate::commands::Context;
+use crate::cli::GoalArgs;
+use crate::commands::{Context, note};
 use crate::diagnose::Diagnosis;
-use crate::remotes;
 use crate::settings::{self, Settings};
 use crate::trust_file::Trust;
+use crate::{change, include, remotes};
 
 /// A workspace, opened.
 pub(crate) struct Opened {
@@ -35,7 +36,7 @@ impl Opened {
     /// Opens the workspace that the command was started in.
     pub(crate) fn open(context: &Context) -> Result<Self, Diagnosis> {
         // All that can be wrong with the workfile is said before a store is made for it.
-        let loaded = load(&context.start)?;
+        let loaded = load(context)?;
         let settings = context.settings()?;
         let trust = Trust::read(&settings.trust)?;
         let store = settings.open_store()?;
@@ -90,6 +91,15 @@ impl Opened {
         Ok(self.project.goals(selectors)?)
     }
 
+    /// The tasks that were asked for: of those that selectors mean, the ones that a change affects, if one was named.
+    pub(crate) fn asked(&self, context: &Context, args: &GoalArgs) -> Result<Vec<TaskIdx>, Diagnosis> {
+        let goals = self.goals(&args.goals)?;
+        let loaded = &self.project.loaded;
+        let Some(affected) = change::affected(context, loaded, &args.change)? else { return Ok(goals) };
+        let affected: HashSet<TaskIdx> = affected.keys().filter_map(|recipe| loaded.node(*recipe)).collect();
+        Ok(goals.into_iter().filter(|goal| affected.contains(goal)).collect())
+    }
+
     /// Lets go of the store, and of nothing else: the process ends, and a million values need not be freed one by one.
     pub(crate) fn leave(self) {
         self.project.forget_tools();
@@ -102,23 +112,22 @@ impl Opened {
     }
 }
 
-/// What the workfiles say of the workspace that `start` is in.
-pub(crate) fn load(start: &Path) -> Result<Loaded, Diagnosis> {
-    Ok(workfile::load_with(start, settings::isolation()?)?)
+/// What the workfiles say of the workspace that the command was started in.
+pub(crate) fn load(context: &Context) -> Result<Loaded, Diagnosis> {
+    let given = Given {
+        set: context.set.clone(),
+        env: settings::environment(),
+        platform: None,
+        tier: Some(settings::isolation()?),
+    };
+    let loaded = workfile::load_given(&context.start, &given, &|url, id| include::get(context, url, id))?;
+    loaded.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+    Ok(loaded)
 }
 
 /// Where the workspace that `start` is in begins, whether its workfiles are right or wrong.
 pub(crate) fn root(start: &Path) -> Option<PathBuf> {
-    match workfile::load(start) {
-        Ok(loaded) => Some(loaded.root),
-        // The nearest workfile may be that of a member; what is looked up by this is only shown.
-        Err(_) => start
-            .canonicalize()
-            .ok()?
-            .ancestors()
-            .find(|dir| dir.join(workfile::FILE_NAME).is_file())
-            .map(Path::to_owned),
-    }
+    workfile::root(start)
 }
 
 /// The recipes that selectors mean, each once; all of them when there are none.

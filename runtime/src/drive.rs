@@ -113,6 +113,7 @@ struct Drive {
     durations: Option<Durations>,
     equip: Option<Equip>,
     reads: Reads,
+    left_out: Vec<(Text, Text)>,
     expected_ms: Vec<u64>,
     session: Option<String>,
     session_receipts: HashSet<ReceiptId>,
@@ -173,6 +174,7 @@ impl Drive {
             durations: request.durations,
             equip: request.equip,
             reads: Reads::new(request.listing),
+            left_out: request.left_out,
             expected_ms: vec![],
             session: request.session,
             session_receipts: HashSet::new(),
@@ -209,6 +211,9 @@ impl Drive {
             goals: names(&self.goals),
             tasks,
         });
+        for (task, reason) in &self.left_out {
+            self.emit(|| RunEvent::TaskLeftOut { task: task.clone(), reason: reason.clone() });
+        }
         self.open_session()?;
         self.settle()?;
         let ids = &self.subject.ids;
@@ -311,7 +316,8 @@ impl Drive {
             return Err(error.into());
         }
         let ms = self.engine.clock.elapsed_ms().saturating_sub(self.started_ms);
-        let summary = Summary { run: self.id.clone(), counts: self.run.counts(), fetched: self.remotes.fetched(), ms };
+        let (run, counts, left_out) = (self.id.clone(), self.run.counts(), self.left_out.len());
+        let summary = Summary { run, counts, left_out, fetched: self.remotes.fetched(), ms };
         self.emit(|| RunEvent::Summary(summary.clone()));
         let wall_ms = self.wall_ms.iter().map(|(t, (wall, _, _))| (*t, *wall)).collect();
         let has_expiring = self.has_expiring;

@@ -29,6 +29,13 @@ pub enum RunEvent {
         /// Tasks the goals lead to.
         tasks: usize,
     },
+    /// A task is not part of the run, since a condition says so.
+    TaskLeftOut {
+        /// Its name.
+        task: Text,
+        /// Which condition, and what it looked at.
+        reason: Text,
+    },
     /// Receipts were looked up as far as that goes without work.
     Planned {
         /// Settled already.
@@ -167,6 +174,8 @@ pub struct Summary {
     /// Tasks by how they ended.
     #[serde(flatten)]
     pub counts: Counts,
+    /// Tasks that conditions left out.
+    pub left_out: usize,
     /// Blobs and resources fetched from elsewhere.
     pub fetched: usize,
     /// Wall time of the run, in milliseconds.

@@ -24,6 +24,7 @@ use crate::value::Text;
 ///   "critical_path": ["app:compile[main]", "app:link"],
 ///   "critical_path_ms": 2010, "total_ms": 2010,
 ///   "fetch": [ { "task": "app:link", "blob": "bafkr4i...", "bytes": 1234 } ],
+///   "left_out": [ { "name": "app:sign", "reason": "`deploy` does not hold: deploy is `false`" } ],
 ///   "counts": { "cached": 40, "cut_off": 1, "certain": 1, "conditional": 1, "unneeded": 7,
 ///               "blocked": 0, "failed": 0, "skipped": 0 } }
 /// ```
@@ -50,8 +51,20 @@ pub struct Plan {
     pub total_ms: Option<u64>,
     /// What would be fetched from afar.
     pub fetch: Vec<Fetch>,
+    /// Tasks that are not part of the run, since a condition says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// How many tasks there are of each status.
     pub counts: PlanCounts,
+}
+
+/// A task that is not part of the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: Text,
+    /// Which condition says so, and what it looked at.
+    pub reason: Text,
 }
 
 /// One task of a plan.
@@ -205,6 +218,7 @@ impl Plan {
             critical_path_ms: (left.critical_path_ms > 0).then_some(left.critical_path_ms),
             total_ms: (left.total_ms > 0).then_some(left.total_ms),
             fetch: vec![],
+            left_out: vec![],
             counts: PlanCounts::default(),
         };
         for task in firsts {

@@ -129,16 +129,7 @@ impl Project {
 
     /// The tasks that selectors mean; without any, what the workspace says is made, or all.
     pub fn goals(&self, selectors: &[String]) -> Result<Vec<TaskIdx>, SelectError> {
-        let recipes: Vec<usize> = if selectors.is_empty() {
-            self.loaded.default_goals.clone().unwrap_or_else(|| (0..self.loaded.recipes.len()).collect())
-        } else {
-            let mut all = vec![];
-            for selector in selectors {
-                all.extend(self.loaded.select(self.loaded.here, selector)?);
-            }
-            all
-        };
-        Ok(recipes.into_iter().filter_map(|r| self.loaded.node(r)).collect())
+        Ok(self.loaded.goals(selectors)?.into_iter().filter_map(|r| self.loaded.node(r)).collect())
     }
 
     /// What was looked at to find its sources.
@@ -262,7 +253,7 @@ fn trees(
 fn tools(store: &Store, loaded: &Loaded) -> Result<(BTreeMap<String, BlobId>, Option<StatIndex>), ProjectError> {
     let mut tools = BTreeMap::new();
     let mut machine: Option<StatIndex> = None;
-    for recipe in &loaded.recipes {
+    for recipe in loaded.recipes.iter().filter(|recipe| recipe.runs()) {
         for tool in &recipe.tools {
             if tools.contains_key(&**tool) {
                 continue;

@@ -35,7 +35,7 @@ const MAX_SUBJECTS: usize = 100_000;
 pub(super) fn attest(context: &Context, args: &AttestArgs) -> Result<Exit, Diagnosis> {
     let opened = Opened::open(context)?;
     let signer = signer(&context.settings()?)?;
-    let goals = opened.goals(&args.goals.goals)?;
+    let goals = opened.asked(context, &args.goals)?;
     let mut exit = Exit::Ok;
     for (task, found) in accepted::of(&opened, &goals)? {
         let name = accepted::name(&opened, task);

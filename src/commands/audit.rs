@@ -39,7 +39,7 @@ enum Finding {
 /// Audits.
 pub(super) fn audit(context: &Context, args: &AuditArgs) -> Result<Exit, Diagnosis> {
     let opened = Opened::open(context)?;
-    let goals = opened.goals(&args.goals.goals)?;
+    let goals = opened.asked(context, &args.goals)?;
     let below = accepted::below(&opened.project.subject, &goals);
     let found = accepted::of(&opened, &below)?;
     let foreign: Vec<(TaskIdx, Found)> =

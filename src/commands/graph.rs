@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use quipu_runtime::workfile::{Loaded, Stdin};
+use quipu_runtime::workfile::Loaded;
 use serde::Serialize;
 
 use super::{Context, print, print_json};
@@ -36,7 +36,7 @@ struct Edge<'a> {
 
 /// Prints the graph.
 pub(super) fn graph(context: &Context, args: &GraphArgs) -> Result<Exit, Diagnosis> {
-    let loaded = project::load(&context.start)?;
+    let loaded = project::load(context)?;
     let goals = project::select(&loaded, &args.tasks.tasks)?;
     let picture = Picture::of(&loaded, goals);
     match args.format {
@@ -60,17 +60,15 @@ impl Picture {
         let mut stack = goals;
         while let Some(to) = stack.pop() {
             let recipe = &loaded.recipes[to];
+            if recipe.left_out.is_some() {
+                continue;
+            }
             // A group stands for what it needs, which its users are connected to already.
             let fresh = recipe.is_group() || picture.nodes.insert(to);
             if !fresh {
                 continue;
             }
-            let stdin = match &recipe.stdin {
-                Some(Stdin::Task { producer, .. }) => Some(*producer),
-                _ => None,
-            };
-            let data = recipe.from.iter().map(|f| f.producer).chain(recipe.needs.iter().copied()).chain(stdin);
-            for (from, is_data) in data.map(|d| (d, true)).chain(recipe.after.iter().map(|a| (*a, false))) {
+            for (from, is_data) in recipe.reads().map(|d| (d, true)).chain(recipe.after.iter().map(|a| (*a, false))) {
                 if !recipe.is_group() {
                     *picture.edges.entry((from, to)).or_insert(false) |= is_data;
                 }

@@ -70,7 +70,7 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
 
 /// The name of the one task that somebody means.
 fn full_name(context: &Context, selector: &str) -> Result<String, Diagnosis> {
-    let Ok(loaded) = project::load(&context.start) else { return Ok(selector.to_owned()) };
+    let Ok(loaded) = project::load(context) else { return Ok(selector.to_owned()) };
     match loaded.select(loaded.here, selector).as_deref() {
         Ok([one]) => Ok(loaded.recipes[*one].name.to_string()),
         Ok([]) | Err(_) => Ok(selector.to_owned()),

@@ -1,6 +1,7 @@
 //! Commands: from parsed arguments to an exit code or a diagnosis.
 
 mod accepted;
+mod affected;
 mod attest;
 mod audit;
 mod check;
@@ -47,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) offline: bool,
     /// Where to look for the workfile.
     pub(crate) start: PathBuf,
+    /// Params that were given.
+    pub(crate) set: Vec<(String, String)>,
 }
 
 impl Context {
@@ -63,7 +66,8 @@ impl Context {
 
 /// Carries out the command.
 pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
-    let context = Context { store: cli.store, offline: cli.offline, start: start(cli.directory.as_deref())? };
+    let start = start(cli.directory.as_deref())?;
+    let context = Context { store: cli.store, offline: cli.offline, start, set: cli.set };
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Plan(args) => plan::plan(&context, &args),
@@ -72,6 +76,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::Check(args) => check::check(&context, &args),
         Command::Explain(args) => explain::explain(&context, &args),
         Command::List(args) => list::list(&context, &args),
+        Command::Affected(args) => affected::affected(&context, &args),
         Command::Graph(args) => graph::graph(&context, &args),
         Command::Log(args) => log::log(&context, &args),
         Command::Show(args) => show::show(&context, &args),

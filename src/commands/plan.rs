@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use quipu_runtime::graph::TaskIdx;
-use quipu_runtime::plan::{Plan, Planned, Reason, Status};
+use quipu_runtime::plan::{LeftOut, Plan, Planned, Reason, Status};
 use quipu_runtime::run::Rules;
+use quipu_runtime::value::Text;
 
 use super::{Context, memory, print, print_json};
 use crate::cli::PlanArgs;
@@ -22,14 +23,22 @@ const MAX_NAMED: usize = 3;
 /// Plans.
 pub(super) fn plan(context: &Context, args: &PlanArgs) -> Result<Exit, Diagnosis> {
     let opened = Opened::open(context)?;
-    let goals = opened.goals(&args.goals.goals)?;
-    show(&opened, goals, Rules { jobs: 1, ..Rules::default() }, args.json)
+    let goals = opened.asked(context, &args.goals)?;
+    let left_out = opened.project.loaded.left_out(&args.goals.goals);
+    show(&opened, goals, left_out, Rules { jobs: 1, ..Rules::default() }, args.json)
 }
 
 /// Shows what a run with these rules would do.
-pub(super) fn show(opened: &Opened, goals: Vec<TaskIdx>, rules: Rules, as_json: bool) -> Result<Exit, Diagnosis> {
+pub(super) fn show(
+    opened: &Opened,
+    goals: Vec<TaskIdx>,
+    left_out: Vec<(Text, Text)>,
+    rules: Rules,
+    as_json: bool,
+) -> Result<Exit, Diagnosis> {
     let rules = Rules { expected_ms: memory::durations(&opened.store, &opened.key(), &opened.project), ..rules };
-    let plan = Plan::of(&opened.look(goals, rules)?);
+    let mut plan = Plan::of(&opened.look(goals, rules)?);
+    plan.left_out = left_out.into_iter().map(|(name, reason)| LeftOut { name, reason }).collect();
     if as_json { print_json(&plan) } else { print(&text(opened, &plan)?).map(|()| Exit::Ok) }
 }
 
@@ -121,6 +130,12 @@ fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {
         out.push_str("settled\n");
         for task in rest {
             line(&mut out, task)?;
+        }
+    }
+    if !plan.left_out.is_empty() {
+        out.push_str("left out\n");
+        for LeftOut { name, reason } in &plan.left_out {
+            let _ = writeln!(out, "  {:width$}  {}", harmless(name), harmless(reason));
         }
     }
     let c = &plan.counts;

@@ -34,10 +34,11 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         return Ok(Exit::Ok);
     }
     let opened = Opened::open(context)?;
-    let goals = opened.goals(&args.goals.goals)?;
+    let goals = opened.asked(context, &args.goals)?;
     let mut rules = rules(&opened, args, &goals)?;
+    let left_out = opened.project.loaded.left_out(&args.goals.goals);
     if args.dry_run {
-        return plan::show(&opened, goals, rules, args.json);
+        return plan::show(&opened, goals, left_out, rules, args.json);
     }
     let id = run_id()?;
     let mut engine = opened.engine();
@@ -62,6 +63,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let placed = Arc::new(AtomicBool::new(false));
     let mut request = request(&opened, goals, rules);
     request.id = id.as_str().into();
+    request.left_out = left_out;
     request.place = Some(placer(&opened, Arc::clone(&placed), glance.as_ref().map(Glance::placed)));
     let report = drive::run_blocking(&engine, request, wish_to_stop);
     teller.end();

@@ -134,6 +134,7 @@ pub(crate) fn parts(number: impl Fn(&str) -> usize) -> String {
         (number("cancelled"), "cancelled"),
         (number("cached") + number("unneeded"), "cached"),
         (number("cut_off"), "cut off"),
+        (number("left_out"), "left out"),
     ];
     let parts: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     parts.join(", ")

@@ -61,6 +61,9 @@ impl Transcript {
                     _ => {}
                 }
             }
+            RunEvent::TaskLeftOut { task, reason } if !self.quiet => {
+                let _ = writeln!(out, "left out {task}: {}", harmless(reason));
+            }
             RunEvent::TaskRetry { task, attempt } => {
                 let _ = writeln!(out, "retrying {task}: attempt {attempt}");
             }
@@ -112,7 +115,11 @@ impl Transcript {
         let total = settled + counts.ran + missed;
         if settled + counts.unmet == total {
             let work = if counts.cut_off > 0 { "nothing ran" } else { "nothing to do" };
-            let _ = writeln!(out, "{work}: {} up to date", are(total));
+            let without = match summary.left_out {
+                0 => String::new(),
+                n => format!(", {n} left out"),
+            };
+            let _ = writeln!(out, "{work}: {} up to date{without}", are(total));
             return out;
         }
         let number = |what: &str| match what {
@@ -124,6 +131,7 @@ impl Transcript {
             "cancelled" => counts.cancelled,
             "cached" => counts.cached,
             "unneeded" => counts.unneeded,
+            "left_out" => summary.left_out,
             _ => counts.cut_off,
         };
         let _ = writeln!(out, "{}: {} in {}", count(total, "task"), parts(number), duration(summary.ms));

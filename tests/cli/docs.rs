@@ -15,6 +15,7 @@ const COMMANDS: [&str; 23] = [
     "diff",
     "check",
     "list",
+    "affected",
     "graph",
     "log",
     "show",

@@ -2,6 +2,7 @@
 
 mod check;
 mod diff;
+mod affected;
 mod docs;
 mod doctor;
 mod explain;

@@ -88,6 +88,7 @@ fn as_json_it_ends_with_a_summary_of_exactly_these_fields() {
         "event",
         "failed",
         "fetched",
+        "left_out",
         "ms",
         "ran",
         "run",

@@ -9,6 +9,7 @@ mod failures;
 mod glance;
 mod incremental;
 mod leftovers;
+mod language;
 mod moving_ground;
 mod pipeline;
 mod printed;

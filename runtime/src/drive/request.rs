@@ -83,14 +83,16 @@ pub struct Request {
     pub equip: Option<Equip>,
     /// Tells the source files of a task; without it, depfiles narrow nothing.
     pub listing: Option<Listing>,
+    /// Tasks that are no part of the workflow, and why: told, and nothing else.
+    pub left_out: Vec<(Text, Text)>,
 }
 
 impl Request {
     /// A request with nothing but the tasks and the goals.
     pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
         let id = "run".into();
-        let (workspace, session, place, durations, equip, listing) = Default::default();
-        Self { subject, goals, rules, id, workspace, session, place, durations, equip, listing }
+        let (workspace, session, place, durations, equip, listing, left_out) = Default::default();
+        Self { subject, goals, rules, id, workspace, session, place, durations, equip, listing, left_out }
     }
 }
 

@@ -140,6 +140,14 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A param that was given and is none.
+    #[error("{message}")]
+    Given {
+        /// What is wrong.
+        message: String,
+        /// A way on.
+        hint: Option<String>,
+    },
     /// The workfiles have errors.
     #[error("{0}")]
     Faults(Box<Faults>),

@@ -2,18 +2,25 @@
 //!
 //! Knows one file at a time; what involves several tasks is for [`super::edges`] and [`super::order`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::errors::{ErrorKind, WorkfileError};
+use super::condition;
+use super::env_file;
+use super::errors::{ErrorKind, SourceFile, WorkfileError, near};
 use super::findings::Findings;
+use super::inherit::Templates;
 use super::making::{Cache, Making, Pending, Shared};
 use super::matrix::{self, MAX_TASKS};
-use super::model::{File, TaskTable};
+use super::model::{File, MemberEntry, ParamTable, Str, TaskTable, When};
+use super::params::{self, Given, Param};
 use super::recipe::Recipe;
-use super::select::Names;
-use super::vars::{self, Scope};
+use super::select;
+use super::vars::{self, Names, Scope};
 use crate::process::Tier;
 use crate::task::Policy;
 use crate::value::Text;
@@ -21,15 +28,58 @@ use crate::value::Text;
 /// How tasks are isolated when neither they, nor the workspace, nor whoever loads it says.
 pub const DEFAULT_TIER: Tier = Tier::Ns;
 /// Keys a task may have that runs nothing.
-const GROUP_KEYS: [&str; 7] = ["description", "tags", "needs", "matrix", "versions", "only", "exclude"];
+const GROUP_KEYS: [&str; 11] =
+    ["extends", "when", "vars", "params", "description", "tags", "needs", "matrix", "versions", "only", "exclude"];
 
-/// One member and its file.
+/// One workfile: the root's, a member's, or one that is included.
 pub(crate) struct Unit<'a> {
     /// Empty for the root.
     pub(crate) name: Text,
-    /// Its folder, relative to the workspace root; empty for the root.
+    /// What its paths are relative to, itself relative to the workspace root; empty for the root.
     pub(crate) dir: String,
     pub(crate) file: File<'a>,
+    /// The unit it belongs to, which comes before it; the root is its own.
+    pub(crate) parent: usize,
+    /// Which entries of the root's `members` mean it.
+    pub(crate) entries: &'a [usize],
+    /// Whether it is included, and no member.
+    pub(crate) included: bool,
+}
+
+/// The variables of an environment file, or what is wrong with it.
+type EnvFile = Result<Arc<[(Text, Text)]>, String>;
+
+/// Where environment files are read from, each once.
+pub(crate) struct Disk<'d> {
+    pub(crate) root: &'d Path,
+    /// All files that were read.
+    pub(crate) files: &'d mut Vec<SourceFile>,
+    pub(crate) known: FxHashMap<Text, EnvFile>,
+}
+
+impl Disk<'_> {
+    /// The variables of an environment file, or what is wrong with it.
+    pub(crate) fn env_file(&mut self, path: &Text) -> EnvFile {
+        if let Some(known) = self.known.get(path) {
+            return known.clone();
+        }
+        let found = self.read(path).and_then(|text| {
+            let vars = env_file::parse(&text).map_err(|(line, why)| format!("is none: line {line} {why}"))?;
+            self.files.push(SourceFile { path: path.to_string(), text: text.into() });
+            Ok(vars.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+        });
+        self.known.insert(path.clone(), found.clone());
+        found
+    }
+
+    fn read(&self, path: &str) -> Result<String, String> {
+        let path = self.root.join(path);
+        let size = path.metadata().map_err(|why| format!("cannot be read: {why}"))?.len();
+        if size > env_file::MAX_BYTES as u64 {
+            return Err(format!("has more than {} bytes", env_file::MAX_BYTES));
+        }
+        std::fs::read_to_string(path).map_err(|why| format!("cannot be read: {why}"))
+    }
 }
 
 /// All recipes of a workspace, not yet linked.
@@ -38,52 +88,105 @@ pub(crate) struct Made {
     pub(crate) recipes: Vec<Recipe>,
     /// For each recipe, what still waits for the others.
     pub(crate) pending: Vec<Pending>,
-    pub(crate) names: Names,
+    pub(crate) names: select::Names,
+    /// Params of files.
+    pub(crate) params: Vec<Param>,
+    /// Names of all params there are.
+    pub(crate) param_names: BTreeSet<Text>,
+    /// What a person should know although nothing is wrong.
+    pub(crate) warnings: Vec<String>,
     /// Whether something could not be read on which other tasks' correctness hangs.
     pub(crate) torn: bool,
 }
 
-/// Makes the recipes of all units, in the order they are written; the first unit is the root. Tasks are in `tier` unless
-/// they or the workspace say otherwise.
-pub(crate) fn make(units: &[Unit<'_>], tier: Tier, findings: &mut Findings) -> Made {
+/// Makes the recipes of all units, in the order they are written; the first unit is the root. Tasks are in
+/// the tier that is given unless they or the workspace say otherwise.
+pub(crate) fn make(units: &[Unit<'_>], given: &Given, disk: &mut Disk<'_>, findings: &mut Findings) -> Made {
     let members = units.iter().map(|unit| unit.name.clone()).collect();
     let workspace = units.first().and_then(|root| root.file.workspace.as_ref());
-    let tier = workspace.and_then(|w| w.sandbox).unwrap_or(tier);
-    let made = Made { names: Names::new(members), ..Made::default() };
-    let mut maker = Maker { made, findings, tier, tables: 0, cache: Cache::default() };
+    let made = Made { names: select::Names::new(members), ..Made::default() };
     let made_bytes = Cell::new(0);
-    let mut errors = vec![];
-    let mut root_vars = FxHashMap::default();
-    for (member, unit) in units.iter().enumerate() {
+    let mut maker = Maker {
+        made,
+        findings,
+        given,
+        disk,
+        platform: given.platform(),
+        templates: Templates::new(units),
+        entries: workspace.map_or(&[], |w| &w.members),
+        made_bytes: &made_bytes,
+        tier: workspace.and_then(|w| w.sandbox).or(given.tier).unwrap_or(DEFAULT_TIER),
+        tables: 0,
+        cache: Cache::default(),
+    };
+    let mut names: Vec<Names> = vec![];
+    for (at, unit) in units.iter().enumerate() {
         maker.made.torn |= unit.file.torn;
-        let vars = vars::resolve(&unit.file.vars, &root_vars, &made_bytes, &mut errors);
-        errors.drain(..).for_each(|e| maker.findings.plain(e));
+        let own = maker.file_names(unit, names.get(unit.parent).cloned().unwrap_or_default());
         maker.made.recipes.reserve(unit.file.tasks.len());
         maker.made.pending.reserve(unit.file.tasks.len());
-        let scope = Scope { vars: &vars, variant: &[], made_bytes: &made_bytes };
         let mut left = MAX_TASKS;
         maker.cache.enter(&unit.dir);
         for table in &unit.file.tasks {
             maker.made.torn |= table.torn;
-            maker.table(member, unit, table, &scope, &mut left);
+            maker.table(at, unit, table, &own, &mut left);
         }
-        if member == 0 {
-            root_vars = vars;
-        }
+        names.push(own);
     }
+    maker.made.warnings.dedup();
     maker.made
 }
 
-struct Maker<'m> {
+struct Maker<'m, 'u, 'a, 'd> {
     made: Made,
     findings: &'m mut Findings,
+    given: &'m Given,
+    disk: &'m mut Disk<'d>,
+    platform: (Text, Text),
+    templates: Templates<'u, 'a>,
+    /// What the workspace says of its members.
+    entries: &'u [MemberEntry<'a>],
+    made_bytes: &'m Cell<usize>,
     tier: Tier,
     tables: u32,
     cache: Cache,
 }
 
-impl Maker<'_> {
-    fn table(&mut self, member: usize, unit: &Unit<'_>, table: &TaskTable<'_>, scope: &Scope<'_>, left: &mut usize) {
+impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
+    /// The names that all tasks of a file know.
+    fn file_names(&mut self, unit: &Unit<'a>, mut names: Names) -> Names {
+        let mut errors = vec![];
+        let lacks = RefCell::default();
+        for entry in unit.entries.iter().filter_map(|i| self.entries.get(*i)) {
+            let above = Scope { names: &names, variant: &[], made_bytes: self.made_bytes, lacks: &lacks };
+            names = vars::resolve(&entry.vars, above, &mut errors);
+        }
+        let params = self.params(&unit.file.params, &mut errors);
+        for param in &params {
+            names.param(param);
+        }
+        for table in &unit.file.params {
+            if let Some((there, _)) = unit.file.vars.iter().find(|(name, _)| name.text == table.name.text) {
+                let message = format!("`{}` is a param and a variable", table.name.text);
+                let error = WorkfileError::new(ErrorKind::Duplicate, table.name.place, message);
+                errors.push(error.see(there.place, "the variable is here"));
+            }
+        }
+        self.made.params.extend(params);
+        let above = Scope { names: &names, variant: &[], made_bytes: self.made_bytes, lacks: &lacks };
+        let names = vars::resolve(&unit.file.vars, above, &mut errors);
+        errors.drain(..).for_each(|e| self.findings.plain(e));
+        names
+    }
+
+    fn params(&mut self, tables: &[ParamTable<'_>], errors: &mut Vec<WorkfileError>) -> Vec<Param> {
+        let settle = |table| params::settle(table, self.given, &mut self.made.warnings, errors);
+        let params: Vec<Param> = tables.iter().map(settle).collect();
+        self.made.param_names.extend(params.iter().map(|p| p.name.clone()));
+        params
+    }
+
+    fn table(&mut self, at: usize, unit: &Unit<'a>, table: &TaskTable<'a>, names: &Names, left: &mut usize) {
         if !is_task_name(&table.name) {
             let message = format!("`{}` cannot name a task", table.name);
             let error = WorkfileError::new(ErrorKind::BadName, table.place, message);
@@ -91,27 +194,59 @@ impl Maker<'_> {
             self.made.torn = true;
             return;
         }
-        let shared = self.shared(table);
+        let entries = self.entries;
+        let entries = || unit.entries.iter().filter_map(|i| entries.get(*i));
+        let bases: Vec<&Str<'a>> = entries().flat_map(|entry| &entry.extends).collect();
+        let tags: Vec<&Str<'a>> = entries().flat_map(|entry| &entry.tags).collect();
+        let mut errors = vec![];
+        let whole = self.templates.of(at, table, &bases, None, &mut errors);
+        let picks = Templates::picks(table, &bases);
+        self.made.torn |= !errors.is_empty();
+        let shared = if picks { None } else { Some(self.shared(&whole, &tags, &mut errors)) };
         let task: Text = match &*unit.name {
             "" => (&*table.name).into(),
             member => format!("{member}:{}", table.name).into(),
         };
-        let mut errors = vec![];
-        let variants = matrix::expand(table, scope, *left, &mut errors);
+        let lacks = RefCell::default();
+        let base = Scope { names, variant: &[], made_bytes: self.made_bytes, lacks: &lacks };
+        // What depends on the variant is not known here; what is wrong with it is found below.
+        let params = shared.as_ref().map(|s| s.params.clone());
+        let own = own_names(&whole, params.as_deref().unwrap_or_default(), base, &mut vec![]);
+        let variants =
+            matrix::expand(&whole, &Scope { names: own.as_ref().unwrap_or(names), ..base }, *left, &mut errors);
         errors.drain(..).for_each(|e| self.findings.plain(e));
+        let matrix_lacks = lacks.take();
         self.made.torn |= variants.is_none();
         let variants = variants.unwrap_or_default();
         *left -= variants.len();
         let first = self.made.recipes.len();
+        let mut all_tags = shared.as_ref().map(|s| s.tags.clone());
         for variant in variants {
-            let scope = Scope { variant: &variant, ..*scope };
+            let scope = Scope { variant: &variant, ..base };
+            let (picked, of_picked);
+            let (table, shared) = match &shared {
+                Some(shared) => (&*whole, shared),
+                None => {
+                    picked = self.templates.of(at, table, &bases, Some(&scope), &mut errors);
+                    of_picked = self.shared(&picked, &tags, &mut errors);
+                    (&*picked, &of_picked)
+                }
+            };
+            all_tags.get_or_insert_with(|| shared.tags.clone());
+            let own = own_names(table, &shared.params, scope, &mut errors);
+            let scope = Scope { names: own.as_ref().unwrap_or(names), ..scope };
             let name = if variant.is_empty() { task.clone() } else { variant_name(&task, &variant) };
-            let mut making = Making { table, scope, cache: &mut self.cache, errors, torn: false };
-            let (mut recipe, mut pending) = making.recipe(name, &task, member, &shared);
+            let left_out = condition(table, &scope, &self.platform, &mut errors);
+            let mut making =
+                Making { table, scope, cache: &mut self.cache, disk: &mut *self.disk, errors, torn: false };
+            let (mut recipe, mut pending) = making.recipe(name, &task, at, shared);
             self.made.torn |= making.torn;
             errors = making.errors;
             let number = self.made.recipes.len();
             errors.drain(..).for_each(|e| self.findings.add(number, !variant.is_empty(), e));
+            recipe.left_out = left_out;
+            recipe.lacks = lacks.take();
+            recipe.lacks.extend(matrix_lacks.iter().cloned());
             recipe.variant = variant;
             pending.table = self.tables;
             self.made.recipes.push(recipe);
@@ -119,17 +254,17 @@ impl Maker<'_> {
         }
         self.tables += 1;
         let names = self.made.recipes[first..].iter().map(|recipe| recipe.name.clone());
-        self.made.names.add(task, member, &shared.tags, names);
+        self.made.names.add(task, at, &all_tags.unwrap_or_default(), names);
     }
 
     /// Checks what is the same in all variants.
-    fn shared(&mut self, table: &TaskTable<'_>) -> Shared {
+    fn shared(&mut self, table: &TaskTable<'_>, given: &[&Str<'_>], errors: &mut Vec<WorkfileError>) -> Shared {
         let task = &table.name;
         let mut bad = |kind, place, message: String, hint: &str| {
             let error = WorkfileError::new(kind, place, message);
             self.findings.plain(if hint.is_empty() { error } else { error.hint(hint) });
         };
-        for tag in &table.tags {
+        for tag in table.tags.iter().chain(given.iter().copied()) {
             if !is_task_name(&tag.text) {
                 let message = format!("`{}` cannot be a tag", tag.text);
                 bad(ErrorKind::BadName, tag.place, message, "letters, digits, `_`, `.` and `-`");
@@ -167,7 +302,11 @@ impl Maker<'_> {
                 bad(ErrorKind::Empty, table.place, message, "say what to `run`, or which tasks it groups");
             }
         }
-        if let Some(when) = table.when {
+        let ending = match &table.when {
+            Some(When::Ending(ending)) => Some(*ending),
+            _ => None,
+        };
+        if let Some(when) = ending {
             if !table.has("after") {
                 let message = format!("task `{task}` has `when`, but comes after no task");
                 let hint = "list the tasks it watches in `after`";
@@ -183,20 +322,77 @@ impl Maker<'_> {
             let message = format!("task `{task}` has `backoff`, but is never tried again");
             bad(ErrorKind::BadValue, table.key_place("backoff"), message, "say how often: `retries = 3`");
         }
+        let tags: Vec<Str<'_>> = table.tags.iter().chain(given.iter().copied()).cloned().collect();
         Shared {
-            tags: self.cache.texts(&table.tags),
+            params: self.params(&table.params, errors).into(),
+            tags: self.cache.texts(&tags),
             key_places: table.keys.as_slice().into(),
             policy: Policy {
                 timeout: table.timeout,
                 retries: table.retries.unwrap_or(0),
                 backoff: table.backoff,
-                when: table.when.unwrap_or_default(),
-                cache: table.cache.unwrap_or(table.when.is_none()),
+                when: ending.unwrap_or_default(),
+                cache: table.cache.unwrap_or(ending.is_none()),
                 slots: table.slots.clone(),
                 mute: table.mute.unwrap_or(false),
             },
             tier: table.sandbox.unwrap_or(self.tier),
             run,
+        }
+    }
+}
+
+/// The names of a table, when it has any of its own.
+fn own_names(
+    table: &TaskTable<'_>,
+    params: &[Param],
+    scope: Scope<'_>,
+    errors: &mut Vec<WorkfileError>,
+) -> Option<Names> {
+    if table.vars.is_empty() && params.is_empty() {
+        return None;
+    }
+    let mut names = scope.names.clone();
+    params.iter().for_each(|param| names.param(param));
+    Some(vars::resolve(&table.vars, Scope { names: &names, ..scope }, errors))
+}
+
+/// Why a task is left out, if its `when` says so.
+fn condition(
+    table: &TaskTable<'_>,
+    scope: &Scope<'_>,
+    platform: &(Text, Text),
+    errors: &mut Vec<WorkfileError>,
+) -> Option<Text> {
+    let text = match table.when.as_ref()? {
+        When::Fixed(true) => return None,
+        When::Fixed(false) => return Some("its `when` is false".into()),
+        When::Ending(_) => return None,
+        When::Condition(text) => text,
+    };
+    let look = |name: &str| match name {
+        "platform.os" => Some(platform.0.to_string()),
+        "platform.arch" => Some(platform.1.to_string()),
+        name => {
+            scope.note(name, text.place);
+            scope.find(name).map(Text::to_string)
+        }
+    };
+    match condition::evaluate(&text.text, &look) {
+        Ok(outcome) if outcome.holds => None,
+        Ok(outcome) => {
+            let saw: Vec<String> = outcome.saw.iter().map(|(name, value)| format!("{name} is `{value}`")).collect();
+            let saw = if saw.is_empty() { String::new() } else { format!(": {}", saw.join(", ")) };
+            Some(format!("`{}` does not hold{saw}", text.text).into())
+        }
+        Err(why) => {
+            let message = format!("`when` of task `{}` {}", table.name, why.why);
+            let error = WorkfileError::new(ErrorKind::BadValue, vars::part(text, why.at, why.at + 1), message);
+            let known = scope.known().chain(["platform.os", "platform.arch"]);
+            let hint = why.unknown.as_deref().map(|name| near(name, known));
+            let hint = hint.map(|h| h.unwrap_or_else(|| "texts stand in quotes".to_owned()));
+            errors.push(error.maybe_hint(hint));
+            None
         }
     }
 }

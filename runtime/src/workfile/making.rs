@@ -10,7 +10,9 @@ use rustc_hash::FxHashMap;
 
 use super::errors::{ErrorKind, Place, WorkfileError};
 use super::globs::{self, Comp, Pattern};
+use super::lower::Disk;
 use super::model::{Run, Str, TaskTable};
+use super::params::Param;
 use super::paths::{self, PathError, Spot};
 use super::recipe::{Recipe, Sources, Stdin};
 use super::vars::{self, Scope};
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) tier: Tier,
     /// Whether it runs anything, or only groups.
     pub(crate) run: bool,
+    pub(crate) params: Arc<[Param]>,
 }
 
 /// What the recipes of a file have in common, made once.
@@ -109,17 +112,19 @@ impl Cache {
 }
 
 /// Makes one recipe.
-pub(crate) struct Making<'m, 'a> {
+pub(crate) struct Making<'m, 'a, 'd> {
     pub(crate) table: &'m TaskTable<'a>,
     pub(crate) scope: Scope<'m>,
     pub(crate) cache: &'m mut Cache,
+    /// Where environment files are.
+    pub(crate) disk: &'m mut Disk<'d>,
     /// What is wrong with it.
     pub(crate) errors: Vec<WorkfileError>,
     /// Whether outputs are missing that it should have.
     pub(crate) torn: bool,
 }
 
-impl Making<'_, '_> {
+impl Making<'_, '_, '_> {
     /// The recipe called `name`.
     pub(crate) fn recipe(&mut self, name: Text, task: &Text, member: usize, shared: &Shared) -> (Recipe, Pending) {
         let table = self.table;
@@ -151,7 +156,7 @@ impl Making<'_, '_> {
             None => Some(self.cache.dir.clone()),
             Some(text) => self.folder(text),
         };
-        let mut env = BTreeMap::new();
+        let (mut env, env_files) = self.env_files();
         for (name, value) in &table.env {
             if let Some(value) = self.promising(value, &mut pending) {
                 env.insert(Text::from(&*name.text), value);
@@ -184,6 +189,11 @@ impl Making<'_, '_> {
             policy: shared.policy.clone(),
             tier: shared.tier,
             network: table.network.unwrap_or(false),
+            params: shared.params.clone(),
+            lacks: vec![],
+            env_files,
+            left_out: None,
+            without: vec![],
         };
         (recipe, pending)
     }
@@ -222,6 +232,23 @@ impl Making<'_, '_> {
         let (path, place) = self.one_path("stdin", text)?;
         pending.stdin = Some(Input { place, what: What::Path { path: path.clone(), folder: false } });
         Some(Stdin::Source(path))
+    }
+
+    /// The variables of its environment files, those of later ones winning.
+    fn env_files(&mut self) -> (BTreeMap<Text, Text>, Vec<Text>) {
+        let (mut out, mut files) = (BTreeMap::new(), vec![]);
+        for text in &self.table.env_file {
+            let Some((path, place)) = self.one_path("env-file", text) else { continue };
+            match self.disk.env_file(&path) {
+                Ok(vars) => out.extend(vars.iter().cloned()),
+                Err(why) => {
+                    let message = format!("env-file `{path}` of task `{}` {why}", self.table.name);
+                    self.errors.push(WorkfileError::new(ErrorKind::Io, place, message));
+                }
+            }
+            files.push(path);
+        }
+        (out, files)
     }
 
     fn steps(&mut self, pending: &mut Pending) -> Vec<Vec<Text>> {

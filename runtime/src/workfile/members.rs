@@ -12,7 +12,7 @@ use super::globs::{Comp, MAX_COMPONENTS, Pattern, States};
 use super::looked::Looked;
 use super::lower::is_task_name;
 use super::making::is_ours;
-use super::model::{self, Str};
+use super::model::{self, MemberEntry};
 use super::parse::{MAX_FILE_BYTES, parse};
 use super::paths::{self, Spot};
 
@@ -23,8 +23,10 @@ const MAX_MEMBERS: usize = 10_000;
 pub(crate) struct Found {
     /// Relative to the root.
     pub(crate) dir: String,
-    /// Where the workspace lists it.
+    /// Where the workspace lists it first.
     pub(crate) place: Place,
+    /// Which entries of the list mean it, in order.
+    pub(crate) entries: Vec<usize>,
 }
 
 /// Reads a workfile's text.
@@ -57,14 +59,13 @@ pub(crate) fn find_root(start: &Path) -> Option<(PathBuf, PathBuf)> {
             let Some(relative) = relative.to_str() else { continue };
             let lists = own(above, &mut |file| {
                 file.workspace.as_ref().is_some_and(|workspace| {
-                    workspace.members.iter().any(|member| {
-                        let mut spots = vec![];
-                        paths::read("", &member.text, &mut spots).is_ok()
-                            && spots.iter().any(|spot| match spot {
-                                Spot::Literal { path, .. } => **path == *relative,
-                                Spot::Pattern { pattern, .. } => pattern.matches(relative),
-                            })
-                    })
+                    // The last entry that means it decides.
+                    let mut means = workspace.members.iter().rev().filter_map(|member| {
+                        let text = &*member.path.text;
+                        let (out, text) = text.strip_prefix('!').map_or((false, text), |text| (true, text));
+                        means(text, relative).then_some(!out)
+                    });
+                    means.next().unwrap_or(false)
                 })
             });
             if lists {
@@ -75,6 +76,16 @@ pub(crate) fn find_root(start: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((nearest.to_owned(), nearest.to_owned()))
 }
 
+/// Whether an entry of a list of members means a folder.
+fn means(text: &str, dir: &str) -> bool {
+    let mut spots = vec![];
+    paths::read("", text, &mut spots).is_ok()
+        && spots.iter().any(|spot| match spot {
+            Spot::Literal { path, .. } => **path == *dir,
+            Spot::Pattern { pattern, .. } => pattern.matches(dir),
+        })
+}
+
 /// Whether a workfile has a `[workspace]`. It mostly stands above the tasks, which may be many.
 fn has_workspace(text: &str) -> bool {
     let head = text.find("\n[task").map_or(text, |end| &text[..end]);
@@ -82,16 +93,30 @@ fn has_workspace(text: &str) -> bool {
     has(head) || (head.len() < text.len() && has(text))
 }
 
-/// The folders that `members` of a workspace lists, each once, in the order of the list.
+/// The folders that `members` of a workspace lists, each once, in the order of the list. What starts with `!` takes
+/// away what was listed before.
 pub(crate) fn find(
     root: &Path,
-    members: &[Str<'_>],
+    members: &[MemberEntry<'_>],
     looked: &mut Looked,
     errors: &mut Vec<WorkfileError>,
 ) -> Vec<Found> {
     let mut out: Vec<Found> = vec![];
-    for member in members {
+    for (number, member) in members.iter().enumerate() {
+        let member = &member.path;
         let bad = |kind, message: String| WorkfileError::new(kind, member.place, message);
+        if let Some(text) = member.text.strip_prefix('!') {
+            if let Err(why) = paths::read("", text, &mut vec![]) {
+                errors.push(bad(ErrorKind::Member, format!("member `{}` {why}", member.text)));
+            }
+            let before = out.len();
+            out.retain(|found| !means(text, &found.dir));
+            if out.len() == before {
+                let error = bad(ErrorKind::Member, format!("member `{}` takes none away", member.text));
+                errors.push(error.hint("what is taken away stands after what lists it"));
+            }
+            continue;
+        }
         if member.text.starts_with('!') {
             errors.push(
                 bad(ErrorKind::Member, format!("member `{}` is an exclusion", member.text))
@@ -104,13 +129,14 @@ pub(crate) fn find(
             errors.push(bad(ErrorKind::Member, format!("member `{}` {why}", member.text)));
         }
         for spot in spots {
-            let before = out.len();
             let mut add = |dir: String| {
-                let new = !out.iter().any(|found| found.dir == dir);
-                if new && out.len() <= MAX_MEMBERS {
-                    out.push(Found { dir, place: member.place });
+                if let Some(known) = out.iter_mut().find(|found| found.dir == dir) {
+                    if known.entries.last() != Some(&number) {
+                        known.entries.push(number);
+                    }
+                } else if out.len() <= MAX_MEMBERS {
+                    out.push(Found { dir, place: member.place, entries: vec![number] });
                 }
-                new
             };
             match spot {
                 Spot::Literal { path, .. } if path.is_empty() => {
@@ -134,7 +160,7 @@ pub(crate) fn find(
                     for dir in found {
                         add(dir);
                     }
-                    if !any && out.len() == before {
+                    if !any {
                         let message = format!("no folder matches `{}` and has a `{FILE_NAME}`", member.text);
                         errors.push(bad(ErrorKind::Member, message));
                     }
@@ -204,19 +230,27 @@ pub(crate) fn check(
     }
     for (i, unit) in units.iter().enumerate().skip(1) {
         let place = places.get(i).copied().unwrap_or_default();
-        let at = unit.file.member_name.as_ref().map_or(place, |name| name.place);
+        let own = unit.file.member_name.as_ref().filter(|_| !unit.included);
+        let at = own.map_or(place, |name| name.place);
         if let Some(workspace) = &unit.file.workspace {
-            let message = format!("member `{}` has a `[workspace]` of its own", unit.dir);
+            let what = if unit.included { "what is included" } else { "a member" };
+            let message = format!("`{}` is {what} and has a `[workspace]` of its own", files[i].path);
             errors
                 .push(WorkfileError::new(ErrorKind::Member, workspace.place, message).see(place, "it is listed here"));
         }
-        let hint = format!("give it another name: `[member]` and `name = \"...\"` in `{}`", files[i].path);
+        let hint = match unit.included {
+            true => "give it another name: `{ path = \"...\", name = \"...\" }`".to_owned(),
+            false => format!("give it another name: `[member]` and `name = \"...\"` in `{}`", files[i].path),
+        };
+        if let (true, Some(name)) = (unit.included, &unit.file.member_name) {
+            let message = format!("`{}` is included and is no member", files[i].path);
+            errors.push(WorkfileError::new(ErrorKind::Member, name.place, message));
+        }
         if !is_task_name(&unit.name) || &*unit.name == "tag" {
             let message = format!("`{}` cannot name a member", unit.name);
             errors.push(WorkfileError::new(ErrorKind::Member, at, message).hint(hint));
         } else if let Some(first) = names.insert(&unit.name, i) {
-            let message =
-                format!("members `{}` and `{}` have the same name `{}`", units[first].dir, unit.dir, unit.name);
+            let message = format!("`{}` and `{}` have the same name `{}`", files[first].path, files[i].path, unit.name);
             let first = places.get(first).copied().unwrap_or_default();
             errors.push(
                 WorkfileError::new(ErrorKind::Member, at, message).see(first, "the first is listed here").hint(hint),

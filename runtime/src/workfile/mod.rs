@@ -4,11 +4,15 @@
 //! All errors are found before anything runs, and all at once. Unaware of stores, plans and running.
 
 mod braces;
+mod condition;
 mod duration;
 mod edges;
+mod env_file;
 mod errors;
 mod findings;
 pub mod globs;
+mod include;
+mod inherit;
 mod looked;
 mod lower;
 mod making;
@@ -17,8 +21,12 @@ mod members;
 mod model;
 mod order;
 mod outputs;
+mod params;
 mod parse;
 mod paths;
+mod reach;
+mod read_matrix;
+mod read_params;
 mod reader;
 mod recipe;
 pub mod schema;
@@ -36,16 +44,19 @@ use std::sync::Arc;
 
 pub use self::edges::MAX_EDGES;
 pub use self::errors::{ErrorKind, Faults, LoadError, MAX_SHOWN, Place, SourceFile, WorkfileError};
+pub use self::include::Fetch;
 pub use self::looked::{GitRules, Looked};
 pub use self::lower::DEFAULT_TIER;
 pub use self::matrix::MAX_TASKS;
+pub use self::model::ParamKind;
+pub use self::params::{Given, Param};
 pub use self::parse::MAX_FILE_BYTES;
+pub use self::reach::Affected;
 pub use self::recipe::{FromTask, Literal, Recipe, Sources, Stdin};
 pub use self::select::SelectError;
 pub use self::sources::SourceList;
 pub use self::workflow::{Surroundings, WorkflowError};
 use crate::graph::TaskIdx;
-use crate::process::Tier;
 use crate::value::Text;
 
 /// The name of every workfile.
@@ -56,13 +67,14 @@ pub const FILE_NAME: &str = "quipu.toml";
 pub struct Loaded {
     /// The workspace root.
     pub root: PathBuf,
-    /// The workfiles as they were read, the root's first.
+    /// The workfiles as they were read, the root's first, then those of members, then what these include, and
+    /// environment files last.
     pub files: Vec<SourceFile>,
-    /// The root and its members, in the order of `files`.
+    /// The root, its members and what they include, in the order of `files`.
     pub members: Vec<Member>,
     /// The member whose folder loading started in.
     pub here: usize,
-    /// What was looked at to find the members.
+    /// What was looked at to find the members and what they include.
     pub looked: Looked,
     /// All recipes, in the order they are written.
     pub recipes: Vec<Recipe>,
@@ -70,30 +82,37 @@ pub struct Loaded {
     pub default_goals: Option<Vec<usize>>,
     /// The name space of all tasks, a DID.
     pub subject: Text,
+    /// Params of whole files, as they are in this run; those of a task stand in its recipe.
+    pub params: Vec<Param>,
+    /// What a person should know although nothing is wrong.
+    pub warnings: Vec<String>,
     names: select::Names,
     outputs: Arc<outputs::Outputs>,
     /// The place of each recipe in the workflow; none for groups.
     nodes: Vec<Option<TaskIdx>>,
 }
 
-/// A folder with a workfile.
+/// A workfile's name and the folder its paths are relative to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// What its tasks' names start with; empty for the root.
     pub name: Text,
-    /// Relative to the workspace root; empty for the root.
+    /// What its paths are relative to, itself relative to the workspace root; empty for the root.
     pub dir: String,
+    /// The one it belongs to: the root, or the file that includes it.
+    pub parent: usize,
 }
 
-/// Finds the workspace of `start`, reads its workfiles and makes recipes of them.
+/// Finds the workspace of `start`, reads its workfiles and makes recipes of them; nobody gives params, and nothing
+/// remote is included.
+pub fn load(start: &Path) -> Result<Loaded, LoadError> {
+    load_given(start, &Given::default(), &include::no_fetch)
+}
+
+/// Finds the workspace of `start`, reads its workfiles and makes recipes of them, with what is given from outside.
 ///
 /// The nearest `quipu.toml` from `start` upwards is a root, or a member of the nearest workspace above that lists it.
-pub fn load(start: &Path) -> Result<Loaded, LoadError> {
-    load_with(start, DEFAULT_TIER)
-}
-
-/// The same, with another isolation for tasks when neither they nor the workspace say.
-pub fn load_with(start: &Path, tier: Tier) -> Result<Loaded, LoadError> {
+pub fn load_given(start: &Path, given: &Given, fetch: Fetch<'_>) -> Result<Loaded, LoadError> {
     let start = start.canonicalize().map_err(|source| LoadError::Read { path: start.into(), source })?;
     let (root, here) = members::find_root(&start).ok_or_else(|| LoadError::NotFound(start.clone()))?;
     let path = root.join(FILE_NAME);
@@ -101,63 +120,83 @@ pub fn load_with(start: &Path, tier: Tier) -> Result<Loaded, LoadError> {
     let root_file = SourceFile { path: FILE_NAME.into(), text: text.into() };
     let here = here.strip_prefix(&root).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
     let folder = root.clone();
-    let mut looked = Looked::default();
-    let mut loaded = compile(root, root_file, tier, |file, errors| {
+    let mut loaded = compile(root, root_file, given, fetch, |file, looked, errors| {
         let listed = file.workspace.as_ref().map_or(&[][..], |workspace| &workspace.members);
         let mut out = vec![];
-        for members::Found { dir, place } in members::find(&folder, listed, &mut looked, errors) {
+        for members::Found { dir, place, entries } in members::find(&folder, listed, looked, errors) {
             let path = format!("{dir}/{FILE_NAME}");
             match members::read(&folder.join(&path)) {
-                Ok(text) => out.push(Listed { dir, place, file: SourceFile { path, text: text.into() } }),
+                Ok(text) => {
+                    let file = SourceFile { path, text: text.into() };
+                    out.push(Listed { dir, place, file, name: None, parent: 0, entries });
+                }
                 Err(why) => errors.push(WorkfileError::new(ErrorKind::Io, place, format!("read `{path}`: {why}"))),
             }
         }
         out
     })?;
-    loaded.looked = looked;
     loaded.here = loaded.members.iter().position(|member| member.dir == here).unwrap_or(0);
     Ok(loaded)
+}
+
+/// The root of the workspace that `start` is in, whether its workfiles are right or wrong.
+pub fn root(start: &Path) -> Option<PathBuf> {
+    members::find_root(&start.canonicalize().ok()?).map(|(root, _)| root)
 }
 
 /// Makes recipes of a single workfile's text, for the workspace at `root`.
 pub fn load_text(root: &Path, text: &str) -> Result<Loaded, LoadError> {
     let file = SourceFile { path: FILE_NAME.into(), text: text.into() };
-    compile(root.into(), file, DEFAULT_TIER, |_, _| vec![])
+    compile(root.into(), file, &Given::default(), &include::no_fetch, |_, _, _| vec![])
 }
 
-/// A member's workfile.
+/// A workfile beside the root's.
 struct Listed {
+    /// What its paths are relative to.
     dir: String,
-    /// Where the workspace lists it.
+    /// Where it is listed or included.
     place: Place,
     file: SourceFile,
+    /// What it is called, when the file itself does not say.
+    name: Option<String>,
+    /// Number of the file it belongs to: the root's, or the one that includes it.
+    parent: usize,
+    /// Which entries of the workspace's `members` mean it.
+    entries: Vec<usize>,
 }
 
-/// Makes recipes of the root's workfile and those of the members that `find_members` finds by it.
+/// Makes recipes of the root's workfile, those of the members that `find_members` finds by it, and of what they include.
 fn compile(
     root: PathBuf,
     root_file: SourceFile,
-    tier: Tier,
-    find_members: impl FnOnce(&model::File<'_>, &mut Vec<WorkfileError>) -> Vec<Listed>,
+    given: &Given,
+    fetch: Fetch<'_>,
+    find_members: impl FnOnce(&model::File<'_>, &mut Looked, &mut Vec<WorkfileError>) -> Vec<Listed>,
 ) -> Result<Loaded, LoadError> {
     let mut errors = vec![];
     let text = root_file.text.clone();
     let file = parse::parse(0, &text, &mut errors);
     let errors_before = errors.len();
-    let listed = find_members(&file, &mut errors);
+    let mut looked = Looked::default();
+    let mut listed = find_members(&file, &mut looked, &mut errors);
+    include::collect(&root, &root_file, &mut listed, fetch, &mut looked, &mut errors);
     let torn_members = errors.len() > errors_before;
     let mut places = vec![Place::default()];
     let mut files = vec![root_file];
-    let mut units = vec![lower::Unit { name: "".into(), dir: String::new(), file }];
-    for (i, Listed { dir, place, file: source }) in listed.iter().enumerate() {
+    let mut units =
+        vec![lower::Unit { name: "".into(), dir: String::new(), file, parent: 0, entries: &[], included: false }];
+    for (i, Listed { dir, place, file: source, name, parent, entries }) in listed.iter().enumerate() {
         let file = parse::parse(i as u32 + 1, &source.text, &mut errors);
-        units.push(lower::Unit { name: members::name(dir, &file).into(), dir: dir.clone(), file });
+        let included = name.is_some();
+        let name = name.as_deref().unwrap_or_else(|| members::name(dir, &file)).into();
+        units.push(lower::Unit { name, dir: dir.clone(), file, parent: *parent, entries, included });
         places.push(*place);
         files.push(source.clone());
     }
     members::check(&files, &units, &places, &mut errors);
     let mut findings = findings::Findings::default();
-    let mut made = lower::make(&units, tier, &mut findings);
+    let mut disk = lower::Disk { root: &root, files: &mut files, known: Default::default() };
+    let mut made = lower::make(&units, given, &mut disk, &mut findings);
     made.torn |= torn_members;
     let linked = edges::link(&mut made, &mut findings);
     let workspace = units.first().and_then(|root| root.file.workspace.as_ref());
@@ -186,6 +225,7 @@ fn compile(
     match order::sort(&made.recipes, &linked.edges) {
         _ if linked.full => {}
         Ok(order) => {
+            order::leave_out(&mut made.recipes, &order);
             if let Some(i) = order::flatten(&mut made.recipes, &order) {
                 let recipe = &made.recipes[i];
                 let message =
@@ -196,6 +236,11 @@ fn compile(
         Err(rings) => rings.into_iter().for_each(|ring| findings.plain(ring)),
     }
     errors.extend(findings.finish());
+    if errors.is_empty()
+        && let Some((message, hint)) = params::unknown(given, &made.param_names)
+    {
+        return Err(LoadError::Given { message, hint });
+    }
     // What cannot be read is missed by others, which is no error of theirs.
     if made.torn {
         let after = |kind| matches!(kind, ErrorKind::UnknownTask | ErrorKind::MissingInput);
@@ -207,22 +252,26 @@ fn compile(
     }
     let mut next = 0;
     let nodes = made.recipes.iter().map(|recipe| {
-        (!recipe.is_group()).then(|| {
+        recipe.runs().then(|| {
             next += 1;
             TaskIdx::new(next - 1)
         })
     });
     let nodes = nodes.collect();
-    let members = units.iter().map(|unit| Member { name: unit.name.clone(), dir: unit.dir.clone() }).collect();
+    let member =
+        |unit: &lower::Unit<'_>| Member { name: unit.name.clone(), dir: unit.dir.clone(), parent: unit.parent };
+    let members = units.iter().map(member).collect();
     let loaded = Loaded {
         root,
         files,
         members,
         here: 0,
-        looked: Looked::default(),
+        looked,
         recipes: made.recipes,
         default_goals,
         subject,
+        params: made.params,
+        warnings: made.warnings,
         names: made.names,
         outputs: Arc::new(linked.outputs),
         nodes,
@@ -244,14 +293,6 @@ fn is_did(text: &str) -> bool {
 }
 
 impl Loaded {
-    /// The recipes that a selector means, as somebody in the folder of `member` writes it; groups stand as what
-    /// they need.
-    pub fn select(&self, member: usize, selector: &str) -> Result<Vec<usize>, SelectError> {
-        let ranges = self.names.select(member, selector, true)?;
-        let goals: Vec<usize> = ranges.into_iter().flatten().map(|i| i as usize).collect();
-        Ok(order::stand_for(&self.recipes, goals))
-    }
-
     /// The recipe of exactly that name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.names.find(name)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::errors::Place;
 use crate::process::Tier;
-use crate::task::When;
+use crate::task;
 use crate::value::Text;
 
 /// Text with its place, which is that of the value with its quotes.
@@ -57,13 +57,81 @@ pub(crate) struct Filter<'a> {
     pub(crate) lists: Vec<Axis<'a>>,
 }
 
-/// A `[task.X]` table.
+/// What a param takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    /// Any text.
+    String,
+    /// A whole number.
+    Int,
+    /// `true` or `false`.
+    Bool,
+    /// Words.
+    List,
+}
+
+/// One entry of `params`.
+#[derive(Debug, Clone)]
+pub(crate) struct ParamTable<'a> {
+    pub(crate) name: Str<'a>,
+    pub(crate) kind: ParamKind,
+    /// One value, or those of a list.
+    pub(crate) default: Option<Vec<Str<'a>>>,
+    pub(crate) required: Option<bool>,
+    pub(crate) pattern: Option<Str<'a>>,
+    pub(crate) choices: Vec<Str<'a>>,
+    pub(crate) from_env: Option<Str<'a>>,
+    pub(crate) deprecated: Option<Str<'a>>,
+    pub(crate) description: Option<Str<'a>>,
+}
+
+/// When a task runs.
+#[derive(Debug, Clone)]
+pub(crate) enum When<'a> {
+    /// If this is so.
+    Condition(Str<'a>),
+    /// Or not, as it says itself.
+    Fixed(bool),
+    /// By what became of the tasks it comes after.
+    Ending(task::When),
+}
+
+/// One entry of `include`.
+#[derive(Debug, Clone)]
+pub(crate) struct Include<'a> {
+    pub(crate) place: Place,
+    /// A path or glob of this disk.
+    pub(crate) path: Option<Str<'a>>,
+    pub(crate) url: Option<Str<'a>>,
+    pub(crate) blake3: Option<Str<'a>>,
+    pub(crate) name: Option<Str<'a>>,
+    pub(crate) dir: Option<Str<'a>>,
+}
+
+/// One entry of the `members` of a workspace, and what it gives the members it lists.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberEntry<'a> {
+    pub(crate) path: Str<'a>,
+    pub(crate) extends: Vec<Str<'a>>,
+    pub(crate) tags: Vec<Str<'a>>,
+    pub(crate) vars: Vec<(Str<'a>, Str<'a>)>,
+}
+
+/// A `[task.X]` or `[template.X]` table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TaskTable<'a> {
     pub(crate) name: Cow<'a, str>,
     pub(crate) place: Place,
     /// Which keys stand in it, and where.
     pub(crate) keys: Vec<(&'static str, Place)>,
+    /// Keys that are taken away from what it extends.
+    pub(crate) removed: Vec<&'static str>,
+    /// Entries of its tables that are taken away, by key.
+    pub(crate) removed_entries: Vec<(&'static str, Str<'a>)>,
+    pub(crate) extends: Vec<Str<'a>>,
+    pub(crate) vars: Vec<(Str<'a>, Str<'a>)>,
+    pub(crate) params: Vec<ParamTable<'a>>,
+    pub(crate) when: Option<When<'a>>,
     pub(crate) description: Option<Str<'a>>,
     pub(crate) tags: Vec<Str<'a>>,
     pub(crate) steps: Vec<Run<'a>>,
@@ -74,6 +142,7 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) env: Vec<(Str<'a>, Str<'a>)>,
     pub(crate) pass_env: Vec<Str<'a>>,
     pub(crate) secret_env: Vec<Str<'a>>,
+    pub(crate) env_file: Vec<Str<'a>>,
     pub(crate) dir: Option<Str<'a>>,
     pub(crate) stdin: Option<Str<'a>>,
     pub(crate) stdout: Option<Str<'a>>,
@@ -87,7 +156,6 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: Option<u32>,
     pub(crate) backoff: Option<Duration>,
-    pub(crate) when: Option<When>,
     pub(crate) cache: Option<bool>,
     pub(crate) slots: BTreeMap<Text, u32>,
     pub(crate) sandbox: Option<Tier>,
@@ -114,7 +182,7 @@ impl TaskTable<'_> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WorkspaceTable<'a> {
     pub(crate) place: Place,
-    pub(crate) members: Vec<Str<'a>>,
+    pub(crate) members: Vec<MemberEntry<'a>>,
     pub(crate) default: Option<Vec<Str<'a>>>,
     pub(crate) sandbox: Option<Tier>,
     pub(crate) subject: Option<Str<'a>>,
@@ -125,7 +193,10 @@ pub(crate) struct WorkspaceTable<'a> {
 pub(crate) struct File<'a> {
     pub(crate) workspace: Option<WorkspaceTable<'a>>,
     pub(crate) member_name: Option<Str<'a>>,
+    pub(crate) include: Vec<Include<'a>>,
     pub(crate) vars: Vec<(Str<'a>, Str<'a>)>,
+    pub(crate) params: Vec<ParamTable<'a>>,
+    pub(crate) templates: Vec<TaskTable<'a>>,
     pub(crate) tasks: Vec<TaskTable<'a>>,
     /// Whether parts of it could not be read at all.
     pub(crate) torn: bool,

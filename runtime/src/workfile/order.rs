@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use super::edges::{Edge, MAX_EDGES, Why};
 use super::errors::{ErrorKind, WorkfileError};
 use super::recipe::Recipe;
+use crate::value::Text;
 
 /// Rings beyond this many are not reported.
 const MAX_RINGS: usize = 20;
@@ -160,6 +161,27 @@ fn ring_error(recipes: &[Recipe], ring: &[(u32, Edge)]) -> WorkfileError {
 /// The part of a long ring that is left out of a message.
 fn untold(length: usize) -> Option<std::ops::Range<usize>> {
     (length > MAX_RING_TOLD).then(|| MAX_RING_TOLD / 2..length - MAX_RING_TOLD / 2)
+}
+
+/// Leaves out what needs something that is left out. Groups stand for the rest of what they need, and what comes
+/// after something that is left out comes after nothing. `order` has every recipe after those it waits for.
+pub(crate) fn leave_out(recipes: &mut [Recipe], order: &[u32]) {
+    if recipes.iter().all(|recipe| recipe.left_out.is_none()) {
+        return;
+    }
+    for i in order.iter().map(|i| *i as usize) {
+        let recipe = &recipes[i];
+        let is_out = |to: &usize| recipes[*to].left_out.is_some();
+        let stays = recipe.is_group() && recipe.needs.iter().any(|to| !is_out(to));
+        let cause = recipe.reads().find(is_out).filter(|_| !stays);
+        let why = cause.map(|to| Text::from(format!("it needs `{}`, which is left out", recipes[to].name)));
+        let (without, needs) = recipe.needs.iter().copied().partition(is_out);
+        let (later, after): (Vec<usize>, _) = recipe.after.iter().copied().partition(is_out);
+        let recipe = &mut recipes[i];
+        (recipe.needs, recipe.after, recipe.without) = (needs, after, without);
+        recipe.without.extend(later);
+        recipe.left_out = recipe.left_out.take().or(why);
+    }
 }
 
 /// Replaces groups in `needs` and `after` by what they stand for. `order` has every recipe after those it

@@ -9,10 +9,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::errors::{ErrorKind, Place, WorkfileError, near};
-use super::model::{Axis, File, Filter, Output, Run, Str, TaskTable, Values, WorkspaceTable};
+use super::model::{Axis, File, MemberEntry, Output, Run, Str, TaskTable, When, WorkspaceTable};
 use super::reader::{ALIASES, Owner, Reader, Value, describe};
 use super::syntax;
-use crate::task::When;
+use crate::task;
 use crate::value::Text;
 
 /// Largest workfile, in bytes.
@@ -23,11 +23,17 @@ const MAX_RETRIES: i64 = 100;
 const MAX_SLOTS: i64 = 65_535;
 
 /// Keys of a workfile.
-pub(super) const FILE_KEYS: [&str; 4] = ["workspace", "member", "vars", "task"];
+pub(super) const FILE_KEYS: [&str; 7] = ["workspace", "member", "include", "vars", "params", "template", "task"];
 /// Keys of `[workspace]`.
 pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "subject"];
-/// Keys of `[task.X]`.
-pub(super) const TASK_KEYS: [&str; 30] = [
+/// Keys of an entry of `members`.
+pub(super) const MEMBER_KEYS: [&str; 4] = ["path", "extends", "tags", "vars"];
+/// Keys of `[task.X]` and of `[template.X]`.
+pub(super) const TASK_KEYS: [&str; 34] = [
+    "extends",
+    "when",
+    "vars",
+    "params",
     "description",
     "tags",
     "run",
@@ -39,6 +45,7 @@ pub(super) const TASK_KEYS: [&str; 30] = [
     "env",
     "pass-env",
     "secret-env",
+    "env-file",
     "dir",
     "stdin",
     "stdout",
@@ -51,7 +58,6 @@ pub(super) const TASK_KEYS: [&str; 30] = [
     "timeout",
     "retries",
     "backoff",
-    "when",
     "cache",
     "slots",
     "shell",
@@ -59,8 +65,10 @@ pub(super) const TASK_KEYS: [&str; 30] = [
     "network",
     "mute",
 ];
+/// Keys for which `false` is a value, and does not take away what is extended.
+const TAKES_FALSE: [&str; 4] = ["when", "cache", "network", "mute"];
 /// Keys whose loss makes other tasks seem wrong.
-const TEARING: [&str; 8] = ["matrix", "versions", "only", "exclude", "outputs", "stdout", "depfile", "tags"];
+const TEARING: [&str; 10] = ["extends", "when", "matrix", "versions", "only", "exclude", "outputs", "stdout", "depfile", "tags"];
 
 /// Reads a workfile; what cannot be read is left out, and said in `errors`.
 pub(crate) fn parse<'a>(file: u32, text: &'a str, errors: &mut Vec<WorkfileError>) -> File<'a> {
@@ -116,24 +124,14 @@ impl Reader {
                         file.vars.extend(self.scalar(Owner::Vars, &name, value).map(|value| (key, value)));
                     }
                 }
-                "task" => match self.table(Owner::File, "task", value) {
-                    Some(table) => {
-                        file.tasks.reserve(table.len());
-                        for (key, value) in table {
-                            let key = self.key(key);
-                            match value.into_inner() {
-                                DeValue::Table(table) => file.tasks.push(self.task(key, table)),
-                                other => {
-                                    file.torn = true;
-                                    let message = format!("task `{}` is {}, not a table", key.text, describe(&other));
-                                    let hint = format!("write `[task.{}]` and its keys below", key.text);
-                                    self.error(ErrorKind::Type, key.place, message).hints.push(hint);
-                                }
-                            }
-                        }
-                    }
-                    None => file.torn = true,
-                },
+                "include" => {
+                    let errors = self.errors.len();
+                    file.include = self.includes(value);
+                    file.torn |= self.errors.len() > errors;
+                }
+                "params" => file.params = self.params(Owner::File, value),
+                "template" => file.templates = self.tasks("template", value, &mut file.torn),
+                "task" => file.tasks = self.tasks("task", value, &mut file.torn),
                 "tasks" => {
                     file.torn = true;
                     self.unknown(Owner::File, &key, &FILE_KEYS);
@@ -150,13 +148,104 @@ impl Reader {
         file
     }
 
+    fn tasks<'a>(&mut self, what: &str, value: Value<'a>, torn: &mut bool) -> Vec<TaskTable<'a>> {
+        let Some(table) = self.table(Owner::File, what, value) else {
+            *torn = true;
+            return vec![];
+        };
+        let mut out = Vec::with_capacity(table.len());
+        for (key, value) in table {
+            let key = self.key(key);
+            match value.into_inner() {
+                DeValue::Table(table) => out.push(self.task(what == "template", key, table)),
+                other => {
+                    *torn = true;
+                    let message = format!("{what} `{}` is {}, not a table", key.text, describe(&other));
+                    let hint = format!("write `[{what}.{}]` and its keys below", key.text);
+                    self.error(ErrorKind::Type, key.place, message).hints.push(hint);
+                }
+            }
+        }
+        out
+    }
+
+    fn members<'a>(&mut self, value: Value<'a>) -> Vec<MemberEntry<'a>> {
+        let owner = Owner::Workspace;
+        let takes = "a list of folders or tables";
+        let mut out = vec![];
+        for item in self.list(owner, "members", takes, value).into_iter().flatten() {
+            let place = self.place(item.span());
+            let mut entry =
+                MemberEntry { path: Str { text: "".into(), place }, extends: vec![], tags: vec![], vars: vec![] };
+            if !matches!(item.get_ref(), DeValue::Table(_)) {
+                if let Some(path) = self.text_as(owner, "members", takes, item) {
+                    out.push(MemberEntry { path, ..entry });
+                }
+                continue;
+            }
+            let mut path = None;
+            for (key, value) in self.table(owner, "members", item).into_iter().flatten() {
+                let key = self.key(key);
+                match &*key.text {
+                    "path" => path = self.text(owner, "members.path", value),
+                    "extends" => {
+                        entry.extends = self.text_or_texts(owner, "members.extends", value).unwrap_or_default();
+                    }
+                    "tags" => entry.tags = self.texts(owner, "members.tags", value).unwrap_or_default(),
+                    "vars" => entry.vars = self.entries(owner, "vars", value, &mut vec![]),
+                    _ => self.unknown(owner, &key, &MEMBER_KEYS),
+                }
+            }
+            match path {
+                Some(path) => out.push(MemberEntry { path, ..entry }),
+                None => {
+                    self.error(ErrorKind::Type, place, "an entry of `members` has no `path`".into());
+                }
+            }
+        }
+        out
+    }
+
+    /// The entries of a table of texts; those that are `false` are taken away.
+    fn entries<'a>(
+        &mut self,
+        owner: Owner<'_>,
+        key: &'static str,
+        value: Value<'a>,
+        removed: &mut Vec<(&'static str, Str<'a>)>,
+    ) -> Vec<(Str<'a>, Str<'a>)> {
+        let mut out = vec![];
+        for (name, value) in self.table(owner, key, value).into_iter().flatten() {
+            let name = self.key(name);
+            if matches!(value.get_ref(), DeValue::Boolean(false)) {
+                removed.push((key, name));
+                continue;
+            }
+            let what = format!("{key}.{}", name.text);
+            out.extend(self.scalar(owner, &what, value).map(|value| (name, value)));
+        }
+        out
+    }
+
+    fn when<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<When<'a>> {
+        if let DeValue::Boolean(fixed) = value.get_ref() {
+            return Some(When::Fixed(*fixed));
+        }
+        let text = self.text_as(owner, "when", "a condition, `true` or `false`", value)?;
+        Some(match &*text.text {
+            "always" => When::Ending(task::When::Always),
+            "failure" => When::Ending(task::When::Failure),
+            _ => When::Condition(text),
+        })
+    }
+
     fn workspace<'a>(&mut self, place: Place, table: DeTable<'a>) -> WorkspaceTable<'a> {
         let mut out = WorkspaceTable { place, ..WorkspaceTable::default() };
         let owner = Owner::Workspace;
         for (key, value) in table {
             let key = self.key(key);
             match &*key.text {
-                "members" => out.members = self.texts(owner, "members", value).unwrap_or_default(),
+                "members" => out.members = self.members(value),
                 "default" => out.default = self.text_or_texts(owner, "default", value),
                 "sandbox" => out.sandbox = self.tier(owner, value),
                 "subject" => out.subject = self.text(owner, "subject", value),
@@ -166,10 +255,10 @@ impl Reader {
         out
     }
 
-    fn task<'a>(&mut self, name: Str<'a>, table: DeTable<'a>) -> TaskTable<'a> {
+    fn task<'a>(&mut self, template: bool, name: Str<'a>, table: DeTable<'a>) -> TaskTable<'a> {
         let place = name.place;
         let mut out = TaskTable { name: name.text.clone(), place, ..TaskTable::default() };
-        let owner = Owner::Task(&name.text);
+        let owner = if template { Owner::Template(&name.text) } else { Owner::Task(&name.text) };
         let mut run = None;
         out.keys.reserve_exact(table.len());
         for (key, value) in table {
@@ -179,9 +268,17 @@ impl Reader {
                 out.torn |= near_any(&key.text, &TEARING);
                 continue;
             };
+            if matches!(value.get_ref(), DeValue::Boolean(false)) && !TAKES_FALSE.contains(known) {
+                out.removed.push(known);
+                continue;
+            }
             let errors = self.errors.len();
             out.keys.push((known, key.place));
             match *known {
+                "extends" => out.extends = self.text_or_texts(owner, known, value).unwrap_or_default(),
+                "when" => out.when = self.when(owner, value),
+                "vars" => out.vars = self.entries(owner, known, value, &mut out.removed_entries),
+                "params" => out.params = self.params(owner, value),
                 "description" => out.description = self.text(owner, known, value),
                 "tags" => out.tags = self.texts(owner, known, value).unwrap_or_default(),
                 "run" => run = self.run(owner, known, value),
@@ -190,13 +287,8 @@ impl Reader {
                 "outputs" => out.outputs = self.outputs(owner, value),
                 "needs" => out.needs = self.text_or_texts(owner, known, value).unwrap_or_default(),
                 "after" => out.after = self.text_or_texts(owner, known, value).unwrap_or_default(),
-                "env" => {
-                    for (key, value) in self.table(owner, known, value).into_iter().flatten() {
-                        let key = self.key(key);
-                        let what = format!("env.{}", key.text);
-                        out.env.extend(self.scalar(owner, &what, value).map(|value| (key, value)));
-                    }
-                }
+                "env" => out.env = self.entries(owner, known, value, &mut out.removed_entries),
+                "env-file" => out.env_file = self.text_or_texts(owner, known, value).unwrap_or_default(),
                 "pass-env" => out.pass_env = self.texts(owner, known, value).unwrap_or_default(),
                 "secret-env" => out.secret_env = self.texts(owner, known, value).unwrap_or_default(),
                 "dir" => out.dir = self.text(owner, known, value),
@@ -204,7 +296,7 @@ impl Reader {
                 "stdout" => out.stdout = self.text(owner, known, value),
                 "depfile" => out.depfile = self.text(owner, known, value),
                 "tools" => out.tools = self.texts(owner, known, value).unwrap_or_default(),
-                "matrix" => out.matrix = self.matrix(owner, value),
+                "matrix" => out.matrix = self.matrix(owner, value, &mut out.removed_entries),
                 "versions" => {
                     let values = self.values(owner, known, value);
                     let name = Str { text: "version".into(), place: key.place };
@@ -215,9 +307,8 @@ impl Reader {
                 "timeout" => out.timeout = self.duration(owner, known, value),
                 "retries" => out.retries = self.int(owner, known, &value, 0..=MAX_RETRIES).map(|n| n as u32),
                 "backoff" => out.backoff = self.duration(owner, known, value),
-                "when" => out.when = self.when(owner, value),
                 "cache" => out.cache = self.bool(owner, known, value),
-                "slots" => out.slots = self.slots(owner, value),
+                "slots" => out.slots = self.slots(owner, value, &mut out.removed_entries),
                 "shell" => out.shell = self.shell(owner, value),
                 "sandbox" => out.sandbox = self.tier(owner, value),
                 "network" => out.network = self.bool(owner, known, value),
@@ -306,63 +397,6 @@ impl Reader {
         out
     }
 
-    fn matrix<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Vec<Axis<'a>> {
-        let place = self.place(value.span());
-        let Some(table) = self.table(owner, "matrix", value) else { return vec![] };
-        if table.is_empty() {
-            self.error(ErrorKind::Matrix, place, format!("`matrix` of {owner} is empty"));
-        }
-        let mut out = Vec::with_capacity(table.len());
-        for (key, value) in table {
-            let name = self.key(key);
-            let what = format!("matrix.{}", name.text);
-            out.extend(self.values(owner, &what, value).map(|values| Axis { name, values }));
-        }
-        out
-    }
-
-    fn values<'a>(&mut self, owner: Owner<'_>, what: &str, value: Value<'a>) -> Option<Values<'a>> {
-        let takes = "a string of words, or a list of strings or integers";
-        if matches!(value.get_ref(), DeValue::String(_)) {
-            return self.text_as(owner, what, takes, value).map(Values::Words);
-        }
-        let place = self.place(value.span());
-        let items = self.list(owner, what, takes, value)?;
-        if items.is_empty() {
-            let error = self.error(ErrorKind::Matrix, place, format!("`{what}` of {owner} is an empty list"));
-            error.hints.push("without a value there is no task at all".into());
-        }
-        Some(Values::List(items.into_iter().filter_map(|item| self.scalar(owner, what, item)).collect()))
-    }
-
-    fn filters<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Vec<Filter<'a>> {
-        let takes = "a table of values by list, or a list of such tables";
-        let items = match value.get_ref() {
-            DeValue::Table(_) => vec![value],
-            _ => self.list(owner, key, takes, value).unwrap_or_default(),
-        };
-        let mut out = vec![];
-        for item in items {
-            let place = self.place(item.span());
-            let Some(table) = self.table(owner, key, item) else { continue };
-            if table.is_empty() {
-                self.error(ErrorKind::Matrix, place, format!("a table in `{key}` of {owner} is empty"));
-            }
-            let mut lists = vec![];
-            for (list, value) in table {
-                let name = self.key(list);
-                let what = format!("{key}.{}", name.text);
-                let values = match value.get_ref() {
-                    DeValue::Integer(_) => self.scalar(owner, &what, value).map(|one| Values::List(vec![one])),
-                    _ => self.values(owner, &what, value),
-                };
-                lists.extend(values.map(|values| Axis { name, values }));
-            }
-            out.push(Filter { place, lists });
-        }
-        out
-    }
-
     fn shell<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Vec<Str<'a>>> {
         let place = self.place(value.span());
         let shell = self.texts(owner, "shell", value)?;
@@ -374,19 +408,12 @@ impl Reader {
         Some(shell)
     }
 
-    fn when(&mut self, owner: Owner<'_>, value: Value<'_>) -> Option<When> {
-        let text = self.text(owner, "when", value)?;
-        let known = [When::Failure, When::Always];
-        let when = known.into_iter().find(|when| when.name() == text.text);
-        if when.is_none() {
-            let message = format!("`when` of {owner} is `{}`, which is no condition", text.text);
-            let hint = "one of `failure`, `always`".to_owned();
-            self.error(ErrorKind::BadValue, text.place, message).hints.push(hint);
-        }
-        when
-    }
-
-    fn slots(&mut self, owner: Owner<'_>, value: Value<'_>) -> BTreeMap<Text, u32> {
+    fn slots<'a>(
+        &mut self,
+        owner: Owner<'_>,
+        value: Value<'a>,
+        removed: &mut Vec<(&'static str, Str<'a>)>,
+    ) -> BTreeMap<Text, u32> {
         let mut out = BTreeMap::new();
         match value.get_ref() {
             DeValue::Integer(_) => {
@@ -395,6 +422,10 @@ impl Reader {
             DeValue::Table(_) => {
                 for (key, value) in self.table(owner, "slots", value).into_iter().flatten() {
                     let key = self.key(key);
+                    if matches!(value.get_ref(), DeValue::Boolean(false)) {
+                        removed.push(("slots", key));
+                        continue;
+                    }
                     let what = format!("slots.{}", key.text);
                     let count = self.int(owner, &what, &value, 1..=MAX_SLOTS);
                     out.extend(count.map(|n| (Text::from(&*key.text), n as u32)));

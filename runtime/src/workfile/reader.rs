@@ -52,6 +52,9 @@ pub(super) enum Owner<'o> {
     Member,
     Vars,
     Task(&'o str),
+    Template(&'o str),
+    Param(&'o str),
+    Include,
 }
 
 impl fmt::Display for Owner<'_> {
@@ -62,6 +65,9 @@ impl fmt::Display for Owner<'_> {
             Self::Member => f.write_str("`[member]`"),
             Self::Vars => f.write_str("`[vars]`"),
             Self::Task(name) => write!(f, "task `{name}`"),
+            Self::Template(name) => write!(f, "template `{name}`"),
+            Self::Param(name) => write!(f, "param `{name}`"),
+            Self::Include => f.write_str("an entry of `include`"),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::errors::Place;
 use super::globs::Pattern;
+use super::params::Param;
 use crate::narrow::Depfile;
 use crate::process::{OutputSpec, Tier};
 use crate::task::Policy;
@@ -67,6 +68,16 @@ pub struct Recipe {
     pub tier: Tier,
     /// Whether it may use the network.
     pub network: bool,
+    /// Params of its own, as they are in this run.
+    pub params: Arc<[Param]>,
+    /// Params it cannot do without, and that nobody gave.
+    pub lacks: Vec<(Text, Place)>,
+    /// Files that its environment is read from.
+    pub env_files: Vec<Text>,
+    /// Why it is not to run, when its condition says so.
+    pub left_out: Option<Text>,
+    /// Recipes it would need or come after, if they were not left out.
+    pub without: Vec<usize>,
 }
 
 /// What a task reads from standard input.
@@ -133,6 +144,22 @@ impl Recipe {
     /// Whether it only stands for what it needs.
     pub fn is_group(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// Recipes it takes something from, some of them perhaps twice.
+    pub fn reads(&self) -> impl Iterator<Item = usize> {
+        let stdin = self.stdin.iter().filter_map(|stdin| match stdin {
+            Stdin::Task { producer, .. } => Some(*producer),
+            // What is printed stands in `printed`.
+            Stdin::Source(_) | Stdin::Printed(_) => None,
+        });
+        let printed = self.printed.iter().map(|(_, producer)| *producer);
+        self.needs.iter().copied().chain(self.from.iter().map(|from| from.producer)).chain(printed).chain(stdin)
+    }
+
+    /// Whether it is a task of the workflow: neither a group nor left out.
+    pub fn runs(&self) -> bool {
+        !self.is_group() && self.left_out.is_none()
     }
 
     /// Where a key stands; where its name does when the key is not there.

@@ -22,9 +22,16 @@ struct Workfile {
     workspace: Option<Workspace>,
     /// What this folder is called as a member of a workspace.
     member: Option<Member>,
+    /// Other workfiles, whose tasks are `name:task`.
+    include: Option<Vec<Include>>,
     /// Texts by name, for `{{name}}`.
     #[schemars(extend("propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
     vars: Option<BTreeMap<String, Scalar>>,
+    /// Values that are given from outside, for `{{name}}`.
+    #[schemars(extend("propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
+    params: Option<BTreeMap<String, Param>>,
+    /// What tasks may extend, by name: the same keys.
+    template: Option<BTreeMap<String, Task>>,
     /// Tasks by name.
     #[schemars(extend("propertyNames" = { "pattern": "^[A-Za-z0-9_.-]+$" }))]
     task: Option<BTreeMap<String, Task>>,
@@ -35,7 +42,7 @@ struct Workfile {
 #[schemars(deny_unknown_fields, rename_all = "kebab-case")]
 struct Workspace {
     /// Folders with a workfile of their own, or globs of such folders.
-    members: Option<Vec<String>>,
+    members: Option<Vec<MemberEntry>>,
     /// What is made when nothing is asked for: selectors of tasks.
     default: Option<OneOrMany>,
     /// How tasks are isolated that do not say themselves.
@@ -43,6 +50,104 @@ struct Workspace {
     /// The name space of all tasks' ids, a DID.
     #[schemars(regex(pattern = "^did:.+:.+"))]
     subject: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum MemberEntry {
+    /// A folder or a glob; `!` takes away what was listed before.
+    Path(String),
+    Table(MemberTable),
+}
+
+/// Members, and what all their tasks take from the workspace. What later entries say is added.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct MemberTable {
+    /// A folder or a glob of folders.
+    path: String,
+    /// Templates of the root that their tasks extend, before their own.
+    extends: Option<OneOrMany>,
+    /// Tags of all their tasks.
+    tags: Option<Vec<String>>,
+    /// Variables that they know, unless they have their own.
+    vars: Option<BTreeMap<String, Scalar>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Include {
+    /// A path or a glob, relative to the workfile.
+    Path(String),
+    Table(IncludeTable),
+}
+
+/// A workfile that is included.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct IncludeTable {
+    /// A path or a glob, relative to the workfile.
+    path: Option<String>,
+    /// Where a remote one is.
+    url: Option<String>,
+    /// The hash of a remote one's content, in hexadecimal digits or as the id of a blob.
+    blake3: Option<String>,
+    /// What its tasks' names start with, in place of the file's name without what follows its first dot.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_.-]+$"))]
+    name: Option<String>,
+    /// What its paths are relative to, in place of the folder of the workfile that includes it.
+    dir: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Param {
+    Table(ParamTable),
+    Default(Default),
+}
+
+/// A value that is given from outside.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, rename_all = "kebab-case")]
+struct ParamTable {
+    /// What it takes; that of its default when it has one, else any text.
+    r#type: Option<ParamType>,
+    /// What it is when nobody says.
+    default: Option<Default>,
+    /// Whether somebody must say it. One without default is, unless this is `false`.
+    required: Option<bool>,
+    /// A regular expression that all of each value must be of.
+    pattern: Option<String>,
+    /// The values there are.
+    choices: Option<Vec<Scalar>>,
+    /// A variable of the environment that may say it.
+    from_env: Option<String>,
+    /// What to do instead: it should not be given any more.
+    deprecated: Option<String>,
+    /// For people.
+    description: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum ParamType {
+    /// Any text.
+    String,
+    /// A whole number.
+    Int,
+    /// `true` or `false`.
+    Bool,
+    /// Words.
+    List,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Default {
+    Text(String),
+    Int(i64),
+    Bool(bool),
+    List(Vec<Scalar>),
 }
 
 /// What this folder is called as a member of a workspace.
@@ -58,70 +163,90 @@ struct Member {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields, rename_all = "kebab-case")]
 struct Task {
-    /// For people.
-    description: Option<String>,
-    /// For selectors: `tag:x`.
-    tags: Option<Vec<String>>,
-    /// The command: a string for the shell, or program and arguments.
-    run: Option<Run>,
-    /// Several commands, run in sequence until one fails.
-    #[schemars(length(min = 1))]
-    steps: Option<Vec<Run>>,
-    /// Files it reads: paths, folders, globs, and exclusions that start with `!`. By default the member's files that git does not ignore and no task makes.
-    inputs: Option<Vec<String>>,
-    /// Files it makes: paths, folders ending in `/`, globs.
-    outputs: Option<Vec<Output>>,
-    /// Tasks whose outputs are inputs, as selectors.
-    needs: Option<OneOrMany>,
-    /// Tasks that end before it starts, as selectors. Not part of its id.
-    after: Option<OneOrMany>,
-    /// Environment variables.
-    env: Option<BTreeMap<String, Scalar>>,
-    /// Environment variables taken from outside, which are part of its id.
-    pass_env: Option<Vec<String>>,
-    /// Environment variables taken from outside, whose values are part of nothing and written down nowhere.
-    secret_env: Option<Vec<String>>,
-    /// Where it runs, relative to the workfile's folder.
-    dir: Option<String>,
-    /// The file it reads from standard input.
-    stdin: Option<String>,
-    /// The file its standard output is written to, an output like any other.
-    stdout: Option<String>,
-    /// A file in which it says, as `gcc -MD` does, which of its inputs it read; an output like any other. Inputs that are not named one by one and were not read may change.
-    depfile: Option<String>,
-    /// Programs whose content is part of its id.
-    tools: Option<Vec<String>>,
-    /// Lists of values; one task is made for each combination.
-    #[schemars(extend("minProperties" = 1, "propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
-    matrix: Option<BTreeMap<String, Values>>,
-    /// Values of a list called `version`, as in `matrix`.
-    versions: Option<Values>,
-    /// Variants of the matrix that are made, when not all are.
-    only: Option<Filters>,
-    /// Variants of the matrix that are not made.
-    exclude: Option<Filters>,
-    /// The time it may take, with all attempts and pauses: `"10s"`, `"1h30m"`, or a number of seconds.
-    timeout: Option<Timeout>,
-    /// How often it is tried again after a failure.
-    #[schemars(range(min = 0, max = 100))]
-    retries: Option<i64>,
-    /// The pause before it is tried again, doubled each time: `"10s"`, `"1h30m"`, or a number of seconds.
-    backoff: Option<Timeout>,
-    /// What must have become of the tasks it comes after. By default all of them succeeded.
+    /// Templates it takes keys from, later ones winning. A key that is `false` is taken from none.
+    extends: Option<OrFalse<OneOrMany>>,
+    /// When it runs: a condition on params, variables, `platform.os` and `platform.arch`; or what must have become of
+    /// the tasks it comes after, `failure` or `always`.
     when: Option<When>,
+    /// Texts by name, for `{{name}}` in this task.
+    vars: Option<OrFalse<BTreeMap<String, OrFalse<Scalar>>>>,
+    /// Values that are given from outside, for `{{name}}` in this task.
+    params: Option<OrFalse<BTreeMap<String, Param>>>,
+    /// For people.
+    description: Option<OrFalse<String>>,
+    /// For selectors: `tag:x`.
+    tags: Option<OrFalse<Vec<String>>>,
+    /// The command: a string for the shell, or program and arguments.
+    run: Option<OrFalse<Run>>,
+    /// Several commands, run in sequence until one fails.
+    steps: Option<OrFalse<Steps>>,
+    /// Files it reads: paths, folders, globs, and exclusions that start with `!`. By default the member's files that git does not ignore and no task makes.
+    inputs: Option<OrFalse<Vec<String>>>,
+    /// Files it makes: paths, folders ending in `/`, globs.
+    outputs: Option<OrFalse<Vec<Output>>>,
+    /// Tasks whose outputs are inputs, as selectors.
+    needs: Option<OrFalse<OneOrMany>>,
+    /// Tasks that end before it starts, as selectors. Not part of its id.
+    after: Option<OrFalse<OneOrMany>>,
+    /// Environment variables.
+    env: Option<OrFalse<BTreeMap<String, OrFalse<Scalar>>>>,
+    /// Environment variables taken from outside, which are part of its id.
+    pass_env: Option<OrFalse<Vec<String>>>,
+    /// Environment variables taken from outside, whose values are part of nothing and written down nowhere.
+    secret_env: Option<OrFalse<Vec<String>>>,
+    /// Files of `NAME=value` lines that set environment variables; `env` comes before them.
+    env_file: Option<OrFalse<OneOrMany>>,
+    /// Where it runs, relative to the workfile's folder.
+    dir: Option<OrFalse<String>>,
+    /// The file it reads from standard input.
+    stdin: Option<OrFalse<String>>,
+    /// The file its standard output is written to, an output like any other.
+    stdout: Option<OrFalse<String>>,
+    /// A file in which it says, as `gcc -MD` does, which of its inputs it read; an output like any other. Inputs that are not named one by one and were not read may change.
+    depfile: Option<OrFalse<String>>,
+    /// Programs whose content is part of its id.
+    tools: Option<OrFalse<Vec<String>>>,
+    /// Lists of values; one task is made for each combination.
+    matrix: Option<OrFalse<Matrix>>,
+    /// Values of a list called `version`, as in `matrix`.
+    versions: Option<OrFalse<Values>>,
+    /// Variants of the matrix that are made, when not all are.
+    only: Option<OrFalse<Filters>>,
+    /// Variants of the matrix that are not made.
+    exclude: Option<OrFalse<Filters>>,
+    /// The time it may take, with all attempts and pauses: `"10s"`, `"1h30m"`, or a number of seconds.
+    timeout: Option<OrFalse<Timeout>>,
+    /// How often it is tried again after a failure.
+    retries: Option<OrFalse<Retries>>,
+    /// The pause before it is tried again, doubled each time: `"10s"`, `"1h30m"`, or a number of seconds.
+    backoff: Option<OrFalse<Timeout>>,
     /// Whether its receipts settle it in later runs.
     cache: Option<bool>,
     /// Slots it takes while it runs: a number of those that `-j` counts, or numbers by name.
-    slots: Option<Slots>,
+    slots: Option<OrFalse<Slots>>,
     /// What runs a `run` that is a string, which is put at the end.
-    #[schemars(length(min = 1))]
-    shell: Option<Vec<String>>,
+    shell: Option<OrFalse<Shell>>,
     /// How it is isolated.
-    sandbox: Option<Sandbox>,
+    sandbox: Option<OrFalse<Sandbox>>,
     /// Whether it may use the network.
     network: Option<bool>,
     /// Whether its output is kept from the terminal.
     mute: Option<bool>,
+}
+
+/// A value, or `false` to have none although something extended has one.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum OrFalse<T> {
+    Value(T),
+    None(#[schemars(extend("const" = false))] bool),
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum When {
+    Condition(String),
+    Fixed(bool),
 }
 
 #[derive(JsonSchema)]
@@ -196,20 +321,26 @@ enum Timeout {
 }
 
 #[derive(JsonSchema)]
-#[schemars(rename_all = "lowercase")]
-enum When {
-    /// One of them failed.
-    Failure,
-    /// Whatever became of them.
-    Always,
-}
-
-#[derive(JsonSchema)]
 #[schemars(untagged)]
 enum Slots {
     Count(#[schemars(range(min = 1, max = 65_535))] i64),
-    ByName(BTreeMap<String, SlotCount>),
+    ByName(BTreeMap<String, OrFalse<SlotCount>>),
 }
+
+#[derive(JsonSchema)]
+struct Steps(#[schemars(length(min = 1))] Vec<Run>);
+
+#[derive(JsonSchema)]
+struct Shell(#[schemars(length(min = 1))] Vec<String>);
+
+#[derive(JsonSchema)]
+struct Retries(#[schemars(range(min = 0, max = 100))] i64);
+
+#[derive(JsonSchema)]
+struct Matrix(
+    #[schemars(extend("minProperties" = 1, "propertyNames" = { "pattern": "^[A-Za-z_][A-Za-z0-9_-]*$" }))]
+    BTreeMap<String, OrFalse<Values>>,
+);
 
 #[derive(JsonSchema)]
 struct SlotCount(#[schemars(range(min = 1, max = 65_535))] i64);

@@ -75,6 +75,11 @@ impl Names {
     /// The recipes that `selector`, written in `member`, means. None at all only when what it means has an
     /// error of its own. Similar names are looked for only when there is reason to `explain`.
     pub(crate) fn select(&self, member: usize, selector: &str, explain: bool) -> Result<Vec<Range<u32>>, SelectError> {
+        if selector.starts_with('+') || selector.ends_with('+') {
+            let message = format!("`{selector}`, but `+` is for the command line");
+            let hint = Some("`needs` takes all that a task needs anyway".to_owned());
+            return Err(SelectError { message, hint });
+        }
         let no = |message: String| Err(SelectError { message: format!("`{selector}`, {message}"), hint: None });
         let hint = |find: &dyn Fn() -> Option<String>| if explain { find() } else { None };
         if let Some(tag) = selector.strip_prefix("tag:") {

@@ -36,7 +36,9 @@ impl Loaded {
     /// The same, and what was looked at to find them.
     pub fn look_up_sources(&self) -> Result<(Vec<SourceList>, Looked), LoadError> {
         let mut matcher = Matcher::new(self);
-        let lists = (0..self.recipes.len()).map(|i| matcher.recipe(i)).collect();
+        // What does not run reads nothing.
+        let lists = self.recipes.iter().enumerate();
+        let lists = lists.map(|(i, r)| if r.left_out.is_some() { [].into() } else { matcher.recipe(i) }).collect();
         if matcher.errors.is_empty() {
             let mut looked = matcher.looked;
             looked.folders.extend(matcher.listings.into_keys());
@@ -74,7 +76,7 @@ impl Loaded {
     /// What [`Loaded::match_sources`] would complain about.
     pub(crate) fn missing_sources(&self) -> Vec<WorkfileError> {
         let mut matcher = Matcher::new(self);
-        for (i, recipe) in self.recipes.iter().enumerate() {
+        for (i, recipe) in self.recipes.iter().enumerate().filter(|(_, r)| r.left_out.is_none()) {
             let mut out = BTreeSet::new();
             recipe
                 .sources

@@ -1,14 +1,15 @@
-//! `{{name}}` in texts: values of `[vars]` and of a matrix, put in as they are.
+//! `{{name}}` in texts: values of `[vars]`, params and a matrix, put in as they are.
 //!
 //! Unaware of what the texts are for.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::errors::{ErrorKind, Place, WorkfileError, near};
 use super::model::Str;
+use super::params::{Lack, Param};
 use crate::value::Text;
 
 /// Longest text after substitution, in bytes.
@@ -19,14 +20,49 @@ const MAX_TOTAL_BYTES: usize = 256 << 20;
 /// How deep variables may build on one another.
 const MAX_ROUNDS: usize = 64;
 
+/// Values by name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Names {
+    values: FxHashMap<Text, Text>,
+    /// Those that only stand there because nobody gave a param, and that param.
+    missing: FxHashMap<Text, Text>,
+}
+
+impl Names {
+    /// Gives a name a value.
+    pub(crate) fn set(&mut self, name: &str, value: Text) {
+        self.missing.remove(name);
+        self.values.insert(name.into(), value);
+    }
+
+    /// Adds a param; one without value gets a text that shows what is missing.
+    pub(crate) fn param(&mut self, param: &Param) {
+        match &param.value {
+            Some(value) => self.set(&param.name, value.clone()),
+            None => {
+                self.values.insert(param.name.clone(), format!("<{}>", param.name).into());
+                self.missing.insert(param.name.clone(), param.name.clone());
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.values.remove(name);
+        self.missing.remove(name);
+    }
+}
+
 /// What names stand for at one place.
+#[derive(Clone, Copy)]
 pub(crate) struct Scope<'s> {
-    /// The file's variables and those of the workspace.
-    pub(crate) vars: &'s FxHashMap<Text, Text>,
-    /// The variant's values, which hide variables.
+    /// The file's variables and params, and those of what it belongs to.
+    pub(crate) names: &'s Names,
+    /// The variant's values, which hide the others.
     pub(crate) variant: &'s [(Text, Text)],
     /// Bytes made so far.
     pub(crate) made_bytes: &'s Cell<usize>,
+    /// Params that were used and that nobody gave.
+    pub(crate) lacks: &'s RefCell<Vec<Lack>>,
 }
 
 impl Scope<'_> {
@@ -79,7 +115,10 @@ impl Scope<'_> {
                 _ if let Some(task) = printed_by(name) => {
                     out.extend([PRINTED, task, PRINTED]);
                 }
-                Some(value) => out.push_str(value),
+                Some(value) => {
+                    out.push_str(value);
+                    self.note(name, text.place);
+                }
                 None => {
                     good = false;
                     errors.push(self.unknown(name, part(text, at - 2, at + close + 2)));
@@ -105,8 +144,23 @@ impl Scope<'_> {
         good.then_some(Cow::Owned(out))
     }
 
-    fn find(&self, name: &str) -> Option<&Text> {
-        self.variant.iter().find(|(n, _)| **n == *name).map(|(_, v)| v).or_else(|| self.vars.get(name))
+    /// What a name stands for.
+    pub(crate) fn find(&self, name: &str) -> Option<&Text> {
+        self.variant.iter().find(|(n, _)| **n == *name).map(|(_, v)| v).or_else(|| self.names.values.get(name))
+    }
+
+    /// Remembers that a name was used, if nobody gave its param.
+    pub(crate) fn note(&self, name: &str, place: Place) {
+        if let Some(param) = self.names.missing.get(name)
+            && !self.variant.iter().any(|(n, _)| **n == *name)
+        {
+            self.lacks.borrow_mut().push((param.clone(), place));
+        }
+    }
+
+    /// All names there are.
+    pub(crate) fn known(&self) -> impl Iterator<Item = &str> {
+        self.variant.iter().map(|(n, _)| &**n).chain(self.names.values.keys().map(|n| &**n))
     }
 
     fn unknown(&self, name: &str, place: Place) -> WorkfileError {
@@ -114,8 +168,7 @@ impl Scope<'_> {
         if !is_name(name) {
             return error.hint("write `{{{{` for two braces as they are");
         }
-        let known = self.variant.iter().map(|(n, _)| &**n).chain(self.vars.keys().map(|n| &**n));
-        let hint = near(name, known);
+        let hint = near(name, self.known());
         error.hint(hint.unwrap_or_else(|| format!("define it: `{name} = \"...\"` below `[vars]`, or as a matrix list")))
     }
 }
@@ -145,16 +198,11 @@ pub(crate) fn is_name(name: &str) -> bool {
         && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-'))
 }
 
-/// The variables of one file, on top of those of the workspace. They may use one another in any order.
-pub(crate) fn resolve(
-    vars: &[(Str<'_>, Str<'_>)],
-    above: &FxHashMap<Text, Text>,
-    made_bytes: &Cell<usize>,
-    errors: &mut Vec<WorkfileError>,
-) -> FxHashMap<Text, Text> {
-    let mut out = above.clone();
-    // A name of this file never means the workspace's value, even while its own is not known yet.
-    vars.iter().for_each(|(name, _)| drop(out.remove(&*name.text)));
+/// Variables on top of the names of a scope. They may use one another in any order.
+pub(crate) fn resolve(vars: &[(Str<'_>, Str<'_>)], above: Scope<'_>, errors: &mut Vec<WorkfileError>) -> Names {
+    let mut out = above.names.clone();
+    // A name that is set here never means what is above, even while its own value is not known yet.
+    vars.iter().for_each(|(name, _)| out.remove(&name.text));
     let mut left: Vec<&(Str<'_>, Str<'_>)> = vec![];
     for var in vars {
         if is_name(&var.0.text) {
@@ -171,10 +219,15 @@ pub(crate) fn resolve(
         let (ready, rest): (Vec<_>, Vec<_>) =
             left.iter().copied().partition(|(_, value)| !used(&value.text).any(|name| names.contains(name)));
         for (name, value) in &ready {
-            let scope = Scope { vars: &out, variant: &[], made_bytes };
+            let lacks = RefCell::default();
+            let scope = Scope { names: &out, lacks: &lacks, ..above };
             // A value with an error counts as empty, so that its uses are no errors of their own.
             let value: Text = scope.expand(value, errors).unwrap_or_default().as_ref().into();
-            out.insert((*name.text).into(), value);
+            out.set(&name.text, value);
+            // What is made of something missing is missing too.
+            if let Some((param, _)) = lacks.into_inner().pop() {
+                out.missing.insert((*name.text).into(), param);
+            }
         }
         left = rest;
         if ready.is_empty() || left.is_empty() {
@@ -184,7 +237,7 @@ pub(crate) fn resolve(
     for (name, _) in left {
         let message = format!("variable `{}` stands for itself, at once or by way of others", name.text);
         errors.push(WorkfileError::new(ErrorKind::Variable, name.place, message));
-        out.insert((*name.text).into(), "".into());
+        out.set(&name.text, "".into());
     }
     out
 }
@@ -195,7 +248,7 @@ fn used(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The place of bytes `from..to` of a text, when its source has no escapes; the whole text's otherwise.
-fn part(text: &Str<'_>, from: usize, to: usize) -> Place {
+pub(crate) fn part(text: &Str<'_>, from: usize, to: usize) -> Place {
     let Place { file, start, end } = text.place;
     if (end - start) as usize != text.text.len() + 2 {
         return text.place;

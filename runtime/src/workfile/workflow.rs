@@ -79,7 +79,7 @@ impl Loaded {
         let mut workflow = Workflow::new();
         let outputs: Text = "outputs".into();
         let cmd: Text = PROCESS.into();
-        for (recipe, tree) in self.recipes.iter().zip(sources).filter(|(recipe, _)| !recipe.is_group()) {
+        for (recipe, tree) in self.recipes.iter().zip(sources).filter(|(recipe, _)| recipe.runs()) {
             let spec = self.spec(recipe, *tree, surroundings, &outputs)?;
             let args = spec.to_args().map_err(|source| WorkflowError::Args { task: recipe.name.clone(), source })?;
             // Equal work that depends on what becomes of other tasks is not one task.
@@ -99,7 +99,7 @@ impl Loaded {
     }
 
     fn at(&self, recipe: usize) -> TaskIdx {
-        self.node(recipe).expect("groups were replaced by what they stand for")
+        self.node(recipe).expect("groups were replaced, and what is left out was taken away")
     }
 
     /// Under what an input of everything a task makes stands: its first output, which no other task has; names

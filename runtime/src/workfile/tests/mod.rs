@@ -6,6 +6,7 @@ mod properties;
 mod recipes;
 mod reference;
 mod sources;
+mod templates;
 mod workflow;
 
 use std::fmt::Write as _;

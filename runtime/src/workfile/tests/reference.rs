@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::folder;
-use crate::workfile::parse::{FILE_KEYS, TASK_KEYS, WORKSPACE_KEYS};
+use crate::workfile::parse::{FILE_KEYS, MEMBER_KEYS, TASK_KEYS, WORKSPACE_KEYS};
+use crate::workfile::read_params::{INCLUDE_KEYS, PARAM_KEYS};
 use crate::workfile::schema::schema;
 use crate::workfile::{load, load_text};
 
@@ -30,6 +31,9 @@ fn the_schema_knows_exactly_the_keys_that_are_read() {
     assert_eq!(keys("/properties"), sorted(&FILE_KEYS));
     assert_eq!(keys("/$defs/Workspace/properties"), sorted(&WORKSPACE_KEYS));
     assert_eq!(keys("/$defs/Task/properties"), sorted(&TASK_KEYS));
+    assert_eq!(keys("/$defs/MemberTable/properties"), sorted(&MEMBER_KEYS));
+    assert_eq!(keys("/$defs/ParamTable/properties"), sorted(&PARAM_KEYS));
+    assert_eq!(keys("/$defs/IncludeTable/properties"), sorted(&INCLUDE_KEYS));
 }
 
 #[test]
@@ -49,6 +53,14 @@ fn the_schema_refuses_what_the_reader_refuses() {
         "[task.a]\nrun = 'x'\nversions = 3",
         "[task.a]\nrun = 'x'\nversions = '1 2'\nexclude = [{}]",
         "[task.a]\nrun = 'x'\nversions = '1 2'\nonly = '1'",
+        "[task.a]\nrun = 'x'\nwhen = 3",
+        "[task.a]\nrun = 'x'\nextends = [1]",
+        "[task.a]\nrun = 'x'\nparams = { p = { type = 'text' } }",
+        "[params]\np = { dfault = 1 }",
+        "[template.a]\nrum = 'x'",
+        "include = 'x.toml'",
+        "include = [{ pth = 'x.toml' }]",
+        "[workspace]\nmembers = [{ tags = ['x'] }]",
         "[task.a]\nrun = 'x'\ntimeout = 'soon'",
         "[task.a]\nrun = 'x'\ntimeout = 0",
         "[task.a]\nrun = 'x'\nretries = -1",
@@ -99,6 +111,8 @@ fn every_snippet_of_the_reference_loads_and_is_valid() {
             ("db", ""),
             ("test.sh", ""),
             ("tell.sh", ""),
+            ("dev.env", "HOST=localhost\n"),
+            ("ci/lint.toml", "[task.all]\nrun = 'true'\ninputs = []\n"),
         ]);
         let loaded = load(dir.path()).unwrap_or_else(|e| panic!("{e}\n{text}"));
         loaded.match_sources().unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -108,7 +122,8 @@ fn every_snippet_of_the_reference_loads_and_is_valid() {
 #[test]
 fn the_reference_names_every_key() {
     let page = page("docs/workfile.md");
-    for key in FILE_KEYS.iter().chain(&WORKSPACE_KEYS).chain(&TASK_KEYS) {
+    let more = MEMBER_KEYS.iter().chain(&PARAM_KEYS).chain(&INCLUDE_KEYS);
+    for key in FILE_KEYS.iter().chain(&WORKSPACE_KEYS).chain(&TASK_KEYS).chain(more) {
         assert!(page.contains(&format!("`{key}`")) || page.contains(&format!("`[{key}]`")), "`{key}` is not described");
     }
 }
