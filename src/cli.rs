@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what a run would do, and run nothing
     Plan(PlanArgs),
+    /// List the tasks that can be done now: not done themselves, and all they wait for is
+    Ready(PlanArgs),
     /// Say why a task would run, or why not
     Explain(ExplainArgs),
     /// Run a task, and say what its workfile should list that it reads and makes
@@ -154,9 +156,27 @@ pub(crate) struct RunArgs {
     /// What to do when a task came out in two ways
     #[arg(long, value_enum, default_value_t = OnDivergence::Warn, value_name = "WHAT")]
     pub(crate) on_divergence: OnDivergence,
-    /// Print nothing but failures and the summary
-    #[arg(short, long)]
+    /// How to show what tasks print
+    #[arg(long, value_enum, default_value_t = OutputMode::Grouped, value_name = "HOW")]
+    pub(crate) output: OutputMode,
+    /// Show what cached tasks printed when they ran, too
+    #[arg(long)]
+    pub(crate) replay: bool,
+    /// Print nothing but failures and the summary, as `--output quiet` does
+    #[arg(short, long, conflicts_with = "output")]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputMode {
+    /// Below its task, when that ends
+    Grouped,
+    /// Line by line as it comes, with the task's name before each
+    Prefixed,
+    /// Only that of tasks that fail
+    Quiet,
+    /// Line by line as it comes
+    Stream,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

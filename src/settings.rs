@@ -14,6 +14,7 @@ use quipu_store::{Options, SignerSource, Store};
 use crate::base64;
 use crate::commands::note;
 use crate::diagnose::Diagnosis;
+use crate::render::Fold;
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -152,6 +153,16 @@ pub(crate) fn stderr_is_live() -> bool {
     std::io::stderr().is_terminal()
         && std::env::var_os("TERM").is_some_and(|t| t != "dumb")
         && std::env::var_os("CI").is_none()
+}
+
+/// What folds output where it is shown.
+pub(crate) fn fold() -> Fold {
+    let is = |name: &str| std::env::var_os(name).is_some_and(|v| v == "true");
+    match (is("GITHUB_ACTIONS"), is("GITLAB_CI")) {
+        (true, _) => Fold::GitHub,
+        (_, true) => Fold::GitLab,
+        _ => Fold::None,
+    }
 }
 
 /// How many tasks run at once when nobody says.

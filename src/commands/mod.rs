@@ -21,6 +21,7 @@ mod list;
 mod log;
 mod memory;
 mod plan;
+mod ready;
 mod run;
 mod runs;
 mod serve;
@@ -71,6 +72,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Plan(args) => plan::plan(&context, &args),
+        Command::Ready(args) => ready::ready(&context, &args),
         Command::Learn(args) => learn::learn(&context, &args),
         Command::Diff(args) => diff::diff(&context, &args),
         Command::Check(args) => check::check(&context, &args),

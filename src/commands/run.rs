@@ -43,7 +43,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let id = run_id()?;
     let mut engine = opened.engine();
     let mut told = Observers::new();
-    let teller = render::Teller::of(args);
+    let teller = render::Teller::of(args, &opened.store);
     told.add(teller.observer());
     if let Some(dir) = opened.store.runs_dir() {
         told.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use quipu_runtime::observe::{Ended, Observer, RunEvent};
 
 use super::plain::Transcript;
+use super::style::Style;
 use super::{duration, harmless};
 
 /// Most running tasks that get a line each.
@@ -57,10 +58,10 @@ struct Running {
 }
 
 impl Live {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(style: Style) -> Self {
         let board =
             Board { began: Instant::now(), running: vec![], total: 0, done: 0, expected_ms: None, is_at_work: false };
-        let state = State { transcript: Transcript::new(false), board, drawn: vec![], ended: false };
+        let state = State { transcript: Transcript::new(style), board, drawn: vec![], ended: false };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() }) }
     }
 
@@ -267,7 +268,7 @@ mod tests {
     fn what_was_drawn_is_erased_to_the_last_row() {
         let now = Instant::now();
         let mut state = State {
-            transcript: Transcript::new(false),
+            transcript: Transcript::new(Style::PLAIN),
             board: board(now, &[("a", None)]),
             drawn: vec![],
             ended: false,

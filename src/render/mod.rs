@@ -5,14 +5,20 @@
 mod json;
 mod live;
 mod plain;
+mod replay;
+mod style;
+
+pub(crate) use self::style::Fold;
 
 use std::sync::Arc;
 
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
+use quipu_store::Store;
 use quipu_store::tree::Entry;
 
-use crate::cli::RunArgs;
+use self::style::Style;
+use crate::cli::{OutputMode, RunArgs};
 use crate::settings;
 
 /// What a person or a program is told with.
@@ -23,15 +29,20 @@ pub(crate) struct Teller {
 
 impl Teller {
     /// The one that fits where the output goes.
-    pub(crate) fn of(args: &RunArgs) -> Self {
-        if args.json {
+    pub(crate) fn of(args: &RunArgs, store: &Store) -> Self {
+        let style = Style::of(if args.quiet { OutputMode::Quiet } else { args.output });
+        let mut teller: Self = if args.json {
             Self { observer: Arc::new(json::Json), live: None }
-        } else if !args.quiet && settings::stderr_is_live() {
-            let live = Arc::new(live::Live::new());
+        } else if !style.is_quiet() && settings::stderr_is_live() {
+            let live = Arc::new(live::Live::new(style));
             Self { observer: live.clone(), live: Some(live) }
         } else {
-            Self { observer: Arc::new(plain::Plain::new(args.quiet)), live: None }
+            Self { observer: Arc::new(plain::Plain::new(style)), live: None }
+        };
+        if args.replay {
+            teller.observer = Arc::new(replay::Replay::new(store.clone(), teller.observer));
         }
+        teller
     }
 
     /// The observer.

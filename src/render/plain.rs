@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
+use quipu_runtime::exec::Stream;
 use quipu_runtime::observe::{Ended, Observer, RunEvent, Summary};
 
+use super::style::{Style, indent};
 use super::{count, duration, harmless, parts};
 
 /// Most of a task's output that is held back until it ends, in bytes; of more, the end is shown.
@@ -17,51 +19,72 @@ const MAX_OUTPUT_BYTES: usize = 64 << 10;
 const TAIL_LINES: usize = 20;
 
 /// Keeps what tasks print until they end, and the failures until the run does.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transcript {
-    quiet: bool,
+    style: Style,
     output: HashMap<String, String>,
     cut: HashMap<String, usize>,
+    /// The line that a task has begun and not ended, by task and stream.
+    begun: HashMap<(String, bool), String>,
     failures: Vec<String>,
+    blocks: usize,
 }
 
 impl Transcript {
-    pub(super) fn new(quiet: bool) -> Self {
-        Self { quiet, ..Self::default() }
+    pub(super) fn new(style: Style) -> Self {
+        let (output, cut, begun) = Default::default();
+        Self { style, output, cut, begun, failures: vec![], blocks: 0 }
     }
 
     /// What an event adds to what stays on the screen: whole lines, or nothing.
     pub(super) fn add(&mut self, event: &RunEvent) -> String {
         let mut out = String::new();
         match event {
-            RunEvent::TaskOutput { task, text, .. } => self.hold_back(task, text),
+            RunEvent::TaskOutput { task, stream, text } => {
+                self.hold_back(task, text);
+                if self.style.is_immediate() {
+                    out = self.whole_lines(task, *stream == Stream::Stderr, text);
+                }
+            }
             RunEvent::TaskEnded { task, end, wall_ms, reason, .. } => {
                 let printed = self.output.remove(&**task).unwrap_or_default();
                 let cut = self.cut.remove(&**task);
                 let took = wall_ms.map(|ms| format!(" ({})", duration(ms))).unwrap_or_default();
+                for is_stderr in [false, true] {
+                    if let Some(rest) = self.begun.remove(&(task.to_string(), is_stderr)) {
+                        out.push_str(&self.style.lines(task, &rest));
+                    }
+                }
+                // What was shown as it came is not shown again.
+                let (shown, shown_cut) = if self.style.is_immediate() { ("", None) } else { (&*printed, cut) };
+                self.blocks += 1;
                 match end {
-                    Ended::Ran if !self.quiet => {
-                        let _ = writeln!(out, "ran {task}{took}");
-                        indent(&mut out, &printed, cut);
+                    Ended::Ran if !self.style.is_quiet() => {
+                        self.style.block(&mut out, &format!("ran {task}{took}"), self.blocks, shown, shown_cut);
+                    }
+                    // Only a replay has anything to show of these.
+                    Ended::Cached | Ended::CutOff if !printed.is_empty() && !self.style.is_quiet() => {
+                        self.style.block(&mut out, &format!("cached {task}"), self.blocks, shown, shown_cut);
                     }
                     Ended::Failed => {
                         let reason = reason.as_deref().unwrap_or("failed");
                         let _ = writeln!(out, "failed {task}{took}: {}", harmless(reason));
-                        indent(&mut out, &printed, cut);
+                        indent(&mut out, shown, shown_cut);
+                        out.push_str(&self.style.annotation(task, reason));
                         let mut again = format!("{task}: {}\n", harmless(reason));
                         let lines: Vec<&str> = printed.lines().collect();
                         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
                         indent(&mut again, &tail, (lines.len() > TAIL_LINES).then_some(0));
                         self.failures.push(again);
                     }
-                    Ended::Skipped | Ended::Unmet | Ended::Blocked if !self.quiet => {
+                    Ended::Skipped | Ended::Unmet | Ended::Blocked if !self.style.is_quiet() => {
                         let word = if *end == Ended::Blocked { "blocked" } else { "skipped" };
                         let _ = writeln!(out, "{word} {task}: {}", reason.as_deref().unwrap_or_default());
                     }
                     _ => {}
                 }
             }
-            RunEvent::TaskLeftOut { task, reason } if !self.quiet => {
+            RunEvent::TaskLeftOut { task, reason } if !self.style.is_quiet() => {
                 let _ = writeln!(out, "left out {task}: {}", harmless(reason));
             }
             RunEvent::TaskRetry { task, attempt } => {
@@ -84,6 +107,19 @@ impl Transcript {
             _ => {}
         }
         out
+    }
+
+    /// What is whole of a task's lines now; the rest waits for its end.
+    fn whole_lines(&mut self, task: &str, is_stderr: bool, text: &str) -> String {
+        let begun = self.begun.entry((task.to_owned(), is_stderr)).or_default();
+        begun.push_str(&harmless(text));
+        // A line without end is cut somewhere, so that it is not held for ever.
+        let end = begun.rfind('\n').map(|at| at + 1).or((begun.len() > MAX_OUTPUT_BYTES).then_some(begun.len()));
+        let whole: String = begun.drain(..end.unwrap_or(0)).collect();
+        if begun.is_empty() {
+            self.begun.remove(&(task.to_owned(), is_stderr));
+        }
+        self.style.lines(task, &whole)
     }
 
     fn hold_back(&mut self, task: &str, text: &str) {
@@ -143,23 +179,14 @@ fn are(n: usize) -> String {
     if n == 1 { "1 task is".to_owned() } else { format!("{n} tasks are") }
 }
 
-fn indent(out: &mut String, text: &str, cut: Option<usize>) {
-    if cut.is_some() {
-        out.push_str("    ...\n");
-    }
-    for line in text.lines() {
-        let _ = writeln!(out, "    {line}");
-    }
-}
-
 /// Writes whole lines to standard error.
 pub(super) struct Plain {
     transcript: Mutex<Transcript>,
 }
 
 impl Plain {
-    pub(super) fn new(quiet: bool) -> Self {
-        Self { transcript: Mutex::new(Transcript::new(quiet)) }
+    pub(super) fn new(style: Style) -> Self {
+        Self { transcript: Mutex::new(Transcript::new(style)) }
     }
 }
 

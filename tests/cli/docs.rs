@@ -10,6 +10,7 @@ use crate::kit::TestSpace;
 const COMMANDS: [&str; 23] = [
     "run",
     "plan",
+    "ready",
     "explain",
     "learn",
     "diff",

@@ -14,6 +14,7 @@ mod init;
 mod learn;
 mod list;
 mod log;
+mod output;
 mod plan;
 mod remote;
 mod run;

@@ -1,10 +1,12 @@
 //! What people do, from the first run to the last, through the command.
 
+mod by_hand;
 mod cancel;
 mod concurrent;
 mod cutoff;
 mod damage;
 mod depfile;
+mod examples;
 mod failures;
 mod glance;
 mod incremental;

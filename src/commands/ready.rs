@@ -1,0 +1,44 @@
+//! `quipu ready`: which tasks can be done now, for whoever hands them out. Runs nothing and writes nothing.
+
+use quipu_runtime::plan::Plan;
+use quipu_runtime::run::Rules;
+use serde::Serialize;
+
+use super::{Context, memory, print, print_json};
+use crate::cli::PlanArgs;
+use crate::diagnose::Diagnosis;
+use crate::exit::Exit;
+use crate::project::Opened;
+
+#[derive(Serialize)]
+struct Ready<'a> {
+    /// Tasks that are not done, and all that they need and come after is.
+    ready: Vec<One<'a>>,
+    /// How many others are not done either.
+    waiting: usize,
+}
+
+#[derive(Serialize)]
+struct One<'a> {
+    name: &'a str,
+    task: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_ms: Option<u64>,
+}
+
+/// Lists.
+pub(super) fn ready(context: &Context, args: &PlanArgs) -> Result<Exit, Diagnosis> {
+    let opened = Opened::open(context)?;
+    let goals = opened.asked(context, &args.goals)?;
+    let expected_ms = memory::durations(&opened.store, &opened.key(), &opened.project);
+    let plan = Plan::of(&opened.look(goals, Rules { jobs: 1, expected_ms, ..Rules::default() })?);
+    let left = plan.tasks.iter().filter(|task| task.batch.is_some());
+    let (ready, waiting): (Vec<_>, Vec<_>) = left.partition(|task| task.waits_for.is_empty());
+    if args.json {
+        let one = |task: &&'_ quipu_runtime::plan::Planned| task.task.to_string();
+        let ready = ready.iter().map(|t| One { name: &t.name, task: one(t), expected_ms: t.expected_ms });
+        return print_json(&Ready { ready: ready.collect(), waiting: waiting.len() });
+    }
+    let text: String = ready.iter().map(|task| format!("{}\n", task.name)).collect();
+    print(&text).map(|()| Exit::Ok)
+}
