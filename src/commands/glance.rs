@@ -58,7 +58,9 @@ impl Glance {
     /// For a run as it was asked for; `None` where the long way is the only one.
     pub(super) fn of(context: &Context, args: &RunArgs) -> Option<Self> {
         let began_ns = glance::now_ns();
-        if args.json || args.dry_run || !args.force.is_empty() || !settings::may_glance() {
+        // What git says of changes, and what is told again, is looked at anew each time.
+        let looks_elsewhere = args.goals.change.since.is_some() || args.replay;
+        if args.json || args.dry_run || looks_elsewhere || !args.force.is_empty() || !settings::may_glance() {
             return None;
         }
         let settings = context.settings().ok()?;
@@ -93,7 +95,7 @@ impl Glance {
         let (cached, unneeded) = answer.split_at_checked(8)?;
         let number = |bytes: &[u8]| usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok();
         let counts = Counts { cached: number(cached)?, unneeded: number(unneeded)?, ..Counts::default() };
-        Some(Summary { run: "".into(), counts, fetched: 0, ms: 0 })
+        Some(Summary { run: "".into(), counts, left_out: 0, fetched: 0, ms: 0 })
     }
 
     /// Hears whether something happens.

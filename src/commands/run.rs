@@ -43,7 +43,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let id = run_id()?;
     let mut engine = opened.engine();
     let mut told = Observers::new();
-    let teller = render::Teller::of(args, &opened.store);
+    let mut teller = render::Teller::of(args);
+    if args.replay {
+        teller = teller.with_replay(&opened);
+    }
     told.add(teller.observer());
     if let Some(dir) = opened.store.runs_dir() {
         told.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));

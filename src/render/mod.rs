@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
-use quipu_store::Store;
 use quipu_store::tree::Entry;
 
 use self::style::Style;
 use crate::cli::{OutputMode, RunArgs};
+use crate::project::Opened;
 use crate::settings;
 
 /// What a person or a program is told with.
@@ -29,20 +29,24 @@ pub(crate) struct Teller {
 
 impl Teller {
     /// The one that fits where the output goes.
-    pub(crate) fn of(args: &RunArgs, store: &Store) -> Self {
+    pub(crate) fn of(args: &RunArgs) -> Self {
         let style = Style::of(if args.quiet { OutputMode::Quiet } else { args.output });
-        let mut teller: Self = if args.json {
+        if args.json {
             Self { observer: Arc::new(json::Json), live: None }
         } else if !style.is_quiet() && settings::stderr_is_live() {
             let live = Arc::new(live::Live::new(style));
             Self { observer: live.clone(), live: Some(live) }
         } else {
             Self { observer: Arc::new(plain::Plain::new(style)), live: None }
-        };
-        if args.replay {
-            teller.observer = Arc::new(replay::Replay::new(store.clone(), teller.observer));
         }
-        teller
+    }
+
+    /// The same, told what cached tasks printed as well.
+    pub(crate) fn with_replay(mut self, opened: &Opened) -> Self {
+        let nodes = opened.project.subject.workflow.nodes().iter();
+        let muted = nodes.filter(|node| node.policy.mute).map(|node| node.name.clone()).collect();
+        self.observer = Arc::new(replay::Replay::new(opened.store.clone(), muted, self.observer));
+        self
     }
 
     /// The observer.

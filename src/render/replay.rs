@@ -2,10 +2,12 @@
 //!
 //! Reads the store; unaware of how it is shown.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use quipu_runtime::exec::Stream;
 use quipu_runtime::observe::{Ended, Observer, RunEvent};
+use quipu_runtime::value::Text;
 use quipu_store::Store;
 use quipu_store::cid::{BlobId, TaskId};
 
@@ -15,12 +17,14 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Tells what stored receipts printed, before it passes on that they settled a task.
 pub(super) struct Replay {
     store: Store,
+    /// Tasks whose output is for nobody.
+    muted: HashSet<Text>,
     inner: Arc<dyn Observer>,
 }
 
 impl Replay {
-    pub(super) fn new(store: Store, inner: Arc<dyn Observer>) -> Self {
-        Self { store, inner }
+    pub(super) fn new(store: Store, muted: HashSet<Text>, inner: Arc<dyn Observer>) -> Self {
+        Self { store, muted, inner }
     }
 
     /// What the task printed, on both streams; nothing when that is not there any more.
@@ -40,7 +44,9 @@ impl Replay {
 
 impl Observer for Replay {
     fn on(&self, at_ms: u64, event: &RunEvent) {
-        if let RunEvent::TaskEnded { task, id, end: Ended::Cached | Ended::CutOff, .. } = event {
+        if let RunEvent::TaskEnded { task, id, end: Ended::Cached | Ended::CutOff, .. } = event
+            && !self.muted.contains(task)
+        {
             for (stream, text) in self.printed(*id) {
                 self.inner.on(at_ms, &RunEvent::TaskOutput { task: task.clone(), stream, text });
             }

@@ -30,6 +30,7 @@ pub(super) struct Style {
 
 impl Style {
     /// By task, with nothing to fold it.
+    #[cfg(test)]
     pub(super) const PLAIN: Self = Self { mode: OutputMode::Grouped, fold: Fold::None };
 
     /// As it was asked for, and as the place wants it.

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 25] = [
     "run",
     "plan",
     "ready",

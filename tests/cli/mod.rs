@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod affected;
+mod check;
 mod docs;
 mod doctor;
 mod explain;

@@ -66,6 +66,8 @@ fn cached_tasks_tell_again_what_they_printed_when_asked() {
     assert_eq!(again, format!("cached a\n{block}    end\nnothing to do: 1 task is up to date\n"));
     let again = space.ok(&["run", "a", "--replay", "--output=prefixed"]).stderr;
     assert!(again.starts_with("a | aa1\n") && again.contains("a | end\ncached a\n"), "{again}");
+    space.ok(&["run", "mum"]);
+    assert!(!space.ok(&["run", "mum", "--replay"]).stderr.contains("secret"));
     let events = space.build(&["a", "--replay"]).events;
     let text: String =
         events.iter().filter(|e| e["event"] == "task-output").filter_map(|e| e["text"].as_str()).collect();

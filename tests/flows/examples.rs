@@ -14,9 +14,10 @@ fn a_repository_of_packages_builds_only_what_is_new() {
     let second = space.build_twice(&[]);
     assert_eq!(second.ran(), "core:build[1.4] core:test report");
     // Another platform is for apps only, and both are kept.
-    let large = space.build_twice(&["report", "--set", "platform=large"]);
+    let large = space.build_twice(&["report", "*:build", "--set", "platform=large"]);
     assert_eq!(large.ran(), "app-cli:build app-sync:build app-web:build report");
-    assert_eq!(space.build(&["report"]).ran(), "");
+    assert!(space.read("packages/app-web/dist/app-web-1.pkg").contains("limit=64"));
+    assert_eq!(space.build(&["report", "*:build"]).ran(), "");
     assert!(space.read("packages/app-web/dist/app-web-1.pkg").contains("limit=4"));
     // From below a member, and by what the workspace says of members.
     assert_eq!(space.build(&["-C", "packages/json/src", "--force", "build[0.9]"]).ran(), "json:build[0.9]");

@@ -68,7 +68,8 @@ pub(super) const TASK_KEYS: [&str; 34] = [
 /// Keys for which `false` is a value, and does not take away what is extended.
 const TAKES_FALSE: [&str; 4] = ["when", "cache", "network", "mute"];
 /// Keys whose loss makes other tasks seem wrong.
-const TEARING: [&str; 10] = ["extends", "when", "matrix", "versions", "only", "exclude", "outputs", "stdout", "depfile", "tags"];
+const TEARING: [&str; 10] =
+    ["extends", "when", "matrix", "versions", "only", "exclude", "outputs", "stdout", "depfile", "tags"];
 
 /// Reads a workfile; what cannot be read is left out, and said in `errors`.
 pub(crate) fn parse<'a>(file: u32, text: &'a str, errors: &mut Vec<WorkfileError>) -> File<'a> {
