@@ -72,7 +72,7 @@ pub(crate) struct Failures<F> {
 impl<F: Fn(&str) -> bool> Failures<F> {
     /// Leaves out what `is_told` names.
     pub(crate) fn new(is_told: F) -> Self {
-        Self { is_told, inner: plain::Plain::new(true) }
+        Self { is_told, inner: plain::Plain::new(Style::of(OutputMode::Quiet)) }
     }
 }
 

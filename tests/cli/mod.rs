@@ -1,9 +1,8 @@
 //! Tests of the whole: the command, the repository it comes from, and the formats others read.
 
-mod check;
-mod diff;
 mod affected;
 mod check;
+mod diff;
 mod docs;
 mod doctor;
 mod explain;
