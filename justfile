@@ -50,6 +50,11 @@ powercut images="500":
 crowd seconds="600":
     QUIPU_CAMPAIGN=crowd QUIPU_CAMPAIGN_SECONDS={{seconds}} cargo test --test campaign crowd -- --nocapture
 
+# BuildGrid with PostgreSQL and a worker, as cache and as a server that executes. Needs a package registry, PostgreSQL's
+# programs and bubblewrap.
+buildgrid:
+    QUIPU_REQUIRE_SERVERS=1 cargo test -p quipu-remote --test servers buildgrid -- --ignored --nocapture
+
 # Each fuzz target for so many seconds. Needs a nightly toolchain and cargo-fuzz.
 fuzz seconds="60":
     cd fuzz && for target in $(cargo +nightly fuzz list); do mkdir -p "found/$target" && cargo +nightly fuzz run "$target" "found/$target" "corpus/$target" -- -max_total_time={{seconds}} || exit 1; done

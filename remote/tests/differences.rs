@@ -6,7 +6,6 @@ use quipu_store::tree::Entry;
 
 use crate::double::{Double, Ill, Setup, Verb};
 use crate::execute::{Farm, output, spec};
-use crate::faults::impatient;
 use crate::kit::{Machine, config, workflow};
 
 #[test]
@@ -26,7 +25,7 @@ fn limits_of_a_batch_are_kept_whatever_they_are() {
 #[test]
 fn what_failed_before_is_done_again_and_what_worked_is_not() {
     let double = Double::start(Setup { remembers: true, ..Setup::default() });
-    let farm = Farm::new(&impatient(double.port));
+    let farm = Farm::new(&config(double.port));
     let failing = spec(&["/bin/sh", "-c", "exit 7"]);
     for calls in [1, 2] {
         let done = farm.run(&failing, |_| ());
@@ -53,7 +52,7 @@ fn what_failed_before_is_done_again_and_what_worked_is_not() {
 #[test]
 fn a_remembered_result_whose_outputs_are_gone_is_made_again() {
     let double = Double::start(Setup::default());
-    let farm = Farm::new(&impatient(double.port));
+    let farm = Farm::new(&config(double.port));
     let mut work = spec(&["/bin/sh", "-c", "date +%N > o"]);
     work.outputs = vec![output("o", OutputKind::File)];
     let first = farm.run(&work, |_| ());
@@ -69,7 +68,7 @@ fn a_remembered_result_whose_outputs_are_gone_is_made_again() {
 #[test]
 fn links_as_outputs_and_the_workers_name_arrive() {
     let double = Double::start(Setup::default());
-    let farm = Farm::new(&impatient(double.port));
+    let farm = Farm::new(&config(double.port));
     let mut link = spec(&["/bin/ln", "-s", "x", "l"]);
     link.outputs = vec![output("l", OutputKind::File)];
     let done = farm.run(&link, |_| ());
@@ -80,11 +79,24 @@ fn links_as_outputs_and_the_workers_name_arrive() {
 #[test]
 fn inputs_that_were_lost_meanwhile_are_sent_once_more() {
     let double = Double::start(Setup::default());
-    let farm = Farm::new(&impatient(double.port));
+    let farm = Farm::new(&config(double.port));
     // It says that it took them, and did not.
     double.fall_ill(Verb::Push, Ill::Gone);
     let done = farm.run(&spec(&["/bin/true"]), |_| ());
     assert_eq!((done.tier, double.calls("Execute")), ("here", 2));
     double.recover();
     assert_eq!(farm.run(&spec(&["/bin/true"]), |_| ()).tier, quipu_remote::TIER);
+}
+
+#[test]
+fn long_quiet_work_is_waited_for_as_long_as_the_server_is_there() {
+    let double = Double::start(Setup::default());
+    let mut patient = config(double.port);
+    patient.timeout = 1.0;
+    let farm = Farm::new(&patient);
+    let done = farm.run(&spec(&["/bin/sh", "-c", "sleep 4"]), |_| ());
+    assert!(done.result.is_ok() && done.tier == quipu_remote::TIER, "{:?} {:?}", done.result, farm.warnings);
+    // It was quiet for longer than one waits without a look, and executed once.
+    assert!(double.calls("GetCapabilities") > 1);
+    assert_eq!((double.calls("Execute"), farm.here()), (1, 0));
 }

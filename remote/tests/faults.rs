@@ -57,7 +57,7 @@ fn a_bad_network_costs_a_deadline_and_one_warning() {
     }
     say(&format!("alone {:?}, longest with a bad network {longest:?}", right.took));
     // A deadline of this test is 0.4 s, and one for five million bytes 76 s more: none of that may add up.
-    assert!(longest < right.took + Duration::from_secs(20), "{longest:?}");
+    assert!(longest < right.took + Duration::from_secs(60), "{longest:?}");
 }
 
 #[test]

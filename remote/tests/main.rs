@@ -1,5 +1,6 @@
 //! Remotes against a real server, and against a bad network.
 
+mod buildgrid;
 mod cache;
 mod differences;
 mod double;

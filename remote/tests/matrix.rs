@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::double::{Double, Ill, Setup, Verb};
 use crate::execute::{Farm, output, spec};
 use crate::faults::impatient;
-use crate::kit::{Machine, Outcome, alone, edited, workflow};
+use crate::kit::{Machine, Outcome, alone, config, edited, workflow};
 use crate::proxy::{Fault, Proxy};
 
 const ILLS: [Ill; 16] = [
@@ -52,6 +52,11 @@ fn each_cell(verbs: &[Verb], check: impl Fn(Verb, Ill) + Sync) {
     });
 }
 
+/// A server that says nothing is waited for shortly; elsewhere nothing depends on how busy this machine is.
+fn waiting(port: u16, ill: Ill) -> quipu_remote::Config {
+    if matches!(ill, Ill::Silent | Ill::Busy(900)) { impatient(port) } else { config(port) }
+}
+
 /// Nothing bad was kept: alone the machine has nothing to do, and its store is sound.
 fn kept_nothing_bad(
     machine: &mut Machine,
@@ -72,14 +77,14 @@ fn a_cache_that_goes_wrong_costs_one_warning_and_nothing_else() {
     each_cell(&[Verb::Lookup, Verb::Fetch], |verb, ill| {
         let cell = format!("{verb:?} {ill:?}");
         let double = Double::start(Setup::default());
-        let mut config = impatient(double.port);
-        let made = Machine::new(1, &[], &[&config]).run(&workflow(&cell));
+        let made = Machine::new(1, &[], &[&config(double.port)]).run(&workflow(&cell));
         assert_eq!(made.warnings, [] as [&str; 0], "{cell}");
         let wanted = edited(&cell, "header", "another app");
         let right = alone(&wanted);
         double.fall_ill(verb, ill);
-        config.push = false;
-        let mut machine = Machine::new(2, &[1], &[&config]);
+        let mut read_only = waiting(double.port, ill);
+        read_only.push = false;
+        let mut machine = Machine::new(2, &[1], &[&read_only]);
         let outcome = machine.run(&wanted);
         assert_eq!(outcome.placed, right.placed, "{cell}");
         assert!(outcome.warnings.len() <= 1, "{cell}: {:?}", outcome.warnings);
@@ -101,9 +106,9 @@ fn a_cache_that_takes_badly_harms_nobody() {
         let cell = format!("{verb:?} {ill:?}");
         let double = Double::start(Setup { credulous: true, ..Setup::default() });
         double.fall_ill(verb, ill);
-        let (config, wanted) = (impatient(double.port), workflow(&cell));
+        let (sending, wanted) = (waiting(double.port, ill), workflow(&cell));
         let right = alone(&wanted);
-        let mut machine = Machine::new(1, &[], &[&config]);
+        let mut machine = Machine::new(1, &[], &[&sending]);
         let outcome = machine.run(&wanted);
         assert_eq!((outcome.ran.len(), &outcome.placed), (4, &right.placed), "{cell}");
         // What went wrong, and that something was not sent.
@@ -111,7 +116,7 @@ fn a_cache_that_takes_badly_harms_nobody() {
         kept_nothing_bad(&mut machine, &outcome, &wanted, &cell);
         // Whatever got there is whole, or is not used.
         double.recover();
-        let mut second = Machine::new(2, &[1], &[&config]);
+        let mut second = Machine::new(2, &[1], &[&config(double.port)]);
         let outcome = second.run(&wanted);
         assert_eq!(outcome.placed, right.placed, "{cell}");
         assert!(outcome.warnings.len() <= 1, "{cell}: {:?}", outcome.warnings);
@@ -143,7 +148,7 @@ fn a_server_that_executes_badly_costs_one_warning_and_the_work_is_done_here() {
     each_cell(&[Verb::Lookup, Verb::Push, Verb::Execute, Verb::Fetch], |verb, ill| {
         let cell = format!("{verb:?} {ill:?}");
         let double = Double::start(Setup::default());
-        let farm = Farm::new(&impatient(double.port));
+        let farm = Farm::new(&waiting(double.port, ill));
         double.fall_ill(verb, ill);
         let tiers = four(&farm, &cell);
         let warnings = farm.warnings.lock().expect("nobody panics here").clone();

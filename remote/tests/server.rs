@@ -1,4 +1,4 @@
-//! A real server for a test: buildbox-casd on loopback, ended by its process id.
+//! A real server for a test: buildbox-casd, or BuildGrid with a worker, on loopback, ended by its process id.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,15 @@ pub(crate) struct Server {
     data: TempDir,
 }
 
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/casd.sh")
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/servers/{name}.sh"))
 }
 
 /// Where the server is installed: beside what is built.
-fn home() -> PathBuf {
+fn home(name: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    target.join("servers/casd")
+    target.join("servers").join(name)
 }
 
 /// A port that nobody has just now.
@@ -39,7 +39,17 @@ pub(crate) fn free_port() -> u16 {
 impl Server {
     /// Starts one; says why where there is none to be had, and then the test has nothing to say.
     pub(crate) fn start(exec: bool) -> Option<Self> {
-        let installed = Command::new(script()).arg("install").arg(home()).output().expect("bash is there");
+        Self::run("casd", exec.then_some("--exec"))
+    }
+
+    /// One that schedules work for a worker.
+    pub(crate) fn start_buildgrid() -> Option<Self> {
+        Self::run("buildgrid", None)
+    }
+
+    fn run(name: &str, option: Option<&str>) -> Option<Self> {
+        let (script, home) = (script(name), home(name));
+        let installed = Command::new(&script).arg("install").arg(&home).output().expect("bash is there");
         if !installed.status.success() {
             let why = String::from_utf8_lossy(&installed.stderr).into_owned();
             assert_eq!(installed.status.code(), Some(77), "{why}");
@@ -49,11 +59,8 @@ impl Server {
         }
         let data = tempfile::tempdir().expect("a directory");
         let port = free_port();
-        let mut command = Command::new(script());
-        command.arg("serve").arg(home()).arg(port.to_string()).arg(data.path().join("data"));
-        if exec {
-            command.arg("--exec");
-        }
+        let mut command = Command::new(script);
+        command.arg("serve").arg(home).arg(port.to_string()).arg(data.path().join("data")).args(option);
         let log = std::fs::File::create(data.path().join("log")).expect("a file");
         command.stdout(log.try_clone().expect("a file")).stderr(log);
         let child = command.spawn().expect("bash is there");

@@ -7,8 +7,7 @@ use quipu_remote::Config;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::double::{Double, Setup};
-use crate::faults::impatient;
-use crate::kit::{Machine, alone, workflow};
+use crate::kit::{self, Machine, alone, workflow};
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
@@ -23,10 +22,9 @@ fn with_certificate(name: &str) -> ServerTlsConfig {
 }
 
 fn secure(port: u16) -> Config {
-    let mut config = impatient(port);
+    let mut config = kit::config(port);
     config.url = format!("grpcs://localhost:{port}");
     config.ca = Some(path("ca.pem"));
-    config.timeout = 5.0;
     config
 }
 
@@ -71,7 +69,7 @@ fn a_server_that_cannot_say_who_it_is_is_not_used() {
     let double = Double::start(Setup::default());
     let mut configs = vec![secure(double.port)];
     let tls = Double::start(Setup { tls: Some(with_certificate("server.pem")), ..Setup::default() });
-    configs.push(impatient(tls.port));
+    configs.push(kit::config(tls.port));
     for config in configs {
         let outcome = Machine::new(1, &[], &[&config]).run(&wanted);
         assert_eq!((outcome.ran.len(), outcome.warnings.len()), (4, 1), "{:?}", outcome.warnings);
@@ -88,7 +86,7 @@ fn tokens_instances_and_digests_are_the_servers() {
             functions: functions.clone(),
             ..Setup::default()
         });
-        let mut config = impatient(double.port);
+        let mut config = kit::config(double.port);
         config.token_command = Some(vec!["printf".into(), "s3cret".into()]);
         config.instance = "team/main".to_owned();
         let wanted = workflow("token");

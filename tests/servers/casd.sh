@@ -52,7 +52,8 @@ serve() {
     if [ "${1:-}" = --exec ]; then
         # What an action sees of the machine is what is bound; on Debian these are links, so their ends are named.
         options+=(--jobs=2 --buildbox-run="$bin/buildbox-run" --runner-arg=--staging-mode=copy-or-link)
-        for bind in /usr:/usr /usr/bin:/bin /usr/lib:/lib /usr/lib64:/lib64; do
+        for bind in /usr:/usr /usr/bin:/bin /usr/lib:/lib /usr/lib64:/lib64 /etc/alternatives:/etc/alternatives; do
+            [ -e "${bind%%:*}" ] || continue
             options+=(--runner-arg=--ro-bind-mount="$bind")
         done
     fi
