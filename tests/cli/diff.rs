@@ -65,7 +65,7 @@ fn exactly_the_tasks_and_ingredients_that_differ_are_told() {
     let json: Json = space.json(&["diff", "last", "last~2", "--json"]);
     let task = json["tasks"].as_array().and_then(|all| all.iter().find(|t| t["name"] == "use")).expect("is told");
     let told = &task["differences"][0];
-    assert_eq!((&told["before"], &told["after"]), (&"`slow`".into(), &"`fast`".into()), "{told}");
+    assert_eq!((&told["before"], &told["after"]), (&"slow".into(), &"fast".into()), "{told}");
     assert_eq!((json["equal"].as_u64(), &task["second"]["end"]), (Some(1), &"ran".into()));
     let id = json["first"].as_str().expect("text");
     assert_eq!(space.ok(&["diff", id, "last"]).stdout, "2 tasks are the same in both\n");
