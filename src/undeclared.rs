@@ -3,6 +3,7 @@
 //! A failed task is run once more in its sandbox, traced, with nothing of it kept. Unaware of how that is done.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -76,7 +77,7 @@ impl Hinting {
         let of = |paths: &[&str], show: &dyn Fn(&str) -> String| {
             let mut text = paths.iter().take(MAX_NAMED).map(|path| show(path)).collect::<Vec<_>>().join(", ");
             if paths.len() > MAX_NAMED {
-                text.push_str(&format!(" and {} more", paths.len() - MAX_NAMED));
+                let _ = write!(text, " and {} more", paths.len() - MAX_NAMED);
             }
             text
         };
