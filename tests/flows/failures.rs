@@ -145,7 +145,7 @@ fn conditions_that_say_nothing_are_errors() {
     assert_eq!(output.status, 2);
     for message in [
         "task `a` has `when`, but comes after no task",
-        "`when` of task `b` is `never`, which is no condition",
+        "`when` of task `b` looks at `never`, which is not defined",
         "task `c` runs on `failure`, and is to be cached",
         "task `d` has `backoff`, but is never tried again",
     ] {
