@@ -183,7 +183,9 @@ impl Shared {
         let mut streams = Streams::new(&job.store, job.sink.clone(), &secrets);
         let ran = if stop.level() == Stop::No {
             let ran = match tier {
-                Tier::Ns => self.run_in_sandbox(job, &plain, &secrets, ends, &mut streams, trace),
+                Tier::Ns => self
+                    .run_in_sandbox(job, &plain, &secrets, ends, &mut streams, trace)
+                    .map_err(|halt| or_gone(halt, &job.store, &plain.artifacts)),
                 _ if trace.is_some() => {
                     Err(FailureKind::Spawn { why: "only in the sandbox `ns` can a task be traced".into() }.into())
                 }
@@ -465,6 +467,17 @@ fn take_outputs(
     declared.collect(store, &outputs, Take::Move, &is_input, &mut |_| {})
 }
 
+/// A sandbox that cannot be entered because bytes of inputs vanished meanwhile says nothing of the task.
+fn or_gone(halt: Halt, store: &Store, artifacts: &[(String, Entry)]) -> Halt {
+    let is_gone = |entry: &Entry| store.complete(entry).is_ok_and(|complete| !complete);
+    let gone: Vec<String> =
+        artifacts.iter().filter(|(_, entry)| is_gone(entry)).map(|(path, _)| path.clone()).collect();
+    match halt {
+        Halt::Failed(_) if !gone.is_empty() => Halt::Gone(gone),
+        halt => halt,
+    }
+}
+
 /// Nothing ran: inputs have to be made, or fetched, again.
 fn gone(paths: Vec<String>, tier: &'static str) -> Done {
     let why = format!("bytes of `{}` are not in the store any more", paths.join("`, `"));
@@ -475,4 +488,24 @@ fn gone(paths: Vec<String>, tier: &'static str) -> Done {
 fn oom_kills() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
     counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_store::cid::{BlobId, Codec};
+    use quipu_store::sign::Signer;
+    use quipu_store::{Options, SignerSource};
+
+    use super::*;
+
+    #[test]
+    fn a_sandbox_refused_for_want_of_bytes_asks_for_them_and_any_other_is_a_failure() {
+        let store = Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[1; 32]))));
+        let file = |blob| Entry::File { blob, size: 2, exec: false };
+        let there = store.put(Codec::Raw, b"ab".to_vec()).expect("is put").try_into().expect("is raw");
+        let refused = || Halt::Failed(FailureKind::Executor { why: "sandbox: something is not there any more".into() });
+        let all = [("there".to_owned(), file(there)), ("lost".to_owned(), file(BlobId::of(b"cd")))];
+        assert!(matches!(or_gone(refused(), &store, &all), Halt::Gone(paths) if paths == ["lost"]));
+        assert!(matches!(or_gone(refused(), &store, &all[..1]), Halt::Failed(_)));
+    }
 }
