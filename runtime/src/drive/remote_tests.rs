@@ -212,6 +212,35 @@ fn untrusted_and_false_receipts_are_as_if_absent() {
 }
 
 #[test]
+fn what_is_asked_of_a_remote_goes_by_its_name() {
+    let subject = chain(&["a", "b"]);
+    let shelf = filled(&subject);
+    let asking = |policy: &str, trusted: &[u8]| {
+        let mut world = elsewhere(&shelf);
+        world.engine.trusted = trusted.iter().map(|key| Signer::from_secret(&[*key; 32]).public()).collect();
+        world.engine.policies.by_source.insert("shelf".to_owned(), policy.parse().expect("a policy"));
+        // A plan comes to the same as a run, although it keeps nothing.
+        let goals = vec![TaskIdx::new(1)];
+        let planned = look(&world.engine, Request::new(Arc::clone(&subject), goals, Rules::default()));
+        let settled = planned.expect("the store works").outcome(TaskIdx::new(1)).is_some();
+        let report = go(&world, &subject, Rules::default());
+        assert_eq!(settled, report.summary.counts.ran == 0, "{policy}");
+        (report.summary.counts.ran, warnings(&world))
+    };
+    let (ran, warned) = asking("any", &[]);
+    assert!(ran == 0 && warned.iter().all(|w| w.contains("(`any`)")) && !warned.is_empty(), "{ran} {warned:?}");
+    let (ran, warned) = asking("2-of-n", &[7, 10]);
+    assert!(ran == 2 && warned.iter().any(|w| w.contains("too few")), "{ran} {warned:?}");
+    // Somebody else did the same, and says so.
+    let mut second = world(store(10));
+    second.engine.remotes.push(Arc::clone(&shelf) as Arc<dyn Remote>);
+    go(&second, &subject, Rules::default());
+    assert_eq!(asking("2-of-n", &[7, 10]).0, 0);
+    let (ran, _) = asking("2-of-n", &[7]);
+    assert_eq!(ran, 2);
+}
+
+#[test]
 fn forced_uncached_and_unshared_work_asks_nobody_and_goes_nowhere() {
     let shelf = filled(&chain(&["a"]));
     let world = elsewhere(&shelf);
