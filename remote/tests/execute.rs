@@ -19,7 +19,8 @@ use quipu_store::receipt::{FailureKind, Output};
 use quipu_store::tree::{Entry, Name, Tree};
 use tokio::sync::watch;
 
-use crate::kit::{bytes, say, store};
+use crate::double::{Double, Setup};
+use crate::kit::{bytes, config, say, store};
 use crate::server::Server;
 
 /// Counts what is left to it, and says that it ran here.
@@ -329,4 +330,29 @@ fn a_wish_to_stop_ends_the_wait() {
         }
     });
     assert_eq!(done.unusable, Some(Unusable::Cancelled));
+}
+
+#[test]
+fn a_server_whose_work_nobody_waits_for_is_told() {
+    let double = Double::start(Setup::default());
+    let farm = Farm::new(&config(double.port));
+    let (job, stop) = farm.job(&spec(&["/bin/sleep", "3"]));
+    let until = async |call: &str| {
+        while double.calls(call) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let done = farm.runtime.block_on(async {
+        let wish = async {
+            until("Execute").await;
+            // Its first word has a name to cancel by.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stop.send(Stop::Cancel).expect("the job listens");
+        };
+        let (done, ()) = tokio::join!(farm.executor.execute(job), wish);
+        let told = tokio::time::timeout(Duration::from_secs(30), until("CancelOperation")).await;
+        assert!(told.is_ok(), "nobody told it");
+        done
+    });
+    assert_eq!((done.unusable, farm.here()), (Some(Unusable::Cancelled), 0));
 }
