@@ -53,6 +53,23 @@ fn by_default_what_is_not_declared_is_not_there() {
 }
 
 #[test]
+fn who_declares_the_network_has_that_of_the_machine_and_nobody_else_has_any() {
+    if !needs_ns() {
+        return;
+    }
+    let run = "readlink /proc/self/ns/net; cat /proc/net/dev | grep -c :";
+    let task = |name: &str, rest: &str| format!("[task.{name}]\nrun = \"{run}\"\ninputs = []\n{rest}\n");
+    let space = TestSpace::new(&format!("[workspace]\n{}{}", task("with", "network = true"), task("without", "")));
+    space.build_twice(&[]);
+    let here = std::fs::read_link("/proc/self/ns/net").expect("is there").display().to_string();
+    let with = space.ok(&["log", "with"]).stdout;
+    assert_eq!(with.lines().next(), Some(here.as_str()));
+    let without = space.ok(&["log", "without"]).stdout;
+    let (other, devices) = without.trim().split_once('\n').expect("two lines");
+    assert!(other != here && devices == "1", "its own loopback alone: {without}");
+}
+
+#[test]
 fn where_namespaces_are_refused_nothing_less_is_chosen_and_the_ways_on_are_told() {
     if !needs_ns() || !needs_programs(&["unshare"]) {
         return;

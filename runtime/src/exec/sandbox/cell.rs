@@ -59,7 +59,7 @@ pub(super) struct Cell {
     pidfd: OwnedFd,
     control: UnixStream,
     /// User, pid, net, uts, mount: in the order in which they are entered.
-    pub(super) namespaces: [OwnedFd; 5],
+    pub(super) namespaces: Vec<OwnedFd>,
 }
 
 /// Why there is no cell.
@@ -93,21 +93,16 @@ impl Cell {
         let (pid, pidfd) = forked.map_err(CellError::Fork)?;
         drop(theirs);
         let opened = receive(&mut control).and_then(|()| {
-            let names = ["user", "pid", "net", "uts", "mnt"];
+            // The network of the machine is nobody's to enter who has rights in a cell alone; who starts there is in it.
+            let names = ["user", "pid", "uts", "mnt"].into_iter().chain((!network).then_some("net"));
             let open = |name| File::open(format!("/proc/{}/ns/{name}", pid.as_raw_pid())).map(OwnedFd::from);
-            let mut fds = Vec::with_capacity(names.len());
-            for name in names {
-                fds.push(open(name)?);
-            }
+            let fds = names.map(open).collect::<Result<Vec<_>, _>>()?;
             control.write_all(&[TAKEN])?;
             receive(&mut control)?;
             Ok(fds)
         });
         match opened {
-            Ok(fds) => {
-                let namespaces = fds.try_into().expect("as many as there are names");
-                Ok(Self { pid, pidfd, control, namespaces })
-            }
+            Ok(namespaces) => Ok(Self { pid, pidfd, control, namespaces }),
             Err(error) => {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 let _ = sys::reap(pid);
