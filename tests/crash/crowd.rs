@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use quipu_store::cid::ReceiptId;
 
 use super::kill_matrix::Dice;
-use super::space::{Said, Space, panic_in, temp};
+use super::space::{Said, Space, panic_in, sandbox_is_there, temp};
 
 const SOURCES: usize = 3;
 /// Different graphs; workspaces with the same one share all work.
@@ -57,7 +57,9 @@ impl Place {
         let place = Self { space, graph: n % GRAPHS, versions: [0; SOURCES] };
         let work = place.work(n);
         fs::create_dir_all(&work).expect("is made");
-        let mut text = "[workspace]\nsandbox = \"none\"\n".to_owned();
+        // As people have it, where that works.
+        let tier = if sandbox_is_there() { "ns" } else { "none" };
+        let mut text = format!("[workspace]\nsandbox = \"{tier}\"\n");
         for (i, task) in graph(place.graph).iter().enumerate() {
             let sources = task.sources.iter().map(|s| format!("s{s}.txt"));
             let inputs: Vec<String> = task.from.iter().map(|t| format!("out/t{t}")).chain(sources).collect();
