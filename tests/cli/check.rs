@@ -45,7 +45,7 @@ fn the_first_output_that_differs_is_named_with_the_byte() {
     let space = space(
         r#"
 [task.stamp]
-run = "mkdir -p out/b; echo same > out/a; echo same > out/b/same; (printf same; od -An -N8 -tx1 /dev/urandom) > out/b/c"
+run = "mkdir -p out/b; echo same > out/a; echo same > out/b/same; (printf 'same '; date +%s | rev) > out/b/c"
 inputs = []
 outputs = ["out/"]
 stdout = "aside"
