@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Affected(AffectedArgs),
     /// Print the graph of tasks
     Graph(GraphArgs),
+    /// Deliver what came out of a task that is done elsewhere
+    Deliver(DeliverArgs),
     /// List runs, or print what a task printed when it ran
     Log(LogArgs),
     /// Print a receipt, task, directory or file of the store
@@ -147,6 +149,9 @@ pub(crate) struct RunArgs {
     /// Let this remote run sandboxed tasks, beside this machine
     #[arg(long, value_name = "NAME", conflicts_with = "offline")]
     pub(crate) remote: Option<String>,
+    /// Wait for what is done elsewhere, rather than end when nothing else is left to do
+    #[arg(long)]
+    pub(crate) wait: bool,
     /// Print one JSON event a line on standard output
     #[arg(long)]
     pub(crate) json: bool,
@@ -165,6 +170,19 @@ pub(crate) struct RunArgs {
     /// Print nothing but failures and the summary, as `--output quiet` does
     #[arg(short, long, conflicts_with = "output")]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeliverArgs {
+    /// The task: a name, `member:name` or `name[variant]`
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
+    /// It was done, and this file is what came out
+    #[arg(long, value_name = "FILE", required_unless_present = "error")]
+    pub(crate) ok: Option<PathBuf>,
+    /// It failed, and this is why
+    #[arg(long, value_name = "TEXT", conflicts_with = "ok")]
+    pub(crate) error: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

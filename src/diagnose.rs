@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::Write as _;
 
+use quipu_runtime::deliver::DeliverError;
 use quipu_runtime::drive::DriveError;
 use quipu_runtime::exec::sandbox;
 use quipu_runtime::project::ProjectError;
@@ -162,6 +163,16 @@ impl From<StoreError> for Diagnosis {
             base
         } else {
             base.hint("`quipu verify` says what is wrong with it")
+        }
+    }
+}
+
+impl From<DeliverError> for Diagnosis {
+    fn from(error: DeliverError) -> Self {
+        match error {
+            DeliverError::Store(error) => error.into(),
+            DeliverError::Commit(error) => error.into(),
+            other => Self::usage(other.to_string()),
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     /// `verify` found damage that is still there, `audit`, `check` or `learn` a difference, `import` a bad file, `doctor` something that does not work; or two outcomes of one
     /// task stopped the run.
     Findings = 5,
+    /// Nothing failed, but some goal waits for what is done elsewhere and was not delivered.
+    Suspended = 6,
     /// Ended on request (Ctrl-C or SIGTERM).
     Interrupted = 130,
     /// Whoever read the results closed the pipe.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use quipu_runtime::drive::{self, Engine, Request};
 use quipu_runtime::exec::process::ProcessExecutor;
+use quipu_runtime::exec::wait::wait;
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::project::Project;
 use quipu_runtime::run::{Rules, Run};
-use quipu_runtime::task::PROCESS;
+use quipu_runtime::task::{PROCESS, WAIT};
 use quipu_runtime::workfile::{self, Given, Loaded};
 use quipu_store::Store;
 
@@ -56,6 +57,7 @@ impl Opened {
         engine.trusted = self.trust.keys();
         engine.policies = self.trust.policies.clone();
         engine.executors.register(PROCESS, self.processes.clone());
+        engine.executors.register(WAIT, wait(self.workspace.root().to_owned()));
         engine
     }
 

@@ -3,6 +3,7 @@
 //! Look-ups are answered in place, many at a time; only work is asynchronous, so that a run with nothing to
 //! do starts no thread. Unaware of workfiles and of how anything is shown.
 
+mod awaits;
 mod elsewhere;
 mod lookups;
 mod push;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_store::cid::{ReceiptId, TaskId};
+use quipu_store::cid::{InvocationId, ReceiptId, TaskId};
 use quipu_store::receipt::{FailureKind, Via};
 use quipu_store::trust::Doubt;
 use quipu_store::{CommitError, Record};
@@ -124,6 +125,10 @@ struct Drive {
     working: HashMap<TaskIdx, Working>,
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
+    /// Tasks that are done elsewhere.
+    awaits: BTreeMap<TaskIdx, (u32, InvocationId)>,
+    /// Whether the run waits for these when nothing else is left.
+    wait: bool,
     /// Failed tasks that wait before they are tried again.
     pauses: HashMap<TaskIdx, work::Pausing>,
     /// Time that tasks took so far, with the pauses between attempts.
@@ -182,6 +187,8 @@ impl Drive {
             warned: HashSet::new(),
             working: HashMap::new(),
             needs: HashMap::new(),
+            awaits: BTreeMap::new(),
+            wait: request.wait,
             pauses: HashMap::new(),
             spent: HashMap::new(),
             unrecorded: BTreeMap::new(),
@@ -259,7 +266,13 @@ impl Drive {
             if self.run.is_done() && self.working.is_empty() {
                 break;
             }
+            if !self.wait && self.has_only_awaits() {
+                self.look_for_deliveries(true)?;
+                continue;
+            }
+            let ask_again = tokio::time::sleep(awaits::EVERY);
             tokio::select! {
+                () = ask_again, if !self.awaits.is_empty() => self.look_for_deliveries(false)?,
                 message = self.receiver.recv() => {
                     let message = message.expect("this end holds a sender");
                     self.hear(message)?;

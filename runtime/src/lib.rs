@@ -44,6 +44,7 @@
 mod attest;
 pub mod canon;
 pub mod clock;
+pub mod deliver;
 pub mod drive;
 pub mod event_log;
 pub mod exec;
@@ -59,5 +60,6 @@ pub mod project;
 pub mod run;
 pub mod task;
 pub mod value;
+pub mod wait;
 pub mod workfile;
 pub mod workflow;

@@ -32,7 +32,8 @@ use crate::value::Text;
 /// `status` is one of `cached`, `cut-off`, `certain`, `conditional`, `unneeded`, `blocked`, `failed`,
 /// `skipped`; `reason.kind` one of `no-receipt`, `other-inputs`, `forced`, `bytes-missing`,
 /// `inputs-may-change`, `same-as` (with `task`), `caused-by` (with `task`), `failure` (with `message`),
-/// `condition` (the task has one, and what it comes after has not ended), `unmet` (nothing it comes after failed).
+/// `condition` (the task has one, and what it comes after has not ended), `unmet` (nothing it comes after failed),
+/// `undelivered` (it is done elsewhere).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Every task the goals lead to, in the order of the workflow; the same task under two names once.
@@ -155,6 +156,8 @@ pub enum Reason {
     },
     /// It has a condition, and what it comes after has not ended.
     Condition,
+    /// It is done elsewhere, and nobody has delivered it.
+    Undelivered,
     /// It has a condition, and nothing that it comes after failed.
     Unmet,
     /// What is wrong with it.
@@ -276,7 +279,7 @@ fn status(run: &Run, task: TaskIdx) -> Status {
         State::Ended(End::CutOff) => Status::CutOff,
         State::Ended(End::Failed) => Status::Failed,
         State::Ended(End::Skipped { .. } | End::Cancelled | End::Unmet) => Status::Skipped,
-        State::Ended(End::Blocked { .. }) => Status::Blocked,
+        State::Ended(End::Blocked { .. }) | State::Awaiting => Status::Blocked,
         State::Ordering if run.awaits_condition(task) => Status::Conditional,
         State::Ordering | State::Staging | State::Queued | State::Running | State::Pausing => Status::Certain,
         _ if run.is_forced(task) || run.is_hollow(task) => Status::Certain,
@@ -292,6 +295,7 @@ fn reason(run: &Run, task: TaskIdx, status: Status) -> Option<Reason> {
         (_, State::Ended(End::Skipped { cause })) => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Blocked { cause })) if cause != task => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Unmet)) => Some(Reason::Unmet),
+        (_, State::Awaiting) => Some(Reason::Undelivered),
         (Status::Blocked, _) => Some(Reason::NoReceipt),
         (Status::Failed, _) => run.failure(task).map(|f| Reason::Failure { message: f.kind.to_string() }),
         _ => Some(match run.leader(task) {

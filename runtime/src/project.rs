@@ -19,7 +19,7 @@ use crate::process::OutputKind;
 use crate::run::{Subject, SubjectError};
 use crate::task::Policy;
 use crate::value::Text;
-use crate::workfile::{LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, WorkflowError};
+use crate::workfile::{Act, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, WorkflowError};
 
 /// Where programs are looked for when a task does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -120,6 +120,11 @@ impl Project {
     /// The recipe a task was made of.
     pub fn recipe(&self, task: TaskIdx) -> &Recipe {
         &self.loaded.recipes[self.recipes[task.index()]]
+    }
+
+    /// Whether it is done elsewhere.
+    pub fn is_external(&self, task: TaskIdx) -> bool {
+        self.recipe(task).act == Act::External
     }
 
     /// How it is handled.

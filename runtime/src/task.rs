@@ -16,6 +16,12 @@ pub const DEFAULT_SUBJECT: &str = "did:web:quipu.build";
 /// The command of a process task.
 pub const PROCESS: &str = "/quipu/process";
 
+/// The command of a task that is done elsewhere: nobody here carries it out.
+pub const EXTERNAL: &str = "/quipu/external";
+
+/// The command of a task that waits until something outside is ready.
+pub const WAIT: &str = "/quipu/wait";
+
 /// One unit of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -62,7 +68,8 @@ pub struct Policy {
     pub when: When,
     /// Whether its receipts settle it in later runs.
     pub cache: bool,
-    /// Slots it takes while it runs, by name. The slot with the empty name is the one `-j` counts; it always takes at least one of those.
+    /// Slots it takes while it runs, by name. The slot with the empty name is the one `-j` counts; it takes one of those
+    /// unless it says 0.
     pub slots: BTreeMap<Text, u32>,
     /// Whether its output is kept from the terminal.
     pub mute: bool,

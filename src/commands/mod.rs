@@ -6,6 +6,7 @@ mod attest;
 mod audit;
 mod check;
 mod compare;
+mod deliver;
 mod diff;
 mod doctor;
 mod explain;
@@ -80,6 +81,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::List(args) => list::list(&context, &args),
         Command::Affected(args) => affected::affected(&context, &args),
         Command::Graph(args) => graph::graph(&context, &args),
+        Command::Deliver(args) => deliver::deliver(&context, &args),
         Command::Log(args) => log::log(&context, &args),
         Command::Show(args) => show::show(&context, &args),
         Command::Verify(args) => verify::verify(&context, &args),

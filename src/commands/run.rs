@@ -17,10 +17,11 @@ use tokio::sync::watch;
 
 use crate::cli::{OnDivergence, RunArgs};
 use crate::commands::glance::Glance;
-use crate::commands::{Context, memory, plan};
+use crate::commands::{Context, memory, note, plan};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
+use crate::render::harmless;
 use crate::undeclared::Hinting;
 use crate::{remotes, render, settings};
 
@@ -68,6 +69,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     request.id = id.as_str().into();
     request.left_out = left_out;
     request.place = Some(placer(&opened, Arc::clone(&placed), glance.as_ref().map(Glance::placed)));
+    request.wait = args.wait;
     let report = drive::run_blocking(&engine, request, wish_to_stop);
     teller.end();
     let report = report?;
@@ -79,6 +81,12 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         remembered => remembered?,
     }
     let exit = exit_of(&report);
+    let undelivered = report.run.undelivered();
+    if !undelivered.is_empty() && !args.json {
+        let name = |task: &TaskIdx| harmless(&opened.project.subject.workflow.node(*task).name);
+        let names: Vec<String> = undelivered.iter().map(name).collect();
+        note(&format!("suspended, waiting for {}: {}", names.len(), names.join(", ")));
+    }
     match opened.isolation_refused() {
         Some(diagnosis) if !report.run.was_stopped() => return Err(diagnosis),
         None if exit == Exit::Ok => glance.iter().for_each(|glance| glance.keep(&opened, &report)),
@@ -184,7 +192,7 @@ fn exit_of(report: &Report) -> Exit {
     } else if counts.failed + counts.skipped > 0 || report.run.place_failures() > 0 {
         Exit::Failed
     } else if counts.blocked > 0 {
-        Exit::Blocked
+        if report.run.undelivered().is_empty() { Exit::Blocked } else { Exit::Suspended }
     } else {
         Exit::Ok
     }

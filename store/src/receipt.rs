@@ -99,6 +99,11 @@ pub enum FailureKind {
         /// The task that took the other branch.
         on: TaskId,
     },
+    /// It is done elsewhere, and whoever did it says that it failed.
+    Delivered {
+        /// What they say.
+        why: String,
+    },
     /// The executor itself failed.
     Executor {
         /// What went wrong.
@@ -120,6 +125,7 @@ impl FailureKind {
             Self::InputChanged { .. } => "input-changed",
             Self::Spawn { .. } => "spawn",
             Self::BranchMismatch { .. } => "branch-mismatch",
+            Self::Delivered { .. } => "delivered",
             Self::Executor { .. } => "executor",
         }
     }
@@ -143,7 +149,7 @@ impl fmt::Display for FailureKind {
             Self::InputChanged { path } => write!(f, "input `{path}` changed while it ran"),
             Self::Spawn { why } => write!(f, "could not be started: {why}"),
             Self::BranchMismatch { on } => write!(f, "awaits a branch that {on} did not take"),
-            Self::Executor { why } => f.write_str(why),
+            Self::Delivered { why } | Self::Executor { why } => f.write_str(why),
         }
     }
 }
@@ -476,7 +482,9 @@ impl WireError {
                 wire.path = Some(path);
             }
             FailureKind::BadOutput { path, why } => (wire.path, wire.why) = (Some(path), Some(why)),
-            FailureKind::Spawn { why } | FailureKind::Executor { why } => wire.why = Some(why),
+            FailureKind::Spawn { why } | FailureKind::Delivered { why } | FailureKind::Executor { why } => {
+                wire.why = Some(why);
+            }
             FailureKind::BranchMismatch { on } => wire.on = Some(on),
         }
         wire
@@ -497,6 +505,7 @@ impl WireError {
             "undeclared-output" => FailureKind::UndeclaredOutput { path: self.path.ok_or_else(odd)? },
             "bad-output" => FailureKind::BadOutput { path: self.path.ok_or_else(odd)?, why: self.why.ok_or_else(odd)? },
             "spawn" => FailureKind::Spawn { why: self.why.ok_or_else(odd)? },
+            "delivered" => FailureKind::Delivered { why: self.why.ok_or_else(odd)? },
             _ => return Err(ReceiptError::Unexpected("`out.error` is of a kind no receipt records".to_owned())),
         };
         let failure = Failure { kind, stdout: self.stdout, stderr: self.stderr };

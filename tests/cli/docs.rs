@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "run",
     "plan",
     "ready",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 25] = [
     "list",
     "affected",
     "graph",
+    "deliver",
     "log",
     "show",
     "verify",

@@ -294,6 +294,7 @@ const ERROR_FIELDS = {
   'undeclared-output': ['path'],
   'bad-output': ['path', 'why'],
   spawn: ['why'],
+  delivered: ['why'],
 }
 
 function readError(error) {

@@ -132,6 +132,9 @@ impl Drive {
                         std::mem::replace(s, (*s).max(crate::exec::Stop::Cancel)) < crate::exec::Stop::Cancel
                     });
                 }
+                if let Some((epoch, _)) = self.awaits.remove(&task) {
+                    self.run.on(Event::Awaited { task, epoch, candidates: vec![] });
+                }
                 if let Some(pausing) = self.pauses.remove(&task) {
                     self.run.on(pausing.end());
                 }
@@ -140,6 +143,8 @@ impl Drive {
                 let candidates = self.by_reads(task, &invocation)?;
                 self.run.on(Event::FoundReads { task, epoch, candidates });
             }
+            // Whoever only looks leaves it open.
+            Step::Await { task, epoch, id } => drop(self.awaits.insert(task, (epoch, id))),
             Step::Pause { task, epoch, attempt } => self.pause(task, epoch, attempt),
             Step::Execute { .. } => self.start(step),
             Step::Find { .. } | Step::FindInvocation { .. } => unreachable!("answered in batches"),

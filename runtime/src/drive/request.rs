@@ -85,6 +85,8 @@ pub struct Request {
     pub listing: Option<Listing>,
     /// Tasks that are no part of the workflow, and why: told, and nothing else.
     pub left_out: Vec<(Text, Text)>,
+    /// Whether a run goes on waiting for tasks that are done elsewhere when nothing else is left to do.
+    pub wait: bool,
 }
 
 impl Request {
@@ -92,7 +94,7 @@ impl Request {
     pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
         let id = "run".into();
         let (workspace, session, place, durations, equip, listing, left_out) = Default::default();
-        Self { subject, goals, rules, id, workspace, session, place, durations, equip, listing, left_out }
+        Self { subject, goals, rules, id, workspace, session, place, durations, equip, listing, left_out, wait: false }
     }
 }
 

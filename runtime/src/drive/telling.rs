@@ -30,6 +30,9 @@ impl Drive {
             End::Ran => (Ended::Ran, None),
             End::Failed => (Ended::Failed, failure.map(|f| f.kind.to_string())),
             End::Skipped { cause } => (Ended::Skipped, Some(format!("`{}` did not succeed", self.name(cause)))),
+            End::Blocked { cause } if self.run.undelivered().contains(&cause) => {
+                (Ended::Blocked, Some(format!("`{}` is done elsewhere, and was not delivered", self.name(cause))))
+            }
             End::Blocked { cause } => (Ended::Blocked, Some(format!("there is no receipt for `{}`", self.name(cause)))),
             End::Unmet => (Ended::Unmet, Some("nothing that it comes after failed".to_owned())),
             End::Cancelled => (Ended::Cancelled, None),

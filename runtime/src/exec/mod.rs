@@ -28,6 +28,7 @@ mod test_place;
 pub mod trace;
 #[cfg(test)]
 mod trace_tests;
+pub mod wait;
 pub mod workspace;
 
 use std::collections::HashMap;

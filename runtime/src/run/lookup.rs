@@ -150,7 +150,9 @@ impl Run {
     }
 
     pub(super) fn is_usable(&self, task: TaskIdx, candidate: &Candidate) -> bool {
-        (candidate.result.is_ok() || self.rules.use_failures) && (self.policy(task).cache || candidate.session)
+        // What somebody says about work that is not ours to try again stands.
+        let counts = candidate.result.is_ok() || self.rules.use_failures || self.is_external(task);
+        counts && (self.policy(task).cache || candidate.session)
     }
 
     fn fit(&self, task: TaskIdx, candidate: &Candidate) -> Fit {
@@ -403,7 +405,7 @@ impl Run {
     fn failed_here(&self, task: TaskIdx) -> bool {
         let slot = self.slot(task);
         let failure = slot.settled.as_ref().filter(|s| s.kept.is_failure());
-        failure.is_some_and(|s| slot.attempts > 0 || s.receipt.is_none())
+        failure.is_some_and(|s| slot.attempts > 0 || s.receipt.is_none() || self.is_external(task))
     }
 
     /// The outputs and receipts a task's invocation is made from: its direct awaits.

@@ -27,7 +27,7 @@ use values::Kept;
 pub use view::Counts;
 
 use crate::graph::TaskIdx;
-use crate::task::{Invocation, Policy, Work};
+use crate::task::{EXTERNAL, Invocation, Policy, Work};
 use crate::value::Text;
 
 /// How often the bytes of one task may vanish in one run before its users fail. Three were too few where others delete files
@@ -155,7 +155,7 @@ pub struct Run {
     /// Queued or running task of each invocation, and those that wait for its result.
     leaders: HashMap<InvocationId, (TaskIdx, Vec<TaskIdx>)>,
     in_flight: usize,
-    /// Of the questions without an answer, how many are pauses.
+    /// Of the questions without an answer, how many may take as long as they like: pauses, waiting, and what others do.
     pausing: usize,
     stopping: bool,
     /// What a stopped run does not do any more was ended, so that who cleans up need not wait for it.
@@ -290,6 +290,14 @@ impl Run {
                 self.in_flight -= 1;
                 self.placed(task, epoch, placed);
             }
+            Event::Awaited { task, epoch, candidates } => {
+                self.in_flight -= 1;
+                self.pausing -= 1;
+                if self.at(task, State::Awaiting, epoch) && !self.choose(task, candidates) {
+                    let end = if self.stopping { End::Cancelled } else { End::Blocked { cause: task } };
+                    self.end(task, end);
+                }
+            }
             Event::Paused { task, epoch, go_on } => {
                 self.in_flight -= 1;
                 self.pausing -= 1;
@@ -354,6 +362,11 @@ impl Run {
         &self.subject.workflow.node(task).work
     }
 
+    /// Whether it is done elsewhere.
+    fn is_external(&self, task: TaskIdx) -> bool {
+        matches!(self.work(task), Work::Task(recipe) if &*recipe.cmd == EXTERNAL)
+    }
+
     fn policy(&self, task: TaskIdx) -> &Policy {
         &self.subject.workflow.node(task).policy
     }
@@ -405,6 +418,10 @@ impl Run {
             slot.state == State::Queued && slot.epoch == epoch
         };
         let Some((task, taken)) = queue.pop(free, current) else { return false };
+        if taken.is_empty() {
+            // It only waits: others start meanwhile.
+            self.pausing += 1;
+        }
         let (via, ins) = self.made_from(task);
         let must_run = self.must_run(task);
         let slot = self.slot_mut(task);

@@ -47,7 +47,7 @@ impl Slots {
             .map(|(name, n)| (name.clone(), (*n).min(self.total.get(name).copied().unwrap_or(1))))
             .filter(|(_, n)| *n > 0)
             .collect();
-        if taken.first().is_none_or(|(name, _)| !name.is_empty()) {
+        if wanted.get("") != Some(&0) && taken.first().is_none_or(|(name, _)| !name.is_empty()) {
             taken.push(("".into(), 1));
         }
         taken

@@ -57,8 +57,14 @@ impl Run {
             // Bytes may be far away, and nobody will use them now.
             return;
         }
-        self.slot_mut(task).state = State::Staging;
         let epoch = self.slot(task).epoch;
+        if self.is_external(task) {
+            let (id, _) = self.errand(task).invocation.clone().expect("staged tasks have an invocation");
+            self.slot_mut(task).state = State::Awaiting;
+            self.pausing += 1;
+            return self.ask(Step::Await { task, epoch, id });
+        }
+        self.slot_mut(task).state = State::Staging;
         let needs = self.errand(task).needs.clone();
         if needs.is_empty() {
             return self.enqueue(task);
@@ -150,6 +156,9 @@ impl Run {
 
     pub(super) fn release(&mut self, task: TaskIdx) {
         if let Some(taken) = self.slot_mut(task).errand.as_mut().and_then(|e| e.taken.take()) {
+            if taken.is_empty() {
+                self.pausing -= 1;
+            }
             self.free.give(taken);
         }
     }
@@ -371,7 +380,8 @@ impl Run {
                 | State::Ordering
                 | State::Staging
                 | State::Queued
-                | State::Pausing => {
+                | State::Pausing
+                | State::Awaiting => {
                     let followers = self.unlead(awaiter);
                     self.wait_for_inputs(awaiter);
                     followers.into_iter().for_each(|f| self.wait_for_inputs(f));

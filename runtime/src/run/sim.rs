@@ -128,6 +128,8 @@ pub(super) struct World {
     pub(super) reads: HashMap<Fingerprint, Vec<(Fingerprint, ReceiptId, Vec<Text>)>>,
     /// Whether what was read is taken for anything.
     pub(super) any_reads: bool,
+    /// Names of tasks done elsewhere that somebody delivers.
+    pub(super) deliver: BTreeSet<String>,
     /// Further attempts do not fit into the time of a task.
     pub(super) most_attempts: Option<u32>,
 }
@@ -299,6 +301,17 @@ impl<'w> Drive<'w> {
             }
             Step::FindReads { task, epoch, invocation } => {
                 Event::FoundReads { task, epoch, candidates: self.world.by_reads(&invocation) }
+            }
+            Step::Await { task, epoch, id } => {
+                let delivered = !self.cancelled.remove(&task) && self.world.deliver.contains(&self.name(task));
+                let candidates = if delivered {
+                    let (via, result) = (Via::new(), Ok(Arc::new(Output::default())));
+                    let receipt = self.world.record(self.subject.ids.of(task), id, via, result);
+                    self.world.candidates(None, |r| r.id == receipt)
+                } else {
+                    vec![]
+                };
+                Event::Awaited { task, epoch, candidates }
             }
             Step::Pause { task, epoch, attempt } => {
                 let in_time = self.world.most_attempts.is_none_or(|most| attempt <= most);

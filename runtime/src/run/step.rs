@@ -12,6 +12,7 @@
 //!             +----- an input was hollow ----------+      Following           rule 4: bytes, then work
 //!
 //!   FindingInvocation -> FindingReads -> Settled(CutOff) | Ordering            a task with a depfile
+//!   Ordering -> Awaiting -> Settled(CutOff) | Blocked                          a task that is done elsewhere
 //!   Running -> Pausing -> Queued                                              a failure that is tried again
 //!   Ordering -> Unmet | Waiting                                               a task with a condition, first of all
 //!
@@ -138,6 +139,15 @@ pub enum Step {
         /// Receipts of the inputs.
         ins: Vec<ReceiptId>,
     },
+    /// Wait for somebody to deliver what comes out of a task that is done elsewhere.
+    Await {
+        /// The task.
+        task: TaskIdx,
+        /// To be told back.
+        epoch: u32,
+        /// The invocation.
+        id: InvocationId,
+    },
     /// Wait before a task that failed is tried again, if there is time left for that.
     Pause {
         /// The task.
@@ -176,7 +186,7 @@ pub enum Step {
         /// Whether it was made just now.
         fresh: bool,
     },
-    /// End running work, or a pause. Answered by the `Finished` of its `Execute`, or the `Paused` of its `Pause`.
+    /// End running work, a pause, or waiting. Answered by the answer to its `Execute`, `Pause` or `Await`.
     Cancel {
         /// The task.
         task: TaskIdx,
@@ -286,6 +296,15 @@ pub enum Event {
         /// Whether it was stopped on request.
         cancelled: bool,
     },
+    /// Answer to [`Step::Await`].
+    Awaited {
+        /// The task.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+        /// Receipts that were delivered; none when the run does not wait any longer.
+        candidates: Vec<Candidate>,
+    },
     /// Answer to [`Step::Pause`].
     Paused {
         /// The task.
@@ -355,6 +374,8 @@ pub enum State {
     Running,
     /// It failed, and is tried again after a pause.
     Pausing,
+    /// It is done elsewhere, and nobody has delivered it yet.
+    Awaiting,
     /// It reached its end.
     Ended(End),
 }
@@ -375,7 +396,7 @@ pub enum End {
         /// That task.
         cause: TaskIdx,
     },
-    /// It needs a task of another workflow that nobody has a receipt for.
+    /// It needs a task of another workflow, or one that is done elsewhere, that nobody has a receipt for.
     Blocked {
         /// That task.
         cause: TaskIdx,

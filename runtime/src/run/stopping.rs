@@ -61,7 +61,7 @@ impl Run {
         }
         let others = (0..self.slots.len()).map(TaskIdx::new).filter(|t| !self.kept_on.contains(t));
         for task in others.collect::<Vec<_>>() {
-            if matches!(self.slot(task).state, State::Running | State::Pausing) {
+            if matches!(self.slot(task).state, State::Running | State::Pausing | State::Awaiting) {
                 self.steps.push_back(Step::Cancel { task });
             }
         }
@@ -77,7 +77,7 @@ impl Run {
         let others = (0..self.slots.len()).map(TaskIdx::new).filter(|t| !self.kept_on.contains(t));
         for task in others.collect::<Vec<_>>() {
             match self.slot(task).state {
-                State::Running | State::Pausing | State::Idle | State::Ended(_) => {}
+                State::Running | State::Pausing | State::Awaiting | State::Idle | State::Ended(_) => {}
                 _ => {
                     for follower in self.unlead(task) {
                         self.wait_for_inputs(follower);

@@ -2,14 +2,29 @@
 //!
 //! Looks and changes nothing; unaware of how things came to be so.
 
+use std::sync::Arc;
+
 use quipu_store::cid::{InvocationId, ReceiptId};
-use quipu_store::receipt::Failure;
+use quipu_store::receipt::{Failure, Via};
 
 use super::step::{End, Outcome, State};
 use super::values::Kept;
 use super::{Lookup, Run, Subject};
 use crate::graph::TaskIdx;
-use crate::task::When;
+use crate::task::{Invocation, When};
+
+/// What somebody has to deliver.
+#[derive(Debug, Clone)]
+pub struct Awaited {
+    /// Id of the invocation.
+    pub id: InvocationId,
+    /// What is asked for.
+    pub invocation: Arc<Invocation>,
+    /// Awaited outputs it is made from.
+    pub via: Via,
+    /// Receipts of the inputs.
+    pub ins: Vec<ReceiptId>,
+}
 
 /// Counts of tasks by how they ended, over all that the goals lead to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -77,6 +92,25 @@ impl Run {
     /// Whether it was asked to run whatever receipts there are.
     pub fn is_forced(&self, task: TaskIdx) -> bool {
         self.slot(self.first(task)).forced
+    }
+
+    /// A task that is done elsewhere and was not delivered, with what it is asked to be and what that is made from.
+    pub fn awaited(&self, task: TaskIdx) -> Option<Awaited> {
+        let task = self.first(task);
+        let errand = self.slot(task).errand.as_ref().filter(|_| self.slot(task).state == State::Awaiting)?;
+        let (id, invocation) = errand.invocation.clone()?;
+        Some(Awaited { id, invocation, via: errand.via.clone(), ins: errand.ins.clone() })
+    }
+
+    /// Tasks that are done elsewhere, and that the run ended without.
+    pub fn undelivered(&self) -> Vec<TaskIdx> {
+        let own = |t: &TaskIdx| self.slot(*t).state == State::Ended(End::Blocked { cause: *t }) && self.is_external(*t);
+        self.subject.workflow.indices().filter(own).collect()
+    }
+
+    /// Whether nothing is open but what others do.
+    pub(crate) fn only_awaits(&self, awaits: usize) -> bool {
+        self.steps.is_empty() && self.todo.is_empty() && self.demanded.is_empty() && self.in_flight == awaits
     }
 
     /// Whether it has a condition that what it comes after has not decided yet.

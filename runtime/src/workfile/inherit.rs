@@ -213,6 +213,8 @@ fn put<'a>(base: &mut TaskTable<'a>, over: &TaskTable<'a>, key: &str) {
         "dir" => base.dir.clone_from(&over.dir),
         "stdin" => base.stdin.clone_from(&over.stdin),
         "stdout" => base.stdout.clone_from(&over.stdout),
+        "wait" => base.wait.clone_from(&over.wait),
+        "external" => base.external = over.external,
         "depfile" => base.depfile.clone_from(&over.depfile),
         "tools" => base.tools.clone_from(&over.tools),
         "matrix" => merge(&mut base.matrix, &over.matrix, is_nothing, |axis| &axis.name.text),

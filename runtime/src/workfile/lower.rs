@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -30,6 +31,15 @@ pub const DEFAULT_TIER: Tier = Tier::Ns;
 /// Keys a task may have that runs nothing.
 const GROUP_KEYS: [&str; 11] =
     ["extends", "when", "vars", "params", "description", "tags", "needs", "matrix", "versions", "only", "exclude"];
+
+/// Keys a task may have beside `wait`.
+const WAIT_KEYS: [&str; 10] =
+    ["description", "tags", "matrix", "versions", "only", "exclude", "after", "timeout", "when", "mute"];
+/// Keys a task may have beside `external`.
+const EXTERNAL_KEYS: [&str; 10] =
+    ["description", "tags", "matrix", "versions", "only", "exclude", "after", "needs", "inputs", "outputs"];
+/// How long something is waited for when the task does not say.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One workfile: the root's, a member's, or one that is included.
 pub(crate) struct Unit<'a> {
@@ -291,7 +301,24 @@ impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
             bad(ErrorKind::BadName, table.key_place("slots"), message, "letters, digits, `_`, `.` and `-`");
         }
         let run = table.has("run") || table.has("steps");
-        if !run {
+        let external = table.external == Some(true);
+        let kind = [("wait", &WAIT_KEYS[..]), ("external", &EXTERNAL_KEYS[..])].into_iter().find(|(k, _)| table.has(k));
+        if let Some((kind, known)) = kind {
+            for (key, place) in table.keys.iter().filter(|(k, _)| *k != kind && !known.contains(k)) {
+                let message = format!("task `{task}` has `{kind}`, and `{key}` beside it");
+                bad(ErrorKind::Type, *place, message, "a task runs something, waits, or is done elsewhere");
+            }
+            if table.external == Some(false) {
+                let message = format!("task `{task}` has `external = false`, which says nothing");
+                bad(ErrorKind::BadValue, table.key_place("external"), message, "");
+            }
+            let many =
+                external && (table.outputs.len() > 1 || table.outputs.iter().any(|o| o.path.text.ends_with('/')));
+            if many {
+                let message = format!("task `{task}` is done elsewhere, and makes more than one file");
+                bad(ErrorKind::BadValue, table.key_place("outputs"), message, "one file is delivered at a time");
+            }
+        } else if !run {
             let extra: Vec<_> = table.keys.iter().filter(|(k, _)| !GROUP_KEYS.contains(k)).collect();
             if let Some((_, place)) = extra.first() {
                 let keys = extra.iter().map(|(k, _)| format!("`{k}`")).collect::<Vec<_>>().join(", ");
@@ -328,16 +355,18 @@ impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
             tags: self.cache.texts(&tags),
             key_places: table.keys.as_slice().into(),
             policy: Policy {
-                timeout: table.timeout,
+                timeout: table.timeout.or(table.wait.as_ref().map(|_| WAIT_TIMEOUT)),
                 retries: table.retries.unwrap_or(0),
                 backoff: table.backoff,
                 when: ending.unwrap_or_default(),
-                cache: table.cache.unwrap_or(ending.is_none()),
-                slots: table.slots.clone(),
+                cache: table.cache.unwrap_or(ending.is_none() && table.wait.is_none()),
+                // Others run while it waits.
+                slots: if table.wait.is_some() { [("".into(), 0)].into() } else { table.slots.clone() },
                 mute: table.mute.unwrap_or(false),
             },
             tier: table.sandbox.unwrap_or(self.tier),
             run,
+            external,
         }
     }
 }

@@ -5,22 +5,26 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use super::errors::{ErrorKind, Place, WorkfileError};
 use super::globs::{self, Comp, Pattern};
 use super::lower::Disk;
-use super::model::{Run, Str, TaskTable};
+use super::model::{Run, Str, TaskTable, Wait, WaitOn};
 use super::params::Param;
 use super::paths::{self, PathError, Spot};
-use super::recipe::{Recipe, Sources, Stdin};
+use super::recipe::{Act, Recipe, Sources, Stdin};
 use super::vars::{self, Scope};
 use crate::narrow::Depfile;
 use crate::process::{OutputKind, OutputSpec, Tier};
 use crate::task::Policy;
 use crate::value::Text;
+use crate::wait::{WaitFor, WaitSpec, http_parts};
 
+/// How long it is from one look to the next, for what is waited for.
+const WAIT_EVERY: Duration = Duration::from_millis(200);
 /// What runs a `run` that is a string.
 const SHELL: [&str; 2] = ["sh", "-euc"];
 
@@ -65,6 +69,8 @@ pub(crate) struct Shared {
     /// Whether it runs anything, or only groups.
     pub(crate) run: bool,
     pub(crate) params: Arc<[Param]>,
+    /// Whether it is done elsewhere.
+    pub(crate) external: bool,
 }
 
 /// What the recipes of a file have in common, made once.
@@ -130,8 +136,10 @@ impl Making<'_, '_, '_> {
         let table = self.table;
         let mut pending = Pending::default();
         let (mut sources, mut outputs) = (Sources::default(), vec![]);
-        if shared.run {
+        if shared.run || (shared.external && table.inputs.is_some()) {
             self.inputs(&mut sources, &mut pending);
+        }
+        if shared.run || shared.external {
             self.outputs(&mut outputs, &mut pending);
         }
         let mut file = |key: &str, text: Option<&Str<'_>>| {
@@ -171,6 +179,7 @@ impl Making<'_, '_, '_> {
             tags: shared.tags.clone(),
             place: table.place,
             key_places: shared.key_places.clone(),
+            act: self.act(shared),
             steps: self.steps(&mut pending),
             env,
             pass_env: table.pass_env.iter().map(|name| (&*name.text).into()).collect(),
@@ -249,6 +258,52 @@ impl Making<'_, '_, '_> {
             files.push(path);
         }
         (out, files)
+    }
+
+    /// What kind of work it is; a mistake in it makes it a group, which nobody sees then.
+    fn act(&mut self, shared: &Shared) -> Act {
+        match &self.table.wait {
+            Some(wait) => self.wait(wait).map(Act::Wait).unwrap_or_default(),
+            None if shared.external => Act::External,
+            None => Act::Process,
+        }
+    }
+
+    fn wait(&mut self, wait: &Wait<'_>) -> Option<WaitSpec> {
+        let mut checked = |text: &Str<'_>, is_good: fn(&str) -> bool, what: &str| {
+            let written = self.text(text)?;
+            if !is_good(&written) {
+                let message = format!("`{written}` is not {what}, which task `{}` is to wait for", self.table.name);
+                self.errors.push(WorkfileError::new(ErrorKind::BadValue, text.place, message));
+                return None;
+            }
+            Some(written)
+        };
+        let what = match &wait.on {
+            WaitOn::Tcp(text) => {
+                let is_address =
+                    |text: &str| text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                WaitFor::Tcp(checked(text, is_address, "an address such as `localhost:5432`")?)
+            }
+            WaitOn::Http(text, code) => {
+                let is_url = |text: &str| http_parts(text).is_some();
+                let url = checked(text, is_url, "an address such as `http://localhost:8080/ready`")?;
+                WaitFor::Http { url, code: *code }
+            }
+            WaitOn::File(text) => {
+                let written = self.text(text)?;
+                let path = paths::normalise(&self.cache.dir, &written);
+                WaitFor::File(path.map_err(|why| self.bad_path("wait.file", &written, text.place, &why)).ok()?.into())
+            }
+            WaitOn::Command(Run::Argv(argv)) => {
+                WaitFor::Command(argv.iter().map(|t| self.text(t)).collect::<Option<_>>()?)
+            }
+            WaitOn::Command(Run::Shell(text)) => {
+                let script = self.text(text)?;
+                WaitFor::Command(self.cache.shell.iter().cloned().chain([script]).collect())
+            }
+        };
+        Some(WaitSpec { what, every: wait.every.unwrap_or(WAIT_EVERY) })
     }
 
     fn steps(&mut self, pending: &mut Pending) -> Vec<Vec<Text>> {

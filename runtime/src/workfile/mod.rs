@@ -52,7 +52,7 @@ pub use self::model::ParamKind;
 pub use self::params::{Given, Param};
 pub use self::parse::MAX_FILE_BYTES;
 pub use self::reach::Affected;
-pub use self::recipe::{FromTask, Literal, Recipe, Sources, Stdin};
+pub use self::recipe::{Act, FromTask, Literal, Recipe, Sources, Stdin};
 pub use self::select::SelectError;
 pub use self::sources::SourceList;
 pub use self::workflow::{Surroundings, WorkflowError};

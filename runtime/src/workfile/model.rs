@@ -117,6 +117,22 @@ pub(crate) struct MemberEntry<'a> {
     pub(crate) vars: Vec<(Str<'a>, Str<'a>)>,
 }
 
+/// What a task waits for.
+#[derive(Debug, Clone)]
+pub(crate) enum WaitOn<'a> {
+    Tcp(Str<'a>),
+    Http(Str<'a>, u16),
+    File(Str<'a>),
+    Command(Run<'a>),
+}
+
+/// A `wait` table.
+#[derive(Debug, Clone)]
+pub(crate) struct Wait<'a> {
+    pub(crate) on: WaitOn<'a>,
+    pub(crate) every: Option<Duration>,
+}
+
 /// A `[task.X]` or `[template.X]` table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TaskTable<'a> {
@@ -135,6 +151,8 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) description: Option<Str<'a>>,
     pub(crate) tags: Vec<Str<'a>>,
     pub(crate) steps: Vec<Run<'a>>,
+    pub(crate) wait: Option<Wait<'a>>,
+    pub(crate) external: Option<bool>,
     pub(crate) inputs: Option<Vec<Str<'a>>>,
     pub(crate) outputs: Vec<Output<'a>>,
     pub(crate) needs: Vec<Str<'a>>,

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::errors::{ErrorKind, Place, WorkfileError, near};
-use super::model::{Axis, File, MemberEntry, Output, Run, Str, TaskTable, When, WorkspaceTable};
+use super::model::{Axis, File, MemberEntry, Output, Run, Str, TaskTable, Wait, WaitOn, When, WorkspaceTable};
 use super::reader::{ALIASES, Owner, Reader, Value, describe};
 use super::syntax;
 use crate::task;
@@ -29,7 +29,7 @@ pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "
 /// Keys of an entry of `members`.
 pub(super) const MEMBER_KEYS: [&str; 4] = ["path", "extends", "tags", "vars"];
 /// Keys of `[task.X]` and of `[template.X]`.
-pub(super) const TASK_KEYS: [&str; 34] = [
+pub(super) const TASK_KEYS: [&str; 36] = [
     "extends",
     "when",
     "vars",
@@ -38,6 +38,8 @@ pub(super) const TASK_KEYS: [&str; 34] = [
     "tags",
     "run",
     "steps",
+    "wait",
+    "external",
     "inputs",
     "outputs",
     "needs",
@@ -66,7 +68,9 @@ pub(super) const TASK_KEYS: [&str; 34] = [
     "mute",
 ];
 /// Keys for which `false` is a value, and does not take away what is extended.
-const TAKES_FALSE: [&str; 4] = ["when", "cache", "network", "mute"];
+const TAKES_FALSE: [&str; 5] = ["when", "external", "cache", "network", "mute"];
+/// Keys of `wait`.
+const WAIT_KEYS: [&str; 6] = ["tcp", "http", "file", "command", "code", "interval"];
 /// Keys whose loss makes other tasks seem wrong.
 const TEARING: [&str; 10] =
     ["extends", "when", "matrix", "versions", "only", "exclude", "outputs", "stdout", "depfile", "tags"];
@@ -284,6 +288,8 @@ impl Reader {
                 "tags" => out.tags = self.texts(owner, known, value).unwrap_or_default(),
                 "run" => run = self.run(owner, known, value),
                 "steps" => out.steps = self.steps(owner, value),
+                "wait" => out.wait = self.wait(owner, value),
+                "external" => out.external = self.bool(owner, known, value),
                 "inputs" => out.inputs = Some(self.texts(owner, known, value).unwrap_or_default()),
                 "outputs" => out.outputs = self.outputs(owner, value),
                 "needs" => out.needs = self.text_or_texts(owner, known, value).unwrap_or_default(),
@@ -407,6 +413,38 @@ impl Reader {
             return None;
         }
         Some(shell)
+    }
+
+    fn wait<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Wait<'a>> {
+        let place = self.place(value.span());
+        let (mut on, mut code, mut every, errors) = (vec![], None, None, self.errors.len());
+        for (key, value) in self.table(owner, "wait", value)? {
+            let key = self.key(key);
+            match &*key.text {
+                "tcp" => on.extend(self.text(owner, "wait.tcp", value).map(WaitOn::Tcp)),
+                "http" => on.extend(self.text(owner, "wait.http", value).map(|url| WaitOn::Http(url, 200))),
+                "file" => on.extend(self.text(owner, "wait.file", value).map(WaitOn::File)),
+                "command" => on.extend(self.run(owner, "wait.command", value).map(WaitOn::Command)),
+                "code" => code = self.int(owner, "wait.code", &value, 100..=599).map(|n| (n as u16, key.place)),
+                "interval" => every = self.duration(owner, "wait.interval", value),
+                _ => self.unknown(owner, &key, &WAIT_KEYS),
+            }
+        }
+        if on.len() != 1 && self.errors.len() == errors {
+            let message = format!("`wait` of {owner} is for {} things", on.len());
+            let error = self.error(ErrorKind::BadValue, place, message);
+            error.hints.push("one of `tcp`, `http`, `file` and `command`; a task each for more".into());
+        }
+        let mut on = on.pop()?;
+        match (&mut on, code) {
+            (WaitOn::Http(_, wanted), Some((code, _))) => *wanted = code,
+            (_, Some((_, place))) => {
+                let message = format!("`wait` of {owner} has a `code`, and no `http`");
+                self.error(ErrorKind::BadValue, place, message);
+            }
+            _ => {}
+        }
+        Some(Wait { on, every })
     }
 
     fn slots<'a>(

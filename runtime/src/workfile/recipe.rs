@@ -12,6 +12,19 @@ use crate::narrow::Depfile;
 use crate::process::{OutputSpec, Tier};
 use crate::task::Policy;
 use crate::value::Text;
+use crate::wait::WaitSpec;
+
+/// What kind of work it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Act {
+    /// A process, or nothing when it has no steps.
+    #[default]
+    Process,
+    /// Waiting until something outside is ready.
+    Wait(WaitSpec),
+    /// Work that is done elsewhere.
+    External,
+}
 
 /// One concrete task: one variant of a `[task.X]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +45,8 @@ pub struct Recipe {
     pub place: Place,
     /// Where its keys stand.
     pub key_places: Arc<[(&'static str, Place)]>,
+    /// What kind of work it is.
+    pub act: Act,
     /// Command lines; none for a group.
     pub steps: Vec<Vec<Text>>,
     /// What `env` sets.
@@ -143,7 +158,7 @@ impl Eq for Literal {}
 impl Recipe {
     /// Whether it only stands for what it needs.
     pub fn is_group(&self) -> bool {
-        self.steps.is_empty()
+        self.steps.is_empty() && self.act == Act::Process
     }
 
     /// Recipes it takes something from, some of them perhaps twice.
@@ -171,6 +186,7 @@ impl Recipe {
     /// those follow from the inputs.
     pub(crate) fn same_work(&self, other: &Self) -> bool {
         self.steps == other.steps
+            && self.act == other.act
             && self.outputs == other.outputs
             && self.sources == other.sources
             && self.needs == other.needs

@@ -180,6 +180,10 @@ struct Task {
     run: Option<OrFalse<Run>>,
     /// Several commands, run in sequence until one fails.
     steps: Option<OrFalse<Steps>>,
+    /// What it waits for, instead of running something.
+    wait: Option<OrFalse<Wait>>,
+    /// Whether it is done elsewhere: it is settled by what somebody delivers.
+    external: Option<bool>,
     /// Files it reads: paths, folders, globs, and exclusions that start with `!`. By default the member's files that git does not ignore and no task makes.
     inputs: Option<OrFalse<Vec<String>>>,
     /// Files it makes: paths, folders ending in `/`, globs.
@@ -318,6 +322,25 @@ enum ScalarOrValues {
 enum Timeout {
     Text(#[schemars(regex(pattern = "^([0-9]+(ms|s|m|h|d))+$"))] String),
     Seconds(#[schemars(range(min = 1, max = 31_622_400))] i64),
+}
+
+/// What a task waits for: one of `tcp`, `http`, `file` and `command`.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Wait {
+    /// A server that takes connections: `host:port`.
+    tcp: Option<String>,
+    /// An answer to a request: `http://host:port/path`.
+    http: Option<String>,
+    /// A file.
+    file: Option<String>,
+    /// A command that succeeds.
+    command: Option<Run>,
+    /// The status code of the answer. By default 200.
+    #[schemars(range(min = 100, max = 599))]
+    code: Option<i64>,
+    /// How long it is from one look to the next.
+    interval: Option<Timeout>,
 }
 
 #[derive(JsonSchema)]

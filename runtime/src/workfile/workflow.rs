@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use quipu_store::cid::{BlobId, TreeId};
 
 use super::Loaded;
-use super::recipe::{Recipe, Stdin};
+use super::recipe::{Act, Recipe, Stdin};
 use super::vars;
 use crate::graph::TaskIdx;
 use crate::process::{ProcessError, ProcessSpec, Tier};
-use crate::task::{Node, PROCESS, Task, When, Work};
-use crate::value::{Branch, On, Text, Value};
+use crate::task::{EXTERNAL, Node, PROCESS, Task, WAIT, When, Work};
+use crate::value::{Branch, On, Text, Value, ValueError};
 use crate::workflow::{DuplicateName, Workflow};
 
 /// What every process task sees unless it says otherwise.
@@ -80,14 +80,20 @@ impl Loaded {
         let outputs: Text = "outputs".into();
         let cmd: Text = PROCESS.into();
         for (recipe, tree) in self.recipes.iter().zip(sources).filter(|(recipe, _)| recipe.runs()) {
-            let spec = self.spec(recipe, *tree, surroundings, &outputs)?;
-            let args = spec.to_args().map_err(|source| WorkflowError::Args { task: recipe.name.clone(), source })?;
+            let fail = |source| WorkflowError::Args { task: recipe.name.clone(), source };
+            let (cmd, args) = match &recipe.act {
+                Act::Process => {
+                    (cmd.clone(), self.spec(recipe, *tree, surroundings, &outputs)?.to_args().map_err(fail)?)
+                }
+                Act::Wait(spec) => (WAIT.into(), spec.to_args()),
+                Act::External => (EXTERNAL.into(), self.external(recipe, *tree, &outputs).map_err(|e| fail(e.into()))?),
+            };
             // Equal work that depends on what becomes of other tasks is not one task.
             let nonce = match recipe.policy.when {
                 When::Success => vec![],
                 when => format!("{} {}", when.name(), recipe.name).into_bytes(),
             };
-            let task = Task { sub: self.subject.clone(), cmd: cmd.clone(), args, nonce };
+            let task = Task { sub: self.subject.clone(), cmd, args, nonce };
             workflow.add_node(Node {
                 name: recipe.name.clone(),
                 work: Work::Task(task),
@@ -108,6 +114,26 @@ impl Loaded {
         let recipe = &self.recipes[recipe];
         let first = recipe.outputs.iter().map(|o| &o.path).min();
         format!("@{}", first.unwrap_or(&recipe.name)).into()
+    }
+
+    /// What comes from other tasks, by where it is found.
+    fn inputs<'a>(&'a self, recipe: &'a Recipe, outputs: &'a Text) -> impl Iterator<Item = (Text, Value)> + 'a {
+        let needs = recipe.needs.iter().map(|i| (self.needs_key(*i), self.part(*i, std::slice::from_ref(outputs))));
+        needs.chain(recipe.from.iter().map(|from| (from.path.clone(), self.part(from.producer, &from.at))))
+    }
+
+    fn part(&self, producer: usize, at: &[Text]) -> Value {
+        Value::promise(Branch::Ok, On::Here(self.at(producer)), at.iter().cloned())
+    }
+
+    /// The arguments of a task that is done elsewhere: what it is called, since nothing else may tell it from others.
+    fn external(&self, recipe: &Recipe, sources: Option<TreeId>, outputs: &Text) -> Result<Value, ValueError> {
+        let sources = sources.map(|tree| ("".into(), Value::Link(tree.link())));
+        Value::map([
+            ("name", Value::Text(recipe.name.clone())),
+            ("inputs", Value::map(self.inputs(recipe, outputs).chain(sources))?),
+            ("outputs", Value::list(recipe.outputs.iter().map(|o| Value::Text(o.path.clone())))),
+        ])
     }
 
     /// A text of a recipe, with promises in place of what tasks will print.
@@ -141,11 +167,6 @@ impl Loaded {
         surroundings: &Surroundings,
         outputs: &Text,
     ) -> Result<ProcessSpec, WorkflowError> {
-        let part =
-            |producer: usize, at: &[Text]| Value::promise(Branch::Ok, On::Here(self.at(producer)), at.iter().cloned());
-        let whole = std::slice::from_ref(outputs);
-        let needs = recipe.needs.iter().map(|i| (self.needs_key(*i), part(*i, whole)));
-        let from = recipe.from.iter().map(|from| (from.path.clone(), part(from.producer, &from.at)));
         let mut env: BTreeMap<Text, Text> = ENV.iter().map(|(k, v)| (Text::from(*k), Text::from(*v))).collect();
         let home = if recipe.tier == Tier::Ns { "/home" } else { "/nonexistent" };
         env.insert("HOME".into(), home.into());
@@ -168,12 +189,12 @@ impl Loaded {
             stdin: recipe.stdin.as_ref().map(|stdin| match stdin {
                 Stdin::Source(path) => Value::Text(path.clone()),
                 Stdin::Printed(task) => self.printed(recipe, task),
-                Stdin::Task { producer, at } => part(*producer, at),
+                Stdin::Task { producer, at } => self.part(*producer, at),
             }),
             stdout: recipe.stdout.clone(),
             depfile: recipe.depfile.clone(),
             sources,
-            inputs: needs.chain(from).collect(),
+            inputs: self.inputs(recipe, outputs).collect(),
             outputs: recipe.outputs.clone(),
             platform: surroundings.platform.clone(),
             tools: tools.collect::<Result<_, _>>()?,

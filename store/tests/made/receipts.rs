@@ -62,6 +62,7 @@ fn error_json(failure: &Failure) -> Value {
         FailureKind::UndeclaredOutput { path } => json!({"kind": "undeclared-output", "path": path}),
         FailureKind::BadOutput { path, why } => json!({"kind": "bad-output", "path": path, "why": why}),
         FailureKind::Spawn { why } => json!({"kind": "spawn", "why": why}),
+        FailureKind::Delivered { why } => json!({"kind": "delivered", "why": why}),
         other => panic!("no receipt records {other:?}"),
     };
     with(&mut error, "stdout", failure.stdout.map(dag_link));
@@ -158,6 +159,7 @@ fn accepted() -> Vec<(&'static str, Receipt)> {
         ("failed: undeclared output", silent(FailureKind::UndeclaredOutput { path: path() })),
         ("failed: bad output", silent(FailureKind::BadOutput { path: path(), why: "it is a socket".to_owned() })),
         ("failed: spawn", silent(FailureKind::Spawn { why: "no such file or directory".to_owned() })),
+        ("failed: delivered", silent(FailureKind::Delivered { why: "not approved".to_owned() })),
     ]
 }
 

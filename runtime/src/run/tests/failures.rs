@@ -276,3 +276,24 @@ fn asked_twice_to_end_nothing_cleans_up_either() {
         report.ends("always", if asked == 1 { End::Ran } else { End::Cancelled });
     }
 }
+
+fn external(node: &mut Node) {
+    let Work::Task(task) = &mut node.work else { unreachable!("a task") };
+    task.cmd = crate::task::EXTERNAL.into();
+}
+
+#[test]
+fn work_that_is_done_elsewhere_holds_no_slot_and_blocks_those_who_need_it() {
+    let flow = Flow::default().with("ask", Does::Hash, 1, "", external).task("u", "ask").task("x", "").task("y", "x");
+    let mut case = flow.case();
+    // One slot, and the task that is done elsewhere comes first: it does not take it.
+    let report = case.run_with("u y", fail_fast(1));
+    let ask = case.idx("ask");
+    report.ends("ask u", End::Blocked { cause: ask });
+    report.ends("x y", End::Ran);
+    case.world.deliver.insert("ask".to_owned());
+    let report = case.run_with("u", fail_fast(1));
+    report.ends("ask", End::CutOff);
+    assert_eq!(report.ran, ["u"]);
+    assert_eq!(case.run_with("u", fail_fast(1)).counts.cached, 1);
+}

@@ -106,6 +106,7 @@ fn every_snippet_of_the_reference_loads_and_is_valid() {
             ("src/main.c", ""),
             ("src/util.c", ""),
             ("words.txt", ""),
+            ("publish.sh", ""),
             ("VERSION", ""),
             ("upload.sh", ""),
             ("db", ""),
