@@ -29,7 +29,7 @@ fn it_holds_no_slot_and_is_never_cached() {
     let space = TestSpace::new(WAITS);
     for round in 1..=2 {
         // With a single slot, what is waited for could not be made by a task that had to wait for that slot.
-        let ran = space.build(&["-j1", "start", "use"]);
+        let ran = space.build(&["-j1", "start", "use", "ready"]);
         assert_eq!(ran.output.status, 0, "{}", ran.output.stdout);
         let expect = if round == 1 { "ready start use" } else { "ready start" };
         assert_eq!(ran.ran(), expect, "round {round}");

@@ -128,7 +128,9 @@ impl Run {
                         self.slot_mut(other).table.get_or_insert(out);
                     }
                     self.report_divergence(task, candidate, &candidates);
-                    if !candidate.own || accepted != Some(candidate.receipt) {
+                    let is_news = !candidate.own || accepted != Some(candidate.receipt);
+                    // A failure never becomes what the store goes by.
+                    if is_news && candidate.result.is_ok() {
                         // From now on this store goes by it, whatever is looked at first next time.
                         let (receipt, via) = (candidate.receipt, candidate.via.clone());
                         self.steps.push_back(Step::Accept { task, receipt, via });
@@ -385,8 +387,10 @@ impl Run {
 
     /// Settles a task by a receipt under its invocation id, and remembers that.
     pub(super) fn cut_off(&mut self, task: TaskIdx, candidate: &Candidate) {
-        let (via, _) = self.made_from(task);
-        self.steps.push_back(Step::Accept { task, receipt: candidate.receipt, via });
+        if candidate.result.is_ok() {
+            let (via, _) = self.made_from(task);
+            self.steps.push_back(Step::Accept { task, receipt: candidate.receipt, via });
+        }
         self.settle(task, End::CutOff, candidate.result.clone(), candidate.out, Some(candidate.receipt));
     }
 
