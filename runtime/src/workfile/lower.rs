@@ -33,11 +33,37 @@ const GROUP_KEYS: [&str; 11] =
     ["extends", "when", "vars", "params", "description", "tags", "needs", "matrix", "versions", "only", "exclude"];
 
 /// Keys a task may have beside `wait`.
-const WAIT_KEYS: [&str; 10] =
-    ["description", "tags", "matrix", "versions", "only", "exclude", "after", "timeout", "when", "mute"];
+const WAIT_KEYS: [&str; 13] = [
+    "extends",
+    "vars",
+    "params",
+    "description",
+    "tags",
+    "matrix",
+    "versions",
+    "only",
+    "exclude",
+    "after",
+    "timeout",
+    "when",
+    "mute",
+];
 /// Keys a task may have beside `external`.
-const EXTERNAL_KEYS: [&str; 10] =
-    ["description", "tags", "matrix", "versions", "only", "exclude", "after", "needs", "inputs", "outputs"];
+const EXTERNAL_KEYS: [&str; 13] = [
+    "extends",
+    "vars",
+    "params",
+    "description",
+    "tags",
+    "matrix",
+    "versions",
+    "only",
+    "exclude",
+    "after",
+    "needs",
+    "inputs",
+    "outputs",
+];
 /// How long something is waited for when the task does not say.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
