@@ -40,7 +40,7 @@ fn ends(ran: &Ran) -> (i32, String, u64) {
     let text = ran.ended("blocked");
     names.extend(text.split(' '));
     names.sort_unstable();
-    (ran.output.status, names.join(" "), ran.count("failed") as u64)
+    (ran.output.status, names.join(" "), ran.count("failed"))
 }
 
 #[test]
