@@ -1,0 +1,67 @@
+//! What the stat index knows of one directory: its chunk as it was loaded, and what is different since.
+//!
+//! Unaware of disks and of the store.
+
+use std::collections::BTreeMap;
+
+use crate::stat_chunk::{Chunk, Known};
+use crate::tree::MAX_NAME_BYTES;
+
+/// One directory's chunk as it was loaded, and what is different now.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    pub(super) base: Chunk,
+    changes: BTreeMap<Box<str>, Option<Known>>,
+}
+
+impl Directory {
+    pub(super) fn get_near(&self, near: &mut usize, name: &str) -> Option<&Known> {
+        if !self.changes.is_empty()
+            && let Some(change) = self.changes.get(name)
+        {
+            return change.as_ref();
+        }
+        self.base.get_near(near, name)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Known> {
+        self.get_near(&mut 0, name)
+    }
+
+    pub(super) fn set(&mut self, name: &str, known: Option<Known>) {
+        let known = known.filter(|_| name.len() <= MAX_NAME_BYTES);
+        if self.get(name) != known.as_ref() {
+            self.changes.insert(name.into(), known);
+        }
+    }
+
+    /// The chunk with the changes in it; `None` when they change nothing.
+    pub(super) fn merged(&mut self) -> Option<Chunk> {
+        let base = &self.base;
+        self.changes.retain(|name, change| base.get_near(&mut 0, name) != change.as_ref());
+        if self.changes.is_empty() {
+            return None;
+        }
+        let mut merged = Chunk::default();
+        let mut changes = std::mem::take(&mut self.changes).into_iter().peekable();
+        for (name, known) in base.iter() {
+            while let Some((added, change)) = changes.next_if(|(added, _)| **added < *name) {
+                change.into_iter().for_each(|known| merged.push(&added, known));
+            }
+            match changes.next_if(|(changed, _)| **changed == *name) {
+                Some((_, change)) => change.into_iter().for_each(|known| merged.push(name, known)),
+                None => merged.push(name, known.clone()),
+            }
+        }
+        for (added, change) in changes {
+            change.into_iter().for_each(|known| merged.push(&added, known));
+        }
+        Some(merged)
+    }
+}
+
+impl From<Chunk> for Directory {
+    fn from(base: Chunk) -> Self {
+        Self { base, changes: BTreeMap::new() }
+    }
+}
