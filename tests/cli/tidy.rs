@@ -51,12 +51,6 @@ const PRINTING: [&str; 7] = ["print!", "println!", "eprint!", "eprintln!", "dbg!
 
 /// At this length there is a noun hiding in a file.
 const LONG_LINES: usize = 550;
-/// Files that are longer, with the reason.
-const LONG: [(&str, &str); 3] = [
-    ("store/src/checkout.rs", "more than half of it is tests"),
-    ("store/src/ingest.rs", "a quarter of it is tests"),
-    ("store/src/stat_index.rs", "nearly half of it is tests"),
-];
 
 /// Files without a head, with the reason.
 const HEADLESS: [(&str, &str); 1] = [("runtime/src/drive/tests.rs", "being written")];
@@ -234,8 +228,8 @@ fn problems(path: &str, text: &str, test_only: bool) -> Vec<String> {
         }
     }
     let lines = text.lines().count();
-    if lines > LONG_LINES && !LONG.iter().any(|(p, _)| *p == path) {
-        say(format!("{lines} lines; look for the noun hiding in it, or name the reason in `LONG`"));
+    if lines > LONG_LINES {
+        say(format!("{lines} lines; look for the noun hiding in it"));
     }
     let all = code(text);
     if all.contains("#[ignore]") {
@@ -320,10 +314,6 @@ fn the_house_is_kept() {
 #[test]
 fn no_exception_outlives_its_reason() {
     let sources = sources();
-    for (path, reason) in LONG {
-        let lines = sources.get(path).map_or(0, |text| text.lines().count());
-        assert!(lines > LONG_LINES && !reason.is_empty(), "{path} has {lines} lines: take it out of `LONG`");
-    }
     for (path, reason) in HEADLESS {
         let headed = sources.get(path).is_some_and(|text| text.starts_with("//! "));
         assert!(!headed && !reason.is_empty(), "{path} has a head: take it out of `HEADLESS`");
