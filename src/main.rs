@@ -1,6 +1,5 @@
 //! The quipu command.
 
-mod base64;
 mod change;
 mod cli;
 mod commands;
@@ -11,6 +10,7 @@ mod project;
 mod quantity;
 mod remotes;
 mod render;
+mod secret;
 mod settings;
 mod trust_file;
 mod undeclared;

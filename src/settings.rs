@@ -11,10 +11,10 @@ use quipu_runtime::workfile::DEFAULT_TIER;
 use quipu_store::sign::Signer;
 use quipu_store::{Options, SignerSource, Store};
 
-use crate::base64;
 use crate::commands::note;
 use crate::diagnose::Diagnosis;
 use crate::render::Fold;
+use crate::secret;
 
 /// Where things are.
 #[derive(Debug, Clone)]
@@ -79,8 +79,8 @@ const KEY: &str = "QUIPU_KEY";
 /// The key in `QUIPU_KEY`: its 32 bytes in hexadecimal or base64, or the path of a file that `quipu key new` made.
 fn given_key() -> Result<Option<Signer>, Diagnosis> {
     let Some(value) = std::env::var_os(KEY).filter(|v| !v.is_empty()) else { return Ok(None) };
-    if let Some(secret) = value.to_str().and_then(|text| base64::secret(text.trim())) {
-        return Ok(Some(Signer::from_secret(&secret)));
+    if let Some(bytes) = value.to_str().and_then(|text| secret::read(text.trim())) {
+        return Ok(Some(Signer::from_secret(&bytes)));
     }
     // What it says is not repeated: it may be a key with a letter missing.
     let path = Path::new(&value);

@@ -186,7 +186,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagError> {
+/// A map, or the promise that it has the shape of. Keys are in canonical order.
+pub(crate) fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagError> {
     let malformed = || shape("malformed promise");
     let [(key, inner)] = &pairs[..] else { return Ok(Value::Map(pairs.into())) };
     if &**key == "quipu/at" {
@@ -210,7 +211,7 @@ fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::identity::feed;
     use proptest::prelude::*;

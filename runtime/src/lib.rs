@@ -42,8 +42,10 @@
 //! ```
 
 mod attest;
+pub mod base64;
 pub mod canon;
 pub mod clock;
+pub mod dag_json;
 pub mod deliver;
 pub mod drive;
 pub mod event_log;
@@ -54,6 +56,7 @@ pub mod identity;
 pub mod learn;
 pub mod narrow;
 pub mod observe;
+pub mod order;
 pub mod plan;
 pub mod process;
 pub mod project;

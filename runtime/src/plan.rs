@@ -12,28 +12,7 @@ use crate::run::step::{End, State};
 use crate::task::Work;
 use crate::value::Text;
 
-/// What a run would do. As JSON (`plan --json`), absent fields left out, ids as text:
-///
-/// ```json
-/// { "tasks": [ { "name": "app:link", "also": ["app:default"], "task": "bafyr4i...",
-///                "status": "conditional", "resume": false, "goal": true,
-///                "reason": { "kind": "no-receipt" }, "waits_for": ["app:compile[main]"],
-///                "invocation": "bafyr4i...", "receipt": "bafyr4i...", "batch": 1, "expected_ms": 830 } ],
-///   "resume": ["app:compile[main]"],
-///   "batches": [["app:compile[main]"], ["app:link"]],
-///   "critical_path": ["app:compile[main]", "app:link"],
-///   "critical_path_ms": 2010, "total_ms": 2010,
-///   "fetch": [ { "task": "app:link", "blob": "bafkr4i...", "bytes": 1234 } ],
-///   "left_out": [ { "name": "app:sign", "reason": "`deploy` does not hold: deploy is `false`" } ],
-///   "counts": { "cached": 40, "cut_off": 1, "certain": 1, "conditional": 1, "unneeded": 7,
-///               "blocked": 0, "failed": 0, "skipped": 0 } }
-/// ```
-///
-/// `status` is one of `cached`, `cut-off`, `certain`, `conditional`, `unneeded`, `blocked`, `failed`,
-/// `skipped`; `reason.kind` one of `no-receipt`, `other-inputs`, `forced`, `bytes-missing`,
-/// `inputs-may-change`, `same-as` (with `task`), `caused-by` (with `task`), `failure` (with `message`),
-/// `condition` (the task has one, and what it comes after has not ended), `unmet` (nothing it comes after failed),
-/// `undelivered` (it is done elsewhere).
+/// What a run would do. As JSON: `docs/formats/plan.md`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Every task the goals lead to, in the order of the workflow; the same task under two names once.

@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use quipu_runtime::base64;
+use quipu_runtime::dag_json::of_value;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::identity::decode_task;
 use quipu_runtime::value::Value;
@@ -16,7 +18,6 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::{Context, accepted, note, print};
-use crate::base64;
 use crate::cli::AttestArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
@@ -75,7 +76,7 @@ fn statement(opened: &Opened, task: TaskIdx, signed: &SignedReceipt, subjects: V
     let receipt = &signed.receipt;
     let bytes = opened.store.get(receipt.ran.link(), quipu_store::car::MAX_DAG_BYTES)?;
     let invocation = bytes.and_then(|bytes| decode_task(&bytes).ok());
-    let args = invocation.as_ref().map_or(Json::Null, |i| dag_json(&i.args));
+    let args = invocation.as_ref().map_or(Json::Null, |i| of_value(&i.args));
     let mut inputs = vec![];
     if let Some(invocation) = &invocation {
         links_of(&invocation.args, &mut inputs);
@@ -171,22 +172,6 @@ fn sha256(store: &Store, id: BlobId) -> Result<Option<String>, Diagnosis> {
         }
     }
     Ok(Some(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()))
-}
-
-/// The value as DAG-JSON: links and bytes under `/`.
-fn dag_json(value: &Value) -> Json {
-    match value {
-        Value::Null => Json::Null,
-        Value::Bool(b) => json!(b),
-        Value::Int(n) => json!(n),
-        Value::Text(text) => json!(&**text),
-        Value::Bytes(bytes) => json!({ "/": { "bytes": base64::encode(bytes).trim_end_matches('=') } }),
-        Value::List(items) => items.iter().map(dag_json).collect(),
-        Value::Map(pairs) => Json::Object(pairs.iter().map(|(k, v)| (k.to_string(), dag_json(v))).collect()),
-        Value::Link(link) => json!({ "/": link.to_string() }),
-        // An invocation holds none.
-        Value::Await(_) => Json::Null,
-    }
 }
 
 fn links_of(value: &Value, found: &mut Vec<Link>) {

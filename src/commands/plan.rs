@@ -2,10 +2,15 @@
 
 use std::fmt::Write as _;
 
+use quipu_runtime::dag_json::of_value;
 use quipu_runtime::graph::TaskIdx;
+use quipu_runtime::order::Order;
 use quipu_runtime::plan::{LeftOut, Plan, Planned, Reason, Status};
-use quipu_runtime::run::Rules;
+use quipu_runtime::run::values::artifact;
+use quipu_runtime::run::{Rules, Run};
 use quipu_runtime::value::Text;
+use quipu_store::tree::Entry;
+use serde_json::Value as Json;
 
 use super::{Context, memory, print, print_json};
 use crate::cli::PlanArgs;
@@ -37,9 +42,38 @@ pub(super) fn show(
     as_json: bool,
 ) -> Result<Exit, Diagnosis> {
     let rules = Rules { expected_ms: memory::durations(&opened.store, &opened.key(), &opened.project), ..rules };
-    let mut plan = Plan::of(&opened.look(goals, rules)?);
+    let run = opened.look(goals, rules)?;
+    let mut plan = Plan::of(&run);
     plan.left_out = left_out.into_iter().map(|(name, reason)| LeftOut { name, reason }).collect();
-    if as_json { print_json(&plan) } else { print(&text(opened, &plan)?).map(|()| Exit::Ok) }
+    if as_json { print_json(&full(opened, &run, &plan)) } else { print(&text(opened, &plan)?).map(|()| Exit::Ok) }
+}
+
+/// The plan with all that somebody else needs who carries it out.
+fn full(opened: &Opened, run: &Run, plan: &Plan) -> Json {
+    let mut json = serde_json::to_value(plan).expect("plans have text for keys");
+    let mut trees = serde_json::Map::new();
+    let tasks = json.get_mut("tasks").and_then(Json::as_array_mut).into_iter().flatten();
+    for (task, planned) in tasks.zip(&plan.tasks) {
+        let order = serde_json::to_value(Order::of(run, planned.idx)).expect("orders have text for keys");
+        if let Some(tree) = order["work"]["args"]["inputs"][""]["/"].as_str() {
+            trees.entry(tree).or_insert_with(|| sources(opened, planned.idx));
+        }
+        if let (Json::Object(task), Json::Object(order)) = (task, order) {
+            task.extend(order);
+        }
+    }
+    json["trees"] = trees.into();
+    json
+}
+
+/// The source files of a task, as its tree has them.
+fn sources(opened: &Opened, task: TaskIdx) -> Json {
+    let one = |(path, entry): (String, Entry)| {
+        let mut file = of_value(&artifact(&entry));
+        file["path"] = path.into();
+        file
+    };
+    opened.project.sources(task).into_iter().map(one).collect()
 }
 
 /// The plan of one goal.
@@ -92,7 +126,7 @@ pub(super) fn because(opened: &Opened, task: &Planned) -> Result<String, Diagnos
             let policy = opened.project.policy(task.idx);
             let failed = failed_before(opened, task)?;
             let why = match (failed, reason) {
-                (Some(failed), _) => failed,
+                (Some(failed), _) => format!("it failed the last time: {failed}"),
                 _ if !policy.cache => "it is never cached".to_owned(),
                 (None, Some(Reason::OtherInputs)) => "its receipts were made from other inputs".to_owned(),
                 _ => "there is no receipt for it".to_owned(),
@@ -103,10 +137,10 @@ pub(super) fn because(opened: &Opened, task: &Planned) -> Result<String, Diagnos
 }
 
 /// How it failed the last time, when it did.
-fn failed_before(opened: &Opened, task: &Planned) -> Result<Option<String>, Diagnosis> {
+pub(super) fn failed_before(opened: &Opened, task: &Planned) -> Result<Option<String>, Diagnosis> {
     let found = opened.store.find_tasks(&[task.task])?;
     let mut failures = found.iter().flat_map(|t| &t.receipts).filter_map(|f| f.signed.receipt.out.as_ref().err());
-    Ok(failures.next_back().map(|failure| format!("it failed the last time: {}", failure.kind)))
+    Ok(failures.next_back().map(|failure| failure.kind.to_string()))
 }
 
 fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {

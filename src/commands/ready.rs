@@ -4,6 +4,7 @@ use quipu_runtime::plan::Plan;
 use quipu_runtime::run::Rules;
 use serde::Serialize;
 
+use super::plan::failed_before;
 use super::{Context, memory, print, print_json};
 use crate::cli::PlanArgs;
 use crate::diagnose::Diagnosis;
@@ -14,14 +15,21 @@ use crate::project::Opened;
 struct Ready<'a> {
     /// Tasks that are not done, and all that they need and come after is.
     ready: Vec<One<'a>>,
-    /// How many others are not done either.
+    /// How many others are not done either, and wait for these.
     waiting: usize,
+    /// How many are not done, and wait for what is done elsewhere or cannot be done.
+    blocked: usize,
 }
 
 #[derive(Serialize)]
 struct One<'a> {
     name: &'a str,
     task: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invocation: Option<String>,
+    /// How it failed the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expected_ms: Option<u64>,
 }
@@ -35,9 +43,18 @@ pub(super) fn ready(context: &Context, args: &PlanArgs) -> Result<Exit, Diagnosi
     let left = plan.tasks.iter().filter(|task| task.batch.is_some());
     let (ready, waiting): (Vec<_>, Vec<_>) = left.partition(|task| task.waits_for.is_empty());
     if args.json {
-        let one = |task: &&'_ quipu_runtime::plan::Planned| task.task.to_string();
-        let ready = ready.iter().map(|t| One { name: &t.name, task: one(t), expected_ms: t.expected_ms });
-        return print_json(&Ready { ready: ready.collect(), waiting: waiting.len() });
+        let blocked = plan.counts.blocked + plan.counts.failed + plan.counts.skipped;
+        let mut list = vec![];
+        for task in ready {
+            list.push(One {
+                name: &task.name,
+                task: task.task.to_string(),
+                invocation: task.invocation.map(|id| id.to_string()),
+                failed: failed_before(&opened, task)?,
+                expected_ms: task.expected_ms,
+            });
+        }
+        return print_json(&Ready { ready: list, waiting: waiting.len(), blocked });
     }
     let text: String = ready.iter().map(|task| format!("{}\n", task.name)).collect();
     print(&text).map(|()| Exit::Ok)

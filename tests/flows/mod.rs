@@ -18,6 +18,7 @@ mod pipeline;
 mod printed;
 mod resume;
 mod sandbox;
+mod scheduled;
 mod secrets;
 mod services;
 mod share_attest;

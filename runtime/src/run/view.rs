@@ -84,6 +84,12 @@ impl Run {
         errand.invocation.as_ref().map(|(id, _)| *id)
     }
 
+    /// What exactly is to be done for a task whose inputs are settled, as long as it is not.
+    pub fn invoked(&self, task: TaskIdx) -> Option<&Arc<Invocation>> {
+        let errand = self.slot(self.first(task)).errand.as_ref()?;
+        errand.invocation.as_ref().map(|(_, invocation)| invocation)
+    }
+
     /// Whether a task has a receipt and runs all the same, since its bytes are gone.
     pub fn is_hollow(&self, task: TaskIdx) -> bool {
         self.slot(self.first(task)).must_run

@@ -1,9 +1,9 @@
-//! Base64, as others write signatures, statements and keys. Pure.
+//! Base64, as others write signatures, statements, keys and bytes in JSON. Unaware of what the bytes are.
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The text of these bytes, padded.
-pub(crate) fn encode(bytes: &[u8]) -> String {
+pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
         let n = three.iter().fold(0_u32, |n, byte| n << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
@@ -16,7 +16,7 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
 }
 
 /// The bytes of a text, padded or not; nothing where it is not the one text of its bytes.
-fn decode(text: &str) -> Option<Vec<u8>> {
+pub fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
     for four in digits.as_bytes().chunks(4) {
@@ -29,19 +29,6 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     }
     let padded = encode(&bytes);
     (padded == text || padded.trim_end_matches('=') == text).then_some(bytes)
-}
-
-/// 32 secret bytes, in hexadecimal or base64.
-pub(crate) fn secret(text: &str) -> Option<[u8; 32]> {
-    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        let mut secret = [0; 32];
-        for (byte, pair) in secret.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        return Some(secret);
-    }
-    decode(text)?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -64,18 +51,6 @@ mod tests {
         }
         for bad in ["Z", "Zh==", "Zm9=", "Zg=", "Zg===", "Z g=", "Zm9v=", "_-__"] {
             assert_eq!(decode(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_secret_is_32_bytes_in_either_form() {
-        let secret_bytes: [u8; 32] = std::array::from_fn(|i| i as u8 * 7);
-        let hex: String = secret_bytes.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(secret(&hex), Some(secret_bytes));
-        assert_eq!(secret(&hex.to_uppercase()), Some(secret_bytes));
-        assert_eq!(secret(&encode(&secret_bytes)), Some(secret_bytes));
-        for bad in [&hex[1..], "", "key", &encode(&secret_bytes[1..])] {
-            assert_eq!(secret(bad), None, "{bad}");
         }
     }
 }
