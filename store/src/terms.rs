@@ -30,7 +30,7 @@ pub struct Options {
 impl Options {
     /// The defaults, with this signer.
     pub fn new(signer: SignerSource) -> Self {
-        Self { inline_max_bytes: 16 << 10, batch_ms: 200, batch_receipts: 64, cache_bytes: 64 << 20, signer }
+        Self { inline_max_bytes: 16 << 10, batch_ms: 200, batch_receipts: 1024, cache_bytes: 64 << 20, signer }
     }
 }
 

@@ -33,6 +33,7 @@ fn child() {
     let store = Store::open(Path::new(&dir), options()).expect("opens");
     match role.as_str() {
         "write" => write(&store, std::env::var(BASE).expect("set").parse().expect("a number")),
+        "append" => append(Path::new(&dir)),
         _ => {
             let lease = store.lease(invocation(1)).expect("locks");
             say(&format!("lease {}", lease.is_some()));
@@ -64,6 +65,25 @@ fn write(store: &Store, base: u64) {
             store.flush().expect("commits");
         }
     }
+}
+
+/// Records, and commits nothing.
+fn append(dir: &Path) {
+    let store = Store::open(dir, Options { batch_ms: 600_000, ..options() }).expect("opens");
+    for n in 0..3 {
+        let before = store.counters().journal_bytes;
+        let bytes = content(2 * n + 1);
+        let size = bytes.len() as u64;
+        let blob = BlobId::try_from(store.put(Codec::Raw, bytes).expect("is put")).expect("raw");
+        let blocks = vec![(task(n).link(), kit::block(b'T', n))];
+        let done = Box::new(move |_| say(&format!("acknowledged {n}")));
+        store.record(Record { receipt: receipt(n, &[n], &[(blob, size)]), blocks, done }).expect("is queued");
+        while store.counters().journal_bytes == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        say(&format!("appended {n}"));
+    }
+    std::thread::sleep(Duration::from_secs(60));
 }
 
 fn start(role: &str, dir: &Path, base: u64, tell: &mpsc::Sender<String>) -> Child {
@@ -139,6 +159,46 @@ fn killed_writers_lose_nothing_they_acknowledged() {
     let options = GcOptions { grace: Duration::ZERO, wait: Duration::ZERO, ..GcOptions::new(0) };
     store.gc(&options).expect("nobody is at work");
     assert_eq!(store.verify(&VerifyOptions::default()).expect("reads").findings, []);
+}
+
+#[test]
+fn what_a_killed_process_had_not_committed_is_entered_by_the_next_as_far_as_it_is_whole() {
+    for torn in [None, Some(1)] {
+        let temp = kit::temp();
+        let dir = temp.path().join("store");
+        let (tell, told) = mpsc::channel();
+        let mut child = start("append", &dir, 0, &tell);
+        let said: Vec<String> = told.iter().take_while(|line| line != "appended 2").collect();
+        child.kill().expect("is ours");
+        child.wait().expect("is ours");
+        assert!(!said.iter().any(|line| line.starts_with("acknowledged")), "nothing was committed: {said:?}");
+        if let Some(torn) = torn {
+            // As a power cut may leave it, in part.
+            let name = BlobId::of(&content(2 * torn + 1)).link().to_string();
+            let dirs = std::fs::read_dir(dir.join("blobs")).expect("is listed");
+            let files = dirs.map(|d| d.expect("is listed").path().join(&name));
+            std::fs::write(files.into_iter().find(|f| f.exists()).expect("is there"), "torn").expect("is written");
+        }
+        // Whoever comes first enters it, and the second finds nothing left to enter.
+        for commits in [1, 0] {
+            let store = Store::open(&dir, options()).expect("opens");
+            assert_eq!(store.counters().commits, commits);
+            for n in 0..3 {
+                let there = torn.is_none_or(|torn| n < torn);
+                let found = store.find_tasks(&[task(n)]).expect("reads").remove(0);
+                assert_eq!(found.receipts.len(), usize::from(there), "{n}, torn: {torn:?}");
+                let blob = store.get(BlobId::of(&content(2 * n + 1)).link(), 9999).expect("reads");
+                assert_eq!(blob.is_some(), there, "{n}, torn: {torn:?}");
+            }
+        }
+        let store = Store::open(&dir, options()).expect("opens");
+        let options = GcOptions { grace: Duration::ZERO, wait: Duration::ZERO, ..GcOptions::new(0) };
+        store.gc(&options).expect("nobody is at work");
+        assert_eq!(store.verify(&VerifyOptions::default()).expect("reads").findings, []);
+        let left = std::fs::read_dir(dir.join("locks")).expect("is listed").flatten();
+        let left: Vec<_> = left.map(|e| e.file_name()).filter(|n| n.to_string_lossy().starts_with("ahead-")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }
 
 #[test]

@@ -159,14 +159,15 @@ fn after_a_failed_commit_what_was_put_is_still_readable_and_committed_later() {
         store.put(Codec::Raw, vec![1; 50]).expect("is put");
         store.flush().expect("commits");
     }
-    // The very next change to the disk fails, once.
-    let plan = Plan::new(0, false);
+    // The receipt goes to a new segment in two writes, and the commit fails, once.
+    let plan = Plan::new(3, false);
     let store = open(&dir, plan.faults()).expect("opens");
     let link = store.put(Codec::Raw, vec![2; 50]).expect("is queued");
     let (tell, told) = mpsc::channel();
     let done = Box::new(move |result| drop(tell.send(result)));
     store.record(Record { receipt: receipt(1, &[]), blocks: vec![], done }).expect("is queued");
     assert!(store.flush().is_err());
+    assert_eq!(plan.log()[..4], ["open", "write", "write", "open index"]);
     assert!(told.recv().expect("is told").is_err());
     assert!(store.find_tasks(&[task(1)]).expect("reads")[0].receipts.is_empty(), "nothing half is visible");
     assert_eq!(store.get(link, 99).expect("reads"), Some(vec![2; 50]), "a run can go on");

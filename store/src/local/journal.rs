@@ -1,7 +1,8 @@
 //! The journal: what was committed, once more, in segment files from which the index can be rebuilt.
 //!
-//! Knows frames and their checksums; unaware of the index. A frame is one batch. A torn end is no damage:
-//! each process appends to a segment of its own, and begins another after a failed write.
+//! Knows frames and their checksums; unaware of the index. A frame is what was appended at once. A torn end is no
+//! damage: each process appends to a segment of its own, and begins another after a failed write. While it does, a mark
+//! says how much of the segment the index has: see `ahead`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::ahead::Mark;
 use super::fault::Faults;
 use super::layout::Layout;
 use super::tables::{pack_task, unpack_task};
@@ -30,15 +32,26 @@ const MAX_FRAME_BYTES: u32 = 1 << 30;
 pub(crate) struct Journal {
     layout: Layout,
     faults: Faults,
-    segment: Option<(File, u64)>,
+    segment: Option<Segment>,
+    /// Segments that are not appended to any more, of which the index may lack something.
+    behind: Vec<Segment>,
+}
+
+/// A segment of this process.
+#[derive(Debug)]
+struct Segment {
+    file: File,
+    length: u64,
+    /// How much of it the index has. A segment that replaces others has no mark: it says nothing new.
+    mark: Option<Mark>,
 }
 
 impl Journal {
     pub(crate) fn new(layout: Layout, faults: Faults) -> Self {
-        Self { layout, faults, segment: None }
+        Self { layout, faults, segment: None, behind: vec![] }
     }
 
-    /// Appends one batch; how many bytes that took. Not synced: see `docs/design/store.md`, Assumptions.
+    /// Appends one frame; how many bytes that took. Not synced: see `docs/design/store.md`, Assumptions.
     pub(crate) fn append<'a>(&mut self, ops: impl IntoIterator<Item = &'a Op>) -> io::Result<u64> {
         let mut frame = vec![0; FRAME_HEAD_BYTES];
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
@@ -56,33 +69,43 @@ impl Journal {
         let appended = self.write(&frame);
         if appended.is_err() {
             // Its end may be torn; what follows goes where it can be read.
-            self.segment = None;
+            self.behind.extend(self.segment.take());
         }
         appended.map(|()| frame.len() as u64)
     }
 
     fn write(&mut self, frame: &[u8]) -> io::Result<()> {
-        if self.segment.as_ref().is_some_and(|(_, length)| *length > MAX_SEGMENT_BYTES) {
-            self.segment = None;
+        if self.segment.as_ref().is_some_and(|segment| segment.length > MAX_SEGMENT_BYTES) {
+            self.behind.extend(self.segment.take());
         }
         if self.segment.is_none() {
             self.faults.check("open")?;
-            let mut file = create(&self.layout.segments(), "seg")?.1;
+            let (path, mut file) = create(&self.layout.segments(), "seg")?;
             file.write_all(MAGIC)?;
-            self.segment = Some((file, MAGIC.len() as u64));
+            let length = MAGIC.len() as u64;
+            self.segment = Some(Segment { file, length, mark: Some(Mark::make(&self.layout, &path, length)?) });
         }
-        let (file, length) = self.segment.as_mut().expect("made above");
+        let segment = self.segment.as_mut().expect("made above");
         let (first, second) = frame.split_at(frame.len() / 2);
         for part in [first, second] {
             self.faults.check("write")?;
-            file.write_all(part)?;
+            segment.file.write_all(part)?;
         }
-        *length += frame.len() as u64;
+        segment.length += frame.len() as u64;
         Ok(())
+    }
+
+    /// The index has all that was appended.
+    pub(crate) fn settle(&mut self) {
+        self.behind.clear();
+        if let Some(Segment { length, mark: Some(mark), .. }) = &mut self.segment {
+            mark.settle(*length);
+        }
     }
 
     /// What is appended next goes to a new segment.
     pub(crate) fn close(&mut self) {
+        self.behind.clear();
         self.segment = None;
     }
 }
@@ -118,7 +141,7 @@ pub(crate) struct Frame {
     /// When it was appended, in nanoseconds since 1970, by the clock of the time.
     at: u64,
     path: PathBuf,
-    offset_bytes: u64,
+    pub(crate) offset_bytes: u64,
     length: u32,
 }
 
@@ -197,14 +220,14 @@ impl Rewrite {
         let (temp, mut file) = create(&layout.tmp(), "new")?;
         file.write_all(MAGIC)?;
         // The limit of a segment does not hold here: there is one name to appear at once.
-        let segment = Some((file, 0));
-        Ok(Self { journal: Journal { layout: layout.clone(), faults: faults.clone(), segment }, temp })
+        let segment = Some(Segment { file, length: 0, mark: None });
+        Ok(Self { journal: Journal { segment, ..Journal::new(layout.clone(), faults.clone()) }, temp })
     }
 
     pub(crate) fn append<'a>(&mut self, ops: impl IntoIterator<Item = &'a Op>) -> io::Result<u64> {
         let appended = self.journal.append(ops)?;
-        if let Some((_, length)) = &mut self.journal.segment {
-            *length = 0;
+        if let Some(segment) = &mut self.journal.segment {
+            segment.length = 0;
         }
         Ok(appended)
     }
@@ -212,9 +235,9 @@ impl Rewrite {
     /// Makes it durable and visible, and only then deletes those it replaces.
     pub(crate) fn finish(mut self, replaced: &[PathBuf]) -> io::Result<()> {
         let layout = self.journal.layout.clone();
-        let (file, _) = self.journal.segment.take().expect("taken here only");
+        let segment = self.journal.segment.take().expect("taken here only");
         self.journal.faults.check("sync")?;
-        file.sync_all()?;
+        segment.file.sync_all()?;
         let mut n = 0_u32;
         let path = loop {
             let path = layout.segments().join(format!("0000000000-{}-{n}.seg", std::process::id()));

@@ -107,6 +107,16 @@ pub(crate) fn share(path: &Path) -> io::Result<Lasting> {
     Ok(Lasting(file))
 }
 
+/// `None` while somebody holds it exclusively.
+pub(crate) fn try_share(path: &Path) -> io::Result<Option<Lasting>> {
+    let file = open(path)?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(Lasting(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
+    }
+}
+
 /// Waits until nobody holds it.
 pub(crate) fn exclude(path: &Path) -> io::Result<Lasting> {
     let file = open(path)?;

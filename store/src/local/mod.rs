@@ -2,6 +2,7 @@
 //!
 //! What is promised, and against what, is in `docs/design/store.md`.
 
+mod ahead;
 mod backend;
 mod broken;
 mod change;
@@ -94,12 +95,17 @@ impl Local {
             counting,
             layout: layout.clone(),
         };
-        if version::check(&layout)? {
+        let is_store = version::check(&layout)?;
+        if is_store {
             core.index.open()?;
         }
         let core = Arc::new(core);
         let files = Files::new(layout, faults);
-        Ok(Self { writer: Writer::new(core.clone()), core, files, scratch: Mutex::default() })
+        let local = Self { writer: Writer::new(core.clone()), core, files, scratch: Mutex::default() };
+        if is_store {
+            ahead::take_over(&local);
+        }
+        Ok(local)
     }
 
     fn view(&self) -> Result<Option<View>, StoreError> {

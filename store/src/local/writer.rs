@@ -1,7 +1,8 @@
 //! The writer: what is queued, its one thread, and the order in which a batch becomes durable.
 //!
 //! Order: files are in `blobs/` before they are queued; journal; `syncfs` when a file was added; one index
-//! transaction; only then is anybody told. Unaware of who reads, except that what is queued can be read.
+//! transaction; only then is anybody told. A receipt goes to the journal as soon as it is signed, so that it outlives
+//! the process; the rest waits for the commit. Unaware of who reads, except that what is queued can be read.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +32,8 @@ const LARGE_BATCH_BYTES: usize = 8 << 20;
 pub(crate) struct Layer {
     pub(crate) rows: Rows,
     ops: Vec<Op>,
+    /// How many of these the journal has.
+    journaled: usize,
     bytes: usize,
     /// A file went into `blobs/` since the last `syncfs`.
     has_files: bool,
@@ -53,6 +56,8 @@ pub(crate) struct State {
     done: Vec<(ReceiptId, Done)>,
     /// With the number of the change.
     unsigned: VecDeque<(u64, Record)>,
+    /// A receipt was signed that the journal does not have.
+    unjournaled: bool,
     /// What the records that are not signed yet will be found by.
     awaited: Vec<(InvocationId, Vec<TaskId>)>,
     /// Numbers of changes: queued so far, and of those settled one way or the other.
@@ -210,6 +215,10 @@ fn run(core: &Core, shared: &Shared) {
             state = sign(core, shared, &mut signer, state);
             continue;
         }
+        if state.unjournaled {
+            state = journal(core, shared, state);
+            continue;
+        }
         let waiting = state.since.map(|since| since.elapsed());
         let due = state.stop
             || state.wanted > 0
@@ -271,9 +280,31 @@ fn sign<'a>(
     state.since.get_or_insert_with(Instant::now);
     ops.into_iter().for_each(|op| state.queue.push(op));
     state.done.push((id, record.done));
+    state.unjournaled = true;
     state.awaited.remove(0);
     shared.news.notify_all();
     state
+}
+
+/// Appends what is queued to the journal, ahead of its commit: should this process be killed, the next one enters it.
+fn journal<'a>(core: &Core, shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    state.unjournaled = false;
+    let ops = state.queue.ops[state.queue.journaled..].to_vec();
+    drop(state);
+    let appended = append(core, ops.iter());
+    let mut state = shared.state();
+    // The queue is taken by this thread alone. What could not be appended now is, or is refused, with the commit.
+    if appended.is_ok() {
+        state.queue.journaled += ops.len();
+    }
+    state
+}
+
+fn append<'a>(core: &Core, ops: impl IntoIterator<Item = &'a Op>) -> Result<(), CommitError> {
+    let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
+    let bytes = journal.append(ops).map_err(|e| CommitError::io(&core.layout.segments(), e))?;
+    core.counting.journal_bytes.fetch_add(bytes, Relaxed);
+    Ok(())
 }
 
 fn unsigned(shared: &Shared, done: Done, error: CommitError) -> MutexGuard<'_, State> {
@@ -343,23 +374,22 @@ fn write(core: &Core, layer: &Layer, used: &FxHashSet<ReceiptId>) -> Result<(), 
         return Ok(());
     }
     let root = core.layout.dir();
-    {
-        let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = journal.append(ops.iter().copied()).map_err(|e| CommitError::io(&core.layout.segments(), e))?;
-        core.counting.journal_bytes.fetch_add(bytes, Relaxed);
-    }
+    append(core, ops.iter().filter(|(at, _)| *at >= layer.journaled).map(|(_, op)| *op))?;
     if layer.has_files && !is_broken("blob-sync") && !is_broken("blobs-first") {
         core.faults.check("syncfs").map_err(|e| CommitError::io(root, e))?;
         let dir = core.root.get().expect("opened by the first write, and this is one");
         rustix::fs::syncfs(dir).map_err(|e| CommitError::io(root, e.into()))?;
         core.counting.syncs.fetch_add(1, Relaxed);
     }
-    let new = ops.iter().filter_map(|op| if let Op::Receipt(kept) = op { Some(kept.signed.id) } else { None });
+    let new = ops.iter().filter_map(|(_, op)| if let Op::Receipt(kept) = op { Some(kept.signed.id) } else { None });
     let today = today();
     let changed = core.index.change(|change| {
-        change.apply(ops.iter().copied())?;
+        change.apply(ops.iter().map(|(_, op)| *op))?;
         change.touch(used.iter().copied().chain(new), today)
     });
+    if changed.is_ok() {
+        core.journal.lock().unwrap_or_else(PoisonError::into_inner).settle();
+    }
     changed.map_err(|e| match e {
         StoreError::Io { path, source } => CommitError::io(&path, source),
         StoreError::Index { path, why } => CommitError::Index { path, why },
@@ -367,24 +397,24 @@ fn write(core: &Core, layer: &Layer, used: &FxHashSet<ReceiptId>) -> Result<(), 
     })
 }
 
-/// The changes without the blocks that are there already.
-fn fresh<'a>(core: &Core, ops: &'a [Op]) -> Result<Vec<&'a Op>, CommitError> {
+/// The changes, each with its place, without the blocks that are there already.
+fn fresh<'a>(core: &Core, ops: &'a [Op]) -> Result<Vec<(usize, &'a Op)>, CommitError> {
     let failed = |e: StoreError| match e {
         StoreError::Io { path, source } => CommitError::io(&path, source),
         other => CommitError::Index { path: core.layout.index(), why: other.to_string() },
     };
-    let Some(view) = core.index.view().map_err(failed)? else { return Ok(ops.iter().collect()) };
+    let Some(view) = core.index.view().map_err(failed)? else { return Ok(ops.iter().enumerate().collect()) };
     let mut touched = FxHashSet::default();
     let mut fresh = Vec::with_capacity(ops.len());
-    for op in ops {
+    for (at, op) in ops.iter().enumerate() {
         match op {
             // Only the first of several in a batch, and only where nothing in it speaks of the block before.
             Op::Block(link, _) if touched.insert(*link) && view.has_block_row(*link).map_err(failed)? => {}
             Op::Large(link, _) | Op::Forget(link) => {
                 touched.insert(*link);
-                fresh.push(op);
+                fresh.push((at, op));
             }
-            _ => fresh.push(op),
+            _ => fresh.push((at, op)),
         }
     }
     Ok(fresh)
