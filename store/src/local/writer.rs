@@ -215,7 +215,7 @@ fn run(core: &Core, shared: &Shared) {
             state = sign(core, shared, &mut signer, state);
             continue;
         }
-        if state.unjournaled {
+        if state.unjournaled && !is_broken("ack-first") {
             state = journal(core, shared, state);
             continue;
         }
