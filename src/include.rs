@@ -2,8 +2,6 @@
 //!
 //! Their hash says what they are, so one that is in the store is asked for no more. Unaware of what is in them.
 
-use std::process::Command;
-
 use quipu_runtime::workfile::MAX_FILE_BYTES;
 use quipu_store::cid::{BlobId, Codec};
 
@@ -17,27 +15,12 @@ pub(crate) fn get(context: &Context, url: &str, id: BlobId) -> Result<Vec<u8>, S
         Ok(None) => {}
         Err(error) => return Err(error.to_string()),
     }
-    let bytes = fetch(url)?;
+    let bytes = quipu_fetch::read(url, &context.start, context.offline, MAX_FILE_BYTES as u64);
+    let bytes = bytes.map_err(|problem| problem.to_string())?;
     if BlobId::of(&bytes) == id && store.can_be_written() {
         // Next time nobody needs to be asked; without it the next load asks again.
         let _ = store.put(Codec::Raw, bytes.clone());
         let _ = store.flush();
     }
     Ok(bytes)
-}
-
-/// Asks with `curl`, which is nearly everywhere and knows the machine's proxies and certificates.
-fn fetch(url: &str) -> Result<Vec<u8>, String> {
-    if !["http://", "https://", "file://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err("its URL starts with none of `https://`, `http://`, `file://`".to_owned());
-    }
-    let limit = MAX_FILE_BYTES.to_string();
-    let mut curl = Command::new("curl");
-    curl.args(["--fail", "--silent", "--show-error", "--location", "--max-time", "60", "--max-filesize", &limit]);
-    curl.args(["--proto", "=http,https,file", "--proto-redir", "=http,https", "--url", url]);
-    let output = curl.output().map_err(|error| format!("curl cannot be started: {error}"))?;
-    match output.status.success() {
-        true => Ok(output.stdout),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-    }
 }

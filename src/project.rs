@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quipu_fetch::{FetchExecutor, FetchOptions};
 use quipu_runtime::drive::{self, Engine, Request};
 use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::wait::wait;
@@ -11,7 +12,7 @@ use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::project::Project;
 use quipu_runtime::run::{Rules, Run};
-use quipu_runtime::task::{PROCESS, WAIT};
+use quipu_runtime::task::{FETCH, PROCESS, WAIT};
 use quipu_runtime::workfile::{self, Given, Loaded};
 use quipu_store::Store;
 
@@ -51,13 +52,16 @@ impl Opened {
         Ok(Self { store, workspace, project, trust, processes, settings, offline })
     }
 
-    /// An engine that runs processes in this workspace.
+    /// An engine that runs processes in this workspace, and fetches for it.
     pub(crate) fn engine(&self) -> Engine {
         let mut engine = Engine::new(self.store.clone());
         engine.trusted = self.trust.keys();
         engine.policies = self.trust.policies.clone();
         engine.executors.register(PROCESS, self.processes.clone());
-        engine.executors.register(WAIT, wait(self.workspace.root().to_owned()));
+        let root = self.workspace.root().to_owned();
+        engine.executors.register(WAIT, wait(root.clone()));
+        let options = FetchOptions { offline: self.offline, ..FetchOptions::new(root) };
+        engine.executors.register(FETCH, FetchExecutor::new(options));
         engine
     }
 

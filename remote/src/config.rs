@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quipu_store::remote::{self, RemotePolicy};
+use quipu_store::remote::{self, CLOSED_TIERS, RemotePolicy};
 use serde::Deserialize;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -84,7 +84,7 @@ fn slots() -> u32 {
 }
 
 fn isolated() -> Vec<String> {
-    vec!["ns".to_owned(), "wasm".to_owned()]
+    CLOSED_TIERS.map(str::to_owned).to_vec()
 }
 
 /// Why a description is of no use.

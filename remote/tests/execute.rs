@@ -117,6 +117,7 @@ impl Farm {
             id,
             invocation: Arc::new(invocation),
             sources: Arc::new([]),
+            urls: Arc::new([]),
             timeout: None,
             forced: false,
             store: self.store.clone(),

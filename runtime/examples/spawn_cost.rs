@@ -56,6 +56,7 @@ fn main() -> Result<(), Failed> {
                     id: InvocationId::of(b"true"),
                     invocation: Arc::new(invocation(tier)?),
                     sources: Arc::clone(&stamps),
+                    urls: Arc::new([]),
                     timeout: None,
                     forced: false,
                     store: store.clone(),

@@ -51,6 +51,7 @@ pub mod drive;
 pub mod event_log;
 pub mod exec;
 pub mod explain;
+pub mod fetch;
 pub mod graph;
 pub mod identity;
 pub mod learn;

@@ -19,6 +19,9 @@ pub const PROCESS: &str = "/quipu/process";
 /// The command of a task that is done elsewhere: nobody here carries it out.
 pub const EXTERNAL: &str = "/quipu/external";
 
+/// The command of a task that fetches content by its hash.
+pub const FETCH: &str = "/quipu/fetch";
+
 /// The command of a task that waits until something outside is ready.
 pub const WAIT: &str = "/quipu/wait";
 

@@ -131,6 +131,7 @@ fn repeat(
         id: receipt.ran,
         invocation: Arc::new(invocation),
         sources: project.seen(task),
+        urls: Arc::clone(&project.recipe(task).urls),
         timeout: project.policy(task).timeout,
         forced: true,
         store: store.clone(),

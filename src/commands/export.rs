@@ -10,6 +10,7 @@ use quipu_runtime::process;
 use quipu_store::car::{self, CarError, ExportOptions, Exported};
 use quipu_store::cid::{BlobId, IdPrefix, ReceiptId, TaskId};
 use quipu_store::receipt::Receipt;
+use quipu_store::remote::CLOSED_TIERS;
 use quipu_store::tree::Entry;
 use quipu_store::{Kind, Store, StoreError};
 
@@ -20,9 +21,6 @@ use crate::exit::Exit;
 use crate::project::Opened;
 use crate::quantity::size;
 use crate::render::count;
-
-/// Tiers whose receipts say all that the work depended on.
-const CLOSED: [&str; 2] = ["ns", "wasm"];
 
 /// What goes into the file, and how many were left out since nobody can tell what they depended on.
 #[derive(Default)]
@@ -143,7 +141,7 @@ fn of_goals(opened: &Opened, args: &ExportArgs) -> Result<Chosen, Diagnosis> {
 
 /// Whether what it depended on is all in its id: in a sandbox, without the network and without secrets.
 pub(super) fn is_closed(store: &Store, receipt: &Receipt) -> Result<bool, StoreError> {
-    if !CLOSED.contains(&receipt.meta.tier.as_str()) {
+    if !CLOSED_TIERS.contains(&receipt.meta.tier.as_str()) {
         return Ok(false);
     }
     let bytes = store.get(receipt.ran.link(), car::MAX_DAG_BYTES)?;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use quipu_runtime::drive::{self, Report, Request};
 use quipu_runtime::event_log::EventLog;
 use quipu_runtime::exec::Stop;
+use quipu_runtime::fetch;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
 use quipu_runtime::run::Rules;
@@ -124,6 +125,7 @@ fn rules(opened: &Opened, args: &RunArgs, goals: &[TaskIdx]) -> Result<Rules, Di
         keep_going: args.keep_going,
         fail_on_divergence: args.on_divergence == OnDivergence::Fail,
         force,
+        slots: [(fetch::SLOT.into(), fetch::SLOTS)].into(),
         ..Rules::default()
     })
 }
@@ -146,7 +148,7 @@ fn placer(
     let (workspace, project) = (Arc::clone(&opened.workspace), Arc::clone(&opened.project));
     Box::new(move |task: TaskIdx, output: &Output, fresh: bool| {
         // Without a sandbox the work itself put them there.
-        if fresh && project.recipe(task).tier == quipu_runtime::process::Tier::None {
+        if fresh && project.recipe(task).is_done_in_place() {
             return Ok(Placed::Done);
         }
         for (path, entry) in &output.artifacts {
@@ -173,6 +175,7 @@ fn equip(opened: &Opened) -> drive::Equip {
     let (project, store) = (Arc::clone(&opened.project), opened.store.clone());
     Box::new(move |task, job| {
         job.sources = project.seen(task);
+        job.urls = Arc::clone(&project.recipe(task).urls);
         // Without the nodes `explain` could not go down to files; the run does not need them.
         let _ = project.keep_tree(&store, task);
     })

@@ -197,7 +197,7 @@ pub(crate) fn join(dir: &str, rel: &str) -> String {
 ///
 /// `..` may only stand at its beginning: there the directories it leaves are real ones. After a name, which may
 /// be a link itself, `..` leads to where that link's target is, which text does not say.
-pub(crate) fn stays_inside(target: &str, depth: usize) -> bool {
+pub fn stays_inside(target: &str, depth: usize) -> bool {
     let mut names = target.split('/').filter(|name| !matches!(*name, "" | ".")).peekable();
     let mut up = 0;
     while names.next_if_eq(&"..").is_some() {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 pub use self::error::IngestError;
 pub(crate) use self::walk::{Listed, list};
+pub use crate::beneath::stays_inside;
 use crate::beneath::{self, SEARCH};
 use crate::cid::{BlobId, Codec};
 use crate::parallel;

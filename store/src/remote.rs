@@ -24,10 +24,13 @@ pub struct RemotePolicy {
     pub push_wait: Duration,
 }
 
+/// Tiers whose receipts say all that the work depended on.
+pub const CLOSED_TIERS: [&str; 3] = ["ns", "wasm", "fetch"];
+
 impl Default for RemotePolicy {
     /// Read only; of what is written, once that is asked for, only what was isolated.
     fn default() -> Self {
-        let tiers = vec!["ns".to_owned(), "wasm".to_owned()];
+        let tiers = CLOSED_TIERS.map(str::to_owned).to_vec();
         Self { read: true, write: false, tiers, push_wait: Duration::from_secs(30) }
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Takes values and returns values: no clock, file, process, network or thread in it.
-const PURE: [&str; 19] = [
+const PURE: [&str; 20] = [
     "store/src/cid.rs",
     "store/src/dag.rs",
     "store/src/tree.rs",
@@ -23,6 +23,7 @@ const PURE: [&str; 19] = [
     "runtime/src/value.rs",
     "runtime/src/task.rs",
     "runtime/src/process.rs",
+    "runtime/src/fetch.rs",
     "runtime/src/workflow.rs",
     "runtime/src/graph.rs",
     "runtime/src/identity.rs",
@@ -46,7 +47,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// The libraries do not talk to the terminal.
-const SILENT: [&str; 4] = ["store/src/", "runtime/src/", "peer/src/", "remote/src/"];
+const SILENT: [&str; 5] = ["store/src/", "runtime/src/", "peer/src/", "fetch/src/", "remote/src/"];
 const PRINTING: [&str; 7] = ["print!", "println!", "eprint!", "eprintln!", "dbg!", "io::stdout", "io::stderr"];
 
 /// At this length there is a noun hiding in a file.

@@ -9,6 +9,7 @@ mod depfile;
 mod examples;
 mod external;
 mod failures;
+mod fetch;
 mod glance;
 mod incremental;
 mod language;

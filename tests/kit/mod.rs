@@ -4,6 +4,7 @@
 mod redact;
 #[cfg(feature = "remote")]
 pub(crate) mod server;
+pub(crate) mod web;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

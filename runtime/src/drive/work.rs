@@ -56,6 +56,7 @@ impl Drive {
             id,
             invocation: Arc::clone(&invocation),
             sources: Arc::default(),
+            urls: Arc::default(),
             timeout: node.policy.timeout.map(|t| t.saturating_sub(self.spent(task))),
             forced: self.run.is_forced(task) || !node.policy.cache || attempt > 1,
             store: self.engine.store.clone(),

@@ -83,6 +83,8 @@ pub struct Job {
     /// The source files it reads, all of them, by path from the workspace's root and in that order, as they looked when they
     /// were hashed.
     pub sources: Arc<[(String, Stamp)]>,
+    /// Where what it fetches is to be had, best first.
+    pub urls: Arc<[Text]>,
     /// Ended when it runs longer.
     pub timeout: Option<Duration>,
     /// Asked to run although it has run before: nothing that anybody remembers will do.
@@ -190,6 +192,7 @@ pub(crate) mod tests {
             id: InvocationId::of(name.as_bytes()),
             invocation: Arc::new(invocation),
             sources: Arc::new([]),
+            urls: Arc::new([]),
             timeout: None,
             forced: false,
             store: memory(),

@@ -90,6 +90,7 @@ impl Place {
             id: InvocationId::of(b"task"),
             invocation: Arc::new(invocation),
             sources: self.stamps(&task.sources),
+            urls: Arc::new([]),
             timeout: task.timeout,
             forced: false,
             store: self.store.clone(),

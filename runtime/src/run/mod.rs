@@ -155,8 +155,8 @@ pub struct Run {
     /// Queued or running task of each invocation, and those that wait for its result.
     leaders: HashMap<InvocationId, (TaskIdx, Vec<TaskIdx>)>,
     in_flight: usize,
-    /// Of the questions without an answer, how many may take as long as they like: pauses, waiting, and what others do.
-    pausing: usize,
+    /// Of what is in flight, how much is no question, and may take as long as it likes: work, pauses, what others do.
+    outside: usize,
     stopping: bool,
     /// What a stopped run does not do any more was ended, so that who cleans up need not wait for it.
     swept: bool,
@@ -183,7 +183,7 @@ impl Run {
             demanded: VecDeque::new(),
             leaders: HashMap::new(),
             in_flight: 0,
-            pausing: 0,
+            outside: 0,
             stopping: false,
             swept: false,
             asked_to_stop: false,
@@ -292,7 +292,7 @@ impl Run {
             }
             Event::Awaited { task, epoch, candidates } => {
                 self.in_flight -= 1;
-                self.pausing -= 1;
+                self.outside -= 1;
                 if self.at(task, State::Awaiting, epoch) && !self.choose(task, candidates) {
                     let end = if self.stopping { End::Cancelled } else { End::Blocked { cause: task } };
                     self.end(task, end);
@@ -300,7 +300,7 @@ impl Run {
             }
             Event::Paused { task, epoch, go_on } => {
                 self.in_flight -= 1;
-                self.pausing -= 1;
+                self.outside -= 1;
                 if self.at(task, State::Pausing, epoch) {
                     self.paused(task, go_on);
                 }
@@ -408,7 +408,7 @@ impl Run {
     /// One job at a time starts the best of all that could start, so it waits until no question is open:
     /// the order is then the same whichever answer comes first. More jobs start what is ready at once.
     fn may_dispatch(&self) -> bool {
-        !self.is_halted() && !self.rules.dry && (self.rules.jobs > 1 || self.in_flight == self.pausing)
+        !self.is_halted() && !self.rules.dry && (self.rules.jobs > 1 || self.in_flight == self.outside)
     }
 
     fn dispatch(&mut self) -> bool {
@@ -418,10 +418,7 @@ impl Run {
             slot.state == State::Queued && slot.epoch == epoch
         };
         let Some((task, taken)) = queue.pop(free, current) else { return false };
-        if taken.is_empty() {
-            // It only waits: others start meanwhile.
-            self.pausing += 1;
-        }
+        self.outside += 1;
         let (via, ins) = self.made_from(task);
         let must_run = self.must_run(task);
         let slot = self.slot_mut(task);

@@ -61,7 +61,7 @@ impl Run {
         if self.is_external(task) {
             let (id, _) = self.errand(task).invocation.clone().expect("staged tasks have an invocation");
             self.slot_mut(task).state = State::Awaiting;
-            self.pausing += 1;
+            self.outside += 1;
             return self.ask(Step::Await { task, epoch, id });
         }
         self.slot_mut(task).state = State::Staging;
@@ -156,9 +156,7 @@ impl Run {
 
     pub(super) fn release(&mut self, task: TaskIdx) {
         if let Some(taken) = self.slot_mut(task).errand.as_mut().and_then(|e| e.taken.take()) {
-            if taken.is_empty() {
-                self.pausing -= 1;
-            }
+            self.outside -= 1;
             self.free.give(taken);
         }
     }
@@ -198,7 +196,7 @@ impl Run {
                     let slot = self.slot_mut(task);
                     slot.state = State::Pausing;
                     let epoch = slot.epoch;
-                    self.pausing += 1;
+                    self.outside += 1;
                     return self.ask(Step::Pause { task, epoch, attempt: attempts + 1 });
                 }
                 self.fail(task, Arc::unwrap_or_clone(failure), receipt);

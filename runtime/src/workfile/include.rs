@@ -14,7 +14,7 @@ use super::making::is_ours;
 use super::model::{self, Include, Str};
 use super::parse::{MAX_FILE_BYTES, parse};
 use super::paths::{self, Spot};
-use super::{Listed, members};
+use super::{Listed, fetching, members};
 
 /// Most files that the workfiles of a workspace include.
 const MAX_INCLUDED: usize = 2000;
@@ -153,7 +153,7 @@ impl Includer<'_> {
 
     fn remote(&mut self, one: &Include<'_>, url: &Str<'_>, dir: &str) {
         let Some(pin) = &one.blake3 else { return };
-        let Some(id) = pinned(&pin.text) else {
+        let Some(id) = fetching::blake3(&pin.text).map(BlobId::from_digest) else {
             let message = format!("`blake3` of an include is `{}`, which is no hash", pin.text);
             let hint = "64 hexadecimal digits, or the id of a blob".to_owned();
             self.error(ErrorKind::BadValue, pin.place, message).hints.push(hint);
@@ -234,22 +234,6 @@ impl Includer<'_> {
             entries: vec![],
         });
     }
-}
-
-/// The blob that a pin means: hexadecimal digits, or an id.
-fn pinned(text: &str) -> Option<BlobId> {
-    if let Ok(id) = text.parse() {
-        return Some(id);
-    }
-    let text = text.strip_prefix("blake3:").unwrap_or(text);
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (i, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(BlobId::from_digest(digest))
 }
 
 /// Files that match. Hidden folders are entered only when the pattern names them.

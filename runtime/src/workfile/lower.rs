@@ -22,6 +22,7 @@ use super::params::{self, Given, Param};
 use super::recipe::Recipe;
 use super::select;
 use super::vars::{self, Names, Scope};
+use crate::fetch::SLOT;
 use crate::process::Tier;
 use crate::task::Policy;
 use crate::value::Text;
@@ -63,6 +64,24 @@ const EXTERNAL_KEYS: [&str; 13] = [
     "needs",
     "inputs",
     "outputs",
+];
+/// Keys a task may have beside `fetch`.
+const FETCH_KEYS: [&str; 15] = [
+    "extends",
+    "vars",
+    "params",
+    "description",
+    "tags",
+    "matrix",
+    "versions",
+    "only",
+    "exclude",
+    "after",
+    "when",
+    "outputs",
+    "timeout",
+    "retries",
+    "backoff",
 ];
 /// How long something is waited for when the task does not say.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -328,11 +347,12 @@ impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
         }
         let run = table.has("run") || table.has("steps");
         let external = table.external == Some(true);
-        let kind = [("wait", &WAIT_KEYS[..]), ("external", &EXTERNAL_KEYS[..])].into_iter().find(|(k, _)| table.has(k));
+        let kinds = [("fetch", &FETCH_KEYS[..]), ("wait", &WAIT_KEYS[..]), ("external", &EXTERNAL_KEYS[..])];
+        let kind = kinds.into_iter().find(|(k, _)| table.has(k));
         if let Some((kind, known)) = kind {
             for (key, place) in table.keys.iter().filter(|(k, _)| *k != kind && !known.contains(k)) {
                 let message = format!("task `{task}` has `{kind}`, and `{key}` beside it");
-                bad(ErrorKind::Type, *place, message, "a task runs something, waits, or is done elsewhere");
+                bad(ErrorKind::Type, *place, message, "a task runs something, fetches, waits, or is done elsewhere");
             }
             if table.external == Some(false) {
                 let message = format!("task `{task}` has `external = false`, which says nothing");
@@ -387,7 +407,11 @@ impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
                 when: ending.unwrap_or_default(),
                 cache: table.cache.unwrap_or(ending.is_none() && table.wait.is_none()),
                 // Others run while it waits.
-                slots: if table.wait.is_some() { [("".into(), 0)].into() } else { table.slots.clone() },
+                slots: match (&table.fetch, &table.wait) {
+                    (Some(_), _) => [("".into(), 0), (SLOT.into(), 1)].into(),
+                    (None, Some(_)) => [("".into(), 0)].into(),
+                    (None, None) => table.slots.clone(),
+                },
                 mute: table.mute.unwrap_or(false),
             },
             tier: table.sandbox.unwrap_or(self.tier),

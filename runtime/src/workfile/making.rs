@@ -139,7 +139,7 @@ impl Making<'_, '_, '_> {
         if shared.run || (shared.external && table.inputs.is_some()) {
             self.inputs(&mut sources, &mut pending);
         }
-        if shared.run || shared.external {
+        if shared.run || shared.external || table.fetch.is_some() {
             self.outputs(&mut outputs, &mut pending);
         }
         let mut file = |key: &str, text: Option<&Str<'_>>| {
@@ -170,6 +170,7 @@ impl Making<'_, '_, '_> {
                 env.insert(Text::from(&*name.text), value);
             }
         }
+        let (act, urls) = self.act(shared, &outputs);
         let recipe = Recipe {
             name,
             task: task.clone(),
@@ -179,7 +180,8 @@ impl Making<'_, '_, '_> {
             tags: shared.tags.clone(),
             place: table.place,
             key_places: shared.key_places.clone(),
-            act: self.act(shared),
+            act,
+            urls: urls.into(),
             steps: self.steps(&mut pending),
             env,
             pass_env: table.pass_env.iter().map(|name| (&*name.text).into()).collect(),
@@ -220,7 +222,7 @@ impl Making<'_, '_, '_> {
         None
     }
 
-    fn text(&mut self, text: &Str<'_>) -> Option<Text> {
+    pub(super) fn text(&mut self, text: &Str<'_>) -> Option<Text> {
         self.expand(text).map(|text| (&*text).into())
     }
 
@@ -261,12 +263,23 @@ impl Making<'_, '_, '_> {
     }
 
     /// What kind of work it is; a mistake in it makes it a group, which nobody sees then.
-    fn act(&mut self, shared: &Shared) -> Act {
-        match &self.table.wait {
-            Some(wait) => self.wait(wait).map(Act::Wait).unwrap_or_default(),
-            None if shared.external => Act::External,
-            None => Act::Process,
-        }
+    fn act(&mut self, shared: &Shared, outputs: &[OutputSpec]) -> (Act, Vec<Text>) {
+        let act = match (&self.table.fetch, &self.table.wait) {
+            (Some(fetch), _) => {
+                let made = self.fetch(fetch, outputs);
+                return made.map(|(spec, urls)| (Act::Fetch(spec), urls)).unwrap_or_default();
+            }
+            (None, Some(wait)) => self.wait(wait).map(Act::Wait).unwrap_or_default(),
+            (None, None) if shared.external => Act::External,
+            (None, None) => Act::Process,
+        };
+        (act, vec![])
+    }
+
+    /// A file of the workspace that is no input: a path, as it is written after `file:`.
+    pub(super) fn own_file(&mut self, path: &str, written: &Str<'_>) -> Option<String> {
+        let found = paths::normalise(&self.cache.dir, path);
+        found.map_err(|why| self.bad_path("url", path, written.place, &why)).ok()
     }
 
     fn wait(&mut self, wait: &Wait<'_>) -> Option<WaitSpec> {

@@ -9,6 +9,7 @@ mod duration;
 mod edges;
 mod env_file;
 mod errors;
+mod fetching;
 mod findings;
 pub mod globs;
 mod include;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::errors::Place;
+use super::fetching::Fetch;
 use crate::process::Tier;
 use crate::task;
 use crate::value::Text;
@@ -152,6 +153,7 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) tags: Vec<Str<'a>>,
     pub(crate) steps: Vec<Run<'a>>,
     pub(crate) wait: Option<Wait<'a>>,
+    pub(crate) fetch: Option<Fetch<'a>>,
     pub(crate) external: Option<bool>,
     pub(crate) inputs: Option<Vec<Str<'a>>>,
     pub(crate) outputs: Vec<Output<'a>>,

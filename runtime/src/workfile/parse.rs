@@ -29,7 +29,7 @@ pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "
 /// Keys of an entry of `members`.
 pub(super) const MEMBER_KEYS: [&str; 4] = ["path", "extends", "tags", "vars"];
 /// Keys of `[task.X]` and of `[template.X]`.
-pub(super) const TASK_KEYS: [&str; 36] = [
+pub(super) const TASK_KEYS: [&str; 37] = [
     "extends",
     "when",
     "vars",
@@ -38,6 +38,7 @@ pub(super) const TASK_KEYS: [&str; 36] = [
     "tags",
     "run",
     "steps",
+    "fetch",
     "wait",
     "external",
     "inputs",
@@ -288,6 +289,7 @@ impl Reader {
                 "tags" => out.tags = self.texts(owner, known, value).unwrap_or_default(),
                 "run" => run = self.run(owner, known, value),
                 "steps" => out.steps = self.steps(owner, value),
+                "fetch" => out.fetch = self.fetch(owner, value),
                 "wait" => out.wait = self.wait(owner, value),
                 "external" => out.external = self.bool(owner, known, value),
                 "inputs" => out.inputs = Some(self.texts(owner, known, value).unwrap_or_default()),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::errors::Place;
 use super::globs::Pattern;
 use super::params::Param;
+use crate::fetch::FetchSpec;
 use crate::narrow::Depfile;
 use crate::process::{OutputSpec, Tier};
 use crate::task::Policy;
@@ -24,6 +25,8 @@ pub enum Act {
     Wait(WaitSpec),
     /// Work that is done elsewhere.
     External,
+    /// Bringing content here that is known by its hash.
+    Fetch(FetchSpec),
 }
 
 /// One concrete task: one variant of a `[task.X]` table.
@@ -47,6 +50,8 @@ pub struct Recipe {
     pub key_places: Arc<[(&'static str, Place)]>,
     /// What kind of work it is.
     pub act: Act,
+    /// Where what it fetches is to be had, best first; no part of what it is.
+    pub urls: Arc<[Text]>,
     /// Command lines; none for a group.
     pub steps: Vec<Vec<Text>>,
     /// What `env` sets.
@@ -159,6 +164,11 @@ impl Recipe {
     /// Whether it only stands for what it needs.
     pub fn is_group(&self) -> bool {
         self.steps.is_empty() && self.act == Act::Process
+    }
+
+    /// Whether the work itself puts its outputs into the workspace.
+    pub fn is_done_in_place(&self) -> bool {
+        self.act == Act::Process && self.tier == Tier::None
     }
 
     /// Recipes it takes something from, some of them perhaps twice.

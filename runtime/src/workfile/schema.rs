@@ -180,6 +180,8 @@ struct Task {
     run: Option<OrFalse<Run>>,
     /// Several commands, run in sequence until one fails.
     steps: Option<OrFalse<Steps>>,
+    /// What it fetches, instead of running something.
+    fetch: Option<OrFalse<Fetch>>,
     /// What it waits for, instead of running something.
     wait: Option<OrFalse<Wait>>,
     /// Whether it is done elsewhere: it is settled by what somebody delivers.
@@ -322,6 +324,33 @@ enum ScalarOrValues {
 enum Timeout {
     Text(#[schemars(regex(pattern = "^([0-9]+(ms|s|m|h|d))+$"))] String),
     Seconds(#[schemars(range(min = 1, max = 31_622_400))] i64),
+}
+
+/// What a task fetches: content by its hash, `sha256` or `blake3`.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Fetch {
+    /// Where it is to be had, or several such places, which are asked in this order: `https://`, `http://`, `file:`.
+    url: OneOrMany,
+    /// The SHA-256 of its content, in hexadecimal digits.
+    sha256: Option<String>,
+    /// The BLAKE3 of its content, in hexadecimal digits or as the id of a blob.
+    blake3: Option<String>,
+    /// How it is unpacked, when it is.
+    unpack: Option<Unpack>,
+    /// How many folders are taken off the paths of what is unpacked.
+    #[schemars(range(min = 1, max = 32))]
+    strip: Option<i64>,
+    /// Whether the file may be executed.
+    executable: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+enum Unpack {
+    #[schemars(rename = "tar")]
+    Tar,
+    #[schemars(rename = "tar.gz")]
+    TarGz,
 }
 
 /// What a task waits for: one of `tcp`, `http`, `file` and `command`.

@@ -11,7 +11,7 @@ use super::recipe::{Act, Recipe, Stdin};
 use super::vars;
 use crate::graph::TaskIdx;
 use crate::process::{ProcessError, ProcessSpec, Tier};
-use crate::task::{EXTERNAL, Node, PROCESS, Task, WAIT, When, Work};
+use crate::task::{EXTERNAL, FETCH, Node, PROCESS, Task, WAIT, When, Work};
 use crate::value::{Branch, On, Text, Value, ValueError};
 use crate::workflow::{DuplicateName, Workflow};
 
@@ -86,6 +86,7 @@ impl Loaded {
                     (cmd.clone(), self.spec(recipe, *tree, surroundings, &outputs)?.to_args().map_err(fail)?)
                 }
                 Act::Wait(spec) => (WAIT.into(), spec.to_args()),
+                Act::Fetch(spec) => (FETCH.into(), spec.to_args()),
                 Act::External => (EXTERNAL.into(), self.external(recipe, *tree, &outputs).map_err(|e| fail(e.into()))?),
             };
             // Equal work that depends on what becomes of other tasks is not one task.

@@ -71,6 +71,22 @@ fn no_more_run_at_once_than_slots_allow() {
 }
 
 #[test]
+fn what_takes_no_job_runs_beside_a_single_one() {
+    let fetches = |node: &mut Node| node.policy.slots = [("".into(), 0), ("network".into(), 1)].into();
+    let flow = Flow::default().task("a", "").task("b", "").with("f", Does::Hash, 1, "", fetches);
+    let mut case = flow.with("g", Does::Hash, 2, "", fetches).with("h", Does::Hash, 3, "", fetches).case();
+    let rules = Rules { jobs: 1, slots: [("network".into(), 2)].into(), ..Rules::default() };
+    let mut drive = case.drive("a b f g h", rules);
+    assert_eq!(drive.running(), ["a", "f", "g"]);
+    drive.complete("g");
+    assert_eq!(drive.running(), ["a", "f", "h"], "b waits for a, whatever else ends");
+    for name in ["a", "b", "f", "h"] {
+        drive.complete(name);
+    }
+    assert_eq!(drive.end().counts.ran, 5);
+}
+
+#[test]
 fn what_comes_after_is_no_ingredient_and_asks_for_nothing_while_it_is_cached() {
     let flow = |after: &str| Flow::default().task("w", "").task("s", "").after("t", "s", after);
     let mut case = flow("").case().given("t", "s t").edited(flow("w"));
