@@ -11,12 +11,12 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The store, or the machine, did not do its part.
     System = 3,
-    /// Nothing failed, but some goal needs a task of another workflow that nobody has a receipt for.
+    /// Nothing failed, but some goal needs a task that the workflow names and does not have.
     Blocked = 4,
     /// `verify` found damage that is still there, `audit`, `check` or `learn` a difference, `import` a bad file, `doctor` something that does not work; or two outcomes of one
     /// task stopped the run.
     Findings = 5,
-    /// Nothing failed, but some goal waits for what is done elsewhere and was not delivered.
+    /// Nothing failed, but some goal waits for what is done elsewhere: it was not delivered, or done by another workspace.
     Suspended = 6,
     /// Ended on request (Ctrl-C or SIGTERM).
     Interrupted = 130,

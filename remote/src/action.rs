@@ -146,6 +146,9 @@ fn fits(spec: &ProcessSpec, workers: &Workers) -> Result<(), NotSent> {
     if spec.outputs.iter().any(|o| o.kind == OutputKind::Glob) {
         return Err(NotSent::Here("it declares outputs by a pattern"));
     }
+    if spec.stdin.as_ref().is_some_and(|stdin| matches!(stdin, Value::Map(_)) && entry_of(stdin).is_none()) {
+        return Err(NotSent::Here("it takes what came of a task that may have failed"));
+    }
     if (&*spec.platform.0, &*spec.platform.1) != (std::env::consts::OS, std::env::consts::ARCH) {
         return Err(NotSent::Here("it is for another platform than this machine's"));
     }
@@ -213,12 +216,13 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// A value as text: what another task printed stands without its last line end.
+/// A value as text, as it is here: what another task printed stands without the blanks around it, and the parts of a list are
+/// put together.
 fn text(store: &Store, value: &Value) -> Result<String, NotSent> {
     let read = |link: Link| match store.get(link, ARGUMENT_BYTES) {
         Ok(Some(bytes)) => {
             let text = String::from_utf8(bytes).map_err(|_| NotSent::Broken("an argument is not text".to_owned()))?;
-            Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+            Ok(text.trim().to_owned())
         }
         Ok(None) => Err(NotSent::Gone(vec!["an argument".to_owned()])),
         Err(e) => Err(NotSent::Broken(e.to_string())),
@@ -227,9 +231,10 @@ fn text(store: &Store, value: &Value) -> Result<String, NotSent> {
         Value::Text(text) => Ok(text.to_string()),
         Value::Int(number) => Ok(number.to_string()),
         Value::Link(link) => read(*link),
+        Value::List(parts) => parts.iter().map(|part| text(store, part)).collect(),
         other => match entry_of(other) {
             Some(Entry::File { blob, .. }) => read(blob.link()),
-            _ => Err(NotSent::Broken("an argument is neither text nor a file".to_owned())),
+            _ => Err(NotSent::Here("it takes what came of a task that may have failed")),
         },
     }
 }

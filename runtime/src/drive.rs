@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quipu_store::cid::{InvocationId, ReceiptId, TaskId};
+use quipu_store::cid::{ReceiptId, TaskId};
 use quipu_store::receipt::{FailureKind, Via};
 use quipu_store::trust::Doubt;
 use quipu_store::{CommitError, Record};
@@ -31,6 +31,7 @@ use crate::run::step::{Event, Need, State};
 use crate::run::{Run, Subject};
 use crate::task::Work;
 use crate::value::Text;
+use awaits::Awaits;
 use elsewhere::{Question, Reach};
 use push::Pusher;
 use reads::Reads;
@@ -126,7 +127,7 @@ struct Drive {
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
     /// Tasks that are done elsewhere.
-    awaits: BTreeMap<TaskIdx, (u32, InvocationId)>,
+    awaits: Awaits,
     /// Whether the run waits for these when nothing else is left.
     wait: bool,
     /// Failed tasks that wait before they are tried again.
@@ -187,7 +188,7 @@ impl Drive {
             warned: HashSet::new(),
             working: HashMap::new(),
             needs: HashMap::new(),
-            awaits: BTreeMap::new(),
+            awaits: Awaits::default(),
             wait: request.wait,
             pauses: HashMap::new(),
             spent: HashMap::new(),

@@ -136,7 +136,7 @@ impl Ids {
         for &idx in graph.order() {
             let node = workflow.node(idx);
             ids[idx.index()] = match &node.work {
-                Work::External(id) => *id,
+                Work::External { id, .. } => *id,
                 Work::Task(task) => {
                     let fail = |why: String| IdentityError { name: node.name.to_string(), why };
                     task.args.check().map_err(|e| fail(e.to_string()))?;
@@ -150,8 +150,13 @@ impl Ids {
             };
         }
         let mut by_id = FxHashMap::with_capacity_and_hasher(ids.len(), FxBuildHasher);
-        let first: Vec<TaskIdx> =
-            ids.iter().enumerate().map(|(i, id)| *by_id.entry(*id).or_insert(TaskIdx::new(i))).collect();
+        // Who only awaits a task stands for it where nobody here does it.
+        let (here, elsewhere): (Vec<TaskIdx>, Vec<TaskIdx>) =
+            workflow.indices().partition(|i| matches!(workflow.node(*i).work, Work::Task(_)));
+        for i in here.into_iter().chain(elsewhere) {
+            by_id.entry(ids[i.index()]).or_insert(i);
+        }
+        let first: Vec<TaskIdx> = ids.iter().map(|id| by_id[id]).collect();
         let mut names = FxHashMap::<TaskIdx, Vec<TaskIdx>>::default();
         for (i, first) in first.iter().enumerate().filter(|(i, first)| first.index() != *i) {
             names.entry(*first).or_insert_with(|| vec![*first]).push(TaskIdx::new(i));

@@ -65,7 +65,7 @@ impl Order {
                 });
                 Some(writer.finish())
             }
-            Work::External(_) => None,
+            Work::External { .. } => None,
         };
         let invoked = run.invoked(task).map(|invocation| {
             let (sub, cmd) = (invocation.sub.clone(), invocation.cmd.clone());

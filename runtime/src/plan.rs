@@ -191,7 +191,8 @@ impl Plan {
         let (workflow, ids) = (&subject.workflow, &subject.ids);
         let name = |task: TaskIdx| workflow.node(task).name.clone();
         let firsts: Vec<TaskIdx> = workflow.indices().filter(|t| ids.first(*t) == *t && run.in_scope(*t)).collect();
-        let left = Left::of(run);
+        let held = held(run);
+        let left = Left::of(run, &held);
         let mut plan = Self {
             tasks: Vec::with_capacity(firsts.len()),
             resume: vec![],
@@ -204,7 +205,7 @@ impl Plan {
             counts: PlanCounts::default(),
         };
         for task in firsts {
-            let status = status(run, task);
+            let status = status(run, task, &held);
             plan.counts.add(status);
             let batch = left.level[task.index()];
             let inputs_settled = matches!(run.state(task), State::Queued | State::Staging | State::Ordering);
@@ -224,7 +225,7 @@ impl Plan {
                 status,
                 resume,
                 goal: run.is_goal(task),
-                reason: reason(run, task, status),
+                reason: reason(run, task, status, &held),
                 waits_for: left.waits_for(run, task).map(name).collect(),
                 invocation: run.invocation(task),
                 receipt: run.receipt(task),
@@ -251,14 +252,15 @@ impl PlanCounts {
     }
 }
 
-fn status(run: &Run, task: TaskIdx) -> Status {
+fn status(run: &Run, task: TaskIdx, held: &[Option<TaskIdx>]) -> Status {
     match run.state(task) {
         State::Idle => Status::Unneeded,
         State::Ended(End::Cached | End::Ran) => Status::Cached,
         State::Ended(End::CutOff) => Status::CutOff,
         State::Ended(End::Failed) => Status::Failed,
         State::Ended(End::Skipped { .. } | End::Cancelled | End::Unmet) => Status::Skipped,
-        State::Ended(End::Blocked { .. }) | State::Awaiting => Status::Blocked,
+        State::Ended(End::Blocked { .. }) => Status::Blocked,
+        _ if held[task.index()].is_some() => Status::Blocked,
         State::Ordering if run.awaits_condition(task) => Status::Conditional,
         State::Ordering | State::Staging | State::Queued | State::Running | State::Pausing => Status::Certain,
         _ if run.is_forced(task) || run.is_hollow(task) => Status::Certain,
@@ -267,14 +269,19 @@ fn status(run: &Run, task: TaskIdx) -> Status {
     }
 }
 
-fn reason(run: &Run, task: TaskIdx, status: Status) -> Option<Reason> {
+fn reason(run: &Run, task: TaskIdx, status: Status, held: &[Option<TaskIdx>]) -> Option<Reason> {
     let name = |task: TaskIdx| run.subject().workflow.node(task).name.clone();
     match (status, run.state(task)) {
         (Status::Cached | Status::CutOff | Status::Unneeded, _) => None,
         (_, State::Ended(End::Skipped { cause })) => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Blocked { cause })) if cause != task => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Unmet)) => Some(Reason::Unmet),
-        (_, State::Awaiting) => Some(Reason::Undelivered),
+        (Status::Blocked, _) if held[task.index()].is_some_and(|cause| cause != task) => {
+            held[task.index()].map(|cause| Reason::CausedBy { task: name(cause) })
+        }
+        (_, State::Awaiting) if matches!(run.subject().workflow.node(task).work, Work::Task(_)) => {
+            Some(Reason::Undelivered)
+        }
         (Status::Blocked, _) => Some(Reason::NoReceipt),
         (Status::Failed, _) => run.failure(task).map(|f| Reason::Failure { message: f.kind.to_string() }),
         _ => Some(match run.leader(task) {
@@ -289,6 +296,31 @@ fn reason(run: &Run, task: TaskIdx, status: Status) -> Option<Reason> {
     }
 }
 
+/// For each task the one that is done elsewhere and holds it up, if there is one.
+fn held(run: &Run) -> Vec<Option<TaskIdx>> {
+    let subject = run.subject();
+    let mut held = vec![None; subject.workflow.len()];
+    let firsts = || subject.graph.order().iter().map(|t| subject.ids.first(*t));
+    for task in firsts().filter(|t| run.state(*t) == State::Awaiting) {
+        held[task.index()] = Some(task);
+    }
+    // One pass would do if no task had two names.
+    let mut is_stable = held.iter().all(Option::is_none);
+    while !std::mem::replace(&mut is_stable, true) {
+        for task in firsts().filter(|t| matches!(run.state(*t), State::Waiting | State::Ordering)) {
+            if held[task.index()].is_some() || run.awaits_condition(task) {
+                continue;
+            }
+            let (inputs, after) = (subject.inputs(task), subject.after(task));
+            // Only work has an order; what may be cut off waits for its inputs alone.
+            let after = after.iter().filter(|_| run.state(task) == State::Ordering);
+            held[task.index()] = inputs.iter().chain(after).find_map(|d| held[d.index()]);
+            is_stable &= held[task.index()].is_none();
+        }
+    }
+    held
+}
+
 /// What is left to do, by level.
 struct Left {
     level: Vec<Option<u32>>,
@@ -298,9 +330,9 @@ struct Left {
 }
 
 impl Left {
-    fn of(run: &Run) -> Self {
+    fn of(run: &Run, held: &[Option<TaskIdx>]) -> Self {
         let subject = run.subject();
-        let is_left = |t: TaskIdx| matches!(status(run, t), Status::Certain | Status::Conditional);
+        let is_left = |t: TaskIdx| matches!(status(run, t, held), Status::Certain | Status::Conditional);
         let firsts = subject.graph.order().iter().map(|t| subject.ids.first(*t));
         let mut left: Vec<TaskIdx> = firsts.filter(|t| run.in_scope(*t) && is_left(*t)).collect();
         let mut all =

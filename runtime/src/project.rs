@@ -127,6 +127,16 @@ impl Project {
         self.recipe(task).act == Act::External
     }
 
+    /// Whether what a task makes at this path has its place there: of a task of another workflow that is so for what the
+    /// workfile lists.
+    pub fn is_placed(&self, task: TaskIdx, path: &str) -> bool {
+        let names = self.subject.ids.others(task);
+        names.unwrap_or(&[task]).iter().map(|name| self.recipe(*name)).any(|recipe| match recipe.act {
+            Act::Await { .. } => recipe.outputs.iter().any(|o| *o.path == *path),
+            _ => true,
+        })
+    }
+
     /// How it is handled.
     pub fn policy(&self, task: TaskIdx) -> &Policy {
         &self.subject.workflow.node(task).policy

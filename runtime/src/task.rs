@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::graph::TaskIdx;
-use crate::value::{Text, Value};
+use crate::value::{Branch, Text, Value};
 
 /// The subject of every task of a workspace that sets no name space of its own: a fixed public constant, so
 /// that equal work has equal ids everywhere. It names no machine and no person, and nobody signs as it.
@@ -145,7 +145,12 @@ pub enum Work {
     /// A task of this workflow.
     Task(Task),
     /// A task of another workflow: settled by a receipt or not at all.
-    External(quipu_store::cid::TaskId),
+    External {
+        /// Its id.
+        id: quipu_store::cid::TaskId,
+        /// What is awaited of it. A failure settles it unless that is its success.
+        branch: Branch,
+    },
 }
 
 #[cfg(test)]

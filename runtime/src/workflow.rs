@@ -8,7 +8,7 @@ use quipu_store::cid::TaskId;
 
 use crate::graph::TaskIdx;
 use crate::task::{Node, Policy, Task, Work};
-use crate::value::Text;
+use crate::value::{Branch, Text};
 
 /// Tasks by name.
 #[derive(Debug, Clone, Default)]
@@ -33,9 +33,10 @@ impl Workflow {
         self.add_node(Node { name: name.into(), work: Work::Task(task), policy: Policy::default(), after: vec![] })
     }
 
-    /// Adds a task of another workflow, by its id.
+    /// Adds a task of another workflow, by its id, to be awaited as a success.
     pub fn add_external(&mut self, name: impl Into<Text>, id: TaskId) -> Result<TaskIdx, DuplicateName> {
-        self.add_node(Node { name: name.into(), work: Work::External(id), policy: Policy::default(), after: vec![] })
+        let work = Work::External { id, branch: Branch::Ok };
+        self.add_node(Node { name: name.into(), work, policy: Policy::default(), after: vec![] })
     }
 
     /// Adds a node with its policy and order-only edges.

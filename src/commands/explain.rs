@@ -137,7 +137,7 @@ impl<'a> Explainer<'a> {
     fn listing(&self, task: TaskIdx) -> Listing {
         match &self.opened.project.subject.workflow.node(task).work {
             Work::Task(recipe) => self.opened.project.subject.ids.listing(recipe),
-            Work::External(_) => Listing::default(),
+            Work::External { .. } => Listing::default(),
         }
     }
 

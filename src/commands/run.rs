@@ -152,6 +152,9 @@ fn placer(
             return Ok(Placed::Done);
         }
         for (path, entry) in &output.artifacts {
+            if !project.is_placed(task, path) {
+                continue;
+            }
             let held = !fresh && project.held(path, entry);
             if let Some(seen) = &mut seen {
                 seen(path, held);

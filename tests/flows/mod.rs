@@ -1,5 +1,6 @@
 //! What people do, from the first run to the last, through the command.
 
+mod awaited;
 mod by_hand;
 mod cancel;
 mod concurrent;

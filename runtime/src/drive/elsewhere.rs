@@ -20,6 +20,7 @@ use crate::task::Work;
 pub(super) enum Question {
     Tasks(Vec<AboutTask>),
     Invocations(Vec<AboutInvocation>),
+    Awaited(Vec<AboutAwaited>),
     Stage { task: TaskIdx, epoch: u32, needs: Vec<Need> },
     Select { task: TaskIdx, epoch: u32, parts: Vec<Part> },
     Place { task: TaskIdx, epoch: u32, output: Arc<Output>, fresh: bool },
@@ -41,6 +42,13 @@ pub(super) struct AboutInvocation {
     pub(super) epoch: u32,
     pub(super) id: InvocationId,
     pub(super) found: Vec<Found>,
+}
+
+/// A task that another workspace does.
+#[derive(Clone)]
+pub(super) struct AboutAwaited {
+    pub(super) task: TaskIdx,
+    pub(super) id: TaskId,
 }
 
 /// What somebody elsewhere said. Bytes are in the store by then.
@@ -69,7 +77,7 @@ impl Drive {
     pub(super) fn ask_others(&self, task: TaskIdx, candidates: &[Candidate]) -> bool {
         let pure = match &self.subject.workflow.node(task).work {
             Work::Task(recipe) => recipe.nonce.is_empty(),
-            Work::External(_) => true,
+            Work::External { .. } => true,
         };
         let wanted = pure && self.subject.workflow.node(task).policy.cache && !self.run.is_forced(task);
         wanted && self.can_ask() && !candidates.iter().any(|c| c.result.is_ok())
@@ -81,7 +89,8 @@ impl Drive {
 
     /// Asks now or later, here or in the background.
     pub(super) fn ask(&mut self, question: Question) -> Result<(), DriveError> {
-        let about_bytes = !matches!(question, Question::Tasks(_) | Question::Invocations(_));
+        let about_receipts = matches!(question, Question::Tasks(_) | Question::Invocations(_) | Question::Awaited(_));
+        let about_bytes = !about_receipts;
         match self.reach {
             Reach::Look if about_bytes => self.believe(question),
             Reach::Begin if about_bytes => {
@@ -158,6 +167,12 @@ impl Drive {
                     self.run.on(Event::FoundInvocation { task, epoch, candidates });
                 }
             }
+            Question::Awaited(awaited) => {
+                self.heard_of_awaited();
+                for (AboutAwaited { task, .. }, found) in awaited.into_iter().zip(others) {
+                    self.settle_awaited(task, &found)?;
+                }
+            }
             Question::Stage { task, epoch, needs } => {
                 let hollow = self.hollow(&needs)?;
                 self.run.on(Event::Staged { task, epoch, hollow });
@@ -216,6 +231,11 @@ fn answer(remotes: &super::remotes::Remotes, question: &Question) -> Answer {
         Question::Invocations(invocations) => {
             let ids: Vec<InvocationId> = invocations.iter().map(|i| i.id).collect();
             answer.found = remotes.find_invocations(&ids, &mut answer.warnings);
+            return answer;
+        }
+        Question::Awaited(awaited) => {
+            let ids: Vec<TaskId> = awaited.iter().map(|a| a.id).collect();
+            answer.found = remotes.find_tasks(&ids, &mut answer.warnings);
             return answer;
         }
         Question::Stage { needs, .. } => needs.clone(),

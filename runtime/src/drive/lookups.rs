@@ -132,9 +132,7 @@ impl Drive {
                         std::mem::replace(s, (*s).max(crate::exec::Stop::Cancel)) < crate::exec::Stop::Cancel
                     });
                 }
-                if let Some((epoch, _)) = self.awaits.remove(&task) {
-                    self.run.on(Event::Awaited { task, epoch, candidates: vec![] });
-                }
+                self.await_no_longer(task);
                 if let Some(pausing) = self.pauses.remove(&task) {
                     self.run.on(pausing.end());
                 }
@@ -144,7 +142,7 @@ impl Drive {
                 self.run.on(Event::FoundReads { task, epoch, candidates });
             }
             // Whoever only looks leaves it open.
-            Step::Await { task, epoch, id } => drop(self.awaits.insert(task, (epoch, id))),
+            Step::Await { task, epoch, on } => self.awaits.add(task, epoch, on),
             Step::Pause { task, epoch, attempt } => self.pause(task, epoch, attempt),
             Step::Execute { .. } => self.start(step),
             Step::Find { .. } | Step::FindInvocation { .. } => unreachable!("answered in batches"),

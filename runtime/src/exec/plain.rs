@@ -9,6 +9,7 @@ use quipu_store::tree::Entry;
 use quipu_store::{Blob, Store};
 
 use super::sandbox::EnterError;
+use crate::dag_json;
 use crate::process::ProcessSpec;
 use crate::run::values::entry_of;
 use crate::value::Value;
@@ -116,6 +117,14 @@ fn input(store: &Store, value: &Value) -> Option<Entry> {
     entry_of(value)
 }
 
+/// What came of a task, where that may be a failure: its error, or either outcome, as DAG-JSON.
+pub(super) fn result_text(value: &Value) -> Option<String> {
+    let Value::Map(pairs) = value else { return None };
+    let keys: Vec<&str> = pairs.iter().map(|(key, _)| &**key).collect();
+    let is_result = matches!(keys[..], ["kind", "message"] | ["ok"] | ["error"]);
+    is_result.then(|| dag_json::of_value(value).to_string())
+}
+
 /// A value as text: what another task printed stands without the blanks and line ends around it; the parts of a list
 /// are put together. `what` names it where that fails.
 fn text(store: &Store, value: &Value, what: &dyn Fn() -> String) -> Result<String, Halt> {
@@ -141,7 +150,7 @@ fn text(store: &Store, value: &Value, what: &dyn Fn() -> String) -> Result<Strin
             .collect::<Result<String, _>>()?,
         other => match entry_of(other) {
             Some(Entry::File { blob: id, .. }) => blob(id.link())?,
-            _ => return Err(failed("it is neither text nor a file")),
+            _ => result_text(other).ok_or_else(|| failed("it is neither text nor a file"))?,
         },
     };
     if text.contains('\0') { Err(failed("it has a NUL byte in it")) } else { Ok(text) }

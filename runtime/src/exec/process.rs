@@ -25,7 +25,7 @@ use super::capture::{ScratchDir, Streams};
 use super::collect::{Artifacts, Declared};
 use super::landlock::{Allowed, Ruleset, RulesetError};
 use super::orphans::Orphans;
-use super::plain::{Halt, Plain};
+use super::plain::{Halt, Plain, result_text};
 use super::sandbox::{Enter, EnterError, Entered, Sandbox};
 use super::secrets::Secrets;
 use super::spawn::{Ended, Forced, Launch, Reads, launch};
@@ -163,6 +163,15 @@ impl From<FailureKind> for Ran {
 
 fn executor_failed(what: &str) -> impl Fn(io::Error) -> FailureKind {
     move |e| FailureKind::Executor { why: format!("{what}: {e}") }
+}
+
+/// A file that is nowhere on disk, and that nobody changes: every step reads the same.
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let memory = rustix::fs::memfd_create("stdin", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(memory);
+    file.write_all(bytes)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK)?;
+    Ok(file)
 }
 
 impl Shared {
@@ -409,24 +418,16 @@ impl Shared {
             None => return Ok(Reads::Nothing),
             Some(Value::Text(path)) => return Ok(Reads::File(self.workspace.root().join(&**path))),
             Some(Value::Link(link)) => BlobId::try_from(*link).ok(),
-            Some(other) => match entry_of(other) {
-                Some(Entry::File { blob, .. }) => Some(blob),
+            Some(other) => match (entry_of(other), result_text(other)) {
+                (Some(Entry::File { blob, .. }), _) => Some(blob),
+                (_, Some(text)) => return in_memory(text.as_bytes()).map(Reads::Copy).map_err(|e| failed(e).into()),
                 _ => None,
             },
         };
         let blob = blob.ok_or_else(|| FailureKind::Executor { why: "standard input is not a file".into() })?;
         match self.workspace.store().blob(blob) {
             Ok(Some(Blob::File { path, .. })) => Ok(Reads::File(path)),
-            Ok(Some(Blob::Inline(bytes))) => {
-                let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-                let memory = rustix::fs::memfd_create("stdin", flags);
-                let mut file = File::from(memory.map_err(io::Error::from).map_err(&failed)?);
-                file.write_all(&bytes).map_err(&failed)?;
-                // Every step reads the same.
-                let sealed = rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK);
-                sealed.map_err(io::Error::from).map_err(&failed)?;
-                Ok(Reads::Copy(file))
-            }
+            Ok(Some(Blob::Inline(bytes))) => in_memory(&bytes).map(Reads::Copy).map_err(|e| failed(e).into()),
             Ok(None) => Err(Halt::Gone(vec!["standard input".into()])),
             Err(e) => Err(FailureKind::Executor { why: format!("standard input: {e}") }.into()),
         }

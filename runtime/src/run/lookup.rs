@@ -10,11 +10,11 @@ use crate::graph::TaskIdx;
 use crate::narrow::Depfile;
 #[cfg(test)]
 use crate::run::Sabotage;
-use crate::run::step::{Candidate, End, Notice, State, Step};
+use crate::run::step::{AwaitOn, Candidate, End, Notice, State, Step};
 use crate::run::values::{self, Resolved};
 use crate::run::{Known, Lookup, Run, Todo};
 use crate::task::{Invocation, When, Work};
-use crate::value::{On, Value};
+use crate::value::{Branch, On, Value};
 
 /// Whether a receipt found by task id fits the table of the run.
 enum Fit {
@@ -43,7 +43,7 @@ impl Run {
             // Its condition first: without that, nobody needs its inputs.
             return self.order(task);
         }
-        let external = matches!(self.work(task), Work::External(_));
+        let external = matches!(self.work(task), Work::External { .. });
         let by_inputs = slot.inputs_first || self.rules.ignore_shortcuts;
         if by_inputs && !external {
             return self.wait_for_inputs(task);
@@ -67,25 +67,30 @@ impl Run {
         self.ask(Step::Find { task, id });
     }
 
-    pub(super) fn found(
-        &mut self,
-        task: TaskIdx,
-        mut candidates: Vec<Candidate>,
-        accepted: Option<(ReceiptId, OutputId)>,
-    ) {
+    pub(super) fn found(&mut self, task: TaskIdx, candidates: Vec<Candidate>, accepted: Option<(ReceiptId, OutputId)>) {
         self.in_flight -= 1;
-        // What this store already goes by, then success, our own, trust, age and id: the same choice every time.
-        let (receipt, out) = accepted.unzip();
-        let known = |c: &Candidate| (Some(c.receipt) != receipt, Some(c.out) != out);
-        candidates.sort_by_key(|c| (known(c), c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
-        let known = Lookup::Known(Box::new(Known { candidates, accepted }));
-        let Lookup::Asked(askers) = std::mem::replace(&mut self.slot_mut(task).lookup, known) else { return };
+        let Lookup::Asked(askers) = self.know(task, candidates, accepted) else { return };
         for asker in askers {
             // Weighed once all it asked for is known, not at each answer.
             self.slot_mut(asker).asked -= 1;
             self.todo.push_back(Todo::Weigh(asker));
         }
         self.todo.push_back(Todo::Weigh(task));
+    }
+
+    /// Remembers what was found of a task, best first; gives back what was known before.
+    fn know(
+        &mut self,
+        task: TaskIdx,
+        mut candidates: Vec<Candidate>,
+        accepted: Option<(ReceiptId, OutputId)>,
+    ) -> Lookup {
+        // What this store already goes by, then success, our own, trust, age and id: the same choice every time.
+        let (receipt, out) = accepted.unzip();
+        let known = |c: &Candidate| (Some(c.receipt) != receipt, Some(c.out) != out);
+        candidates.sort_by_key(|c| (known(c), c.result.is_err(), !c.own, c.rank, c.issued_at, c.receipt));
+        let known = Lookup::Known(Box::new(Known { candidates, accepted }));
+        std::mem::replace(&mut self.slot_mut(task).lookup, known)
     }
 
     /// Rule 2: a usable receipt under the task id that fits the table settles the task.
@@ -146,15 +151,54 @@ impl Run {
             }
         }
         match self.work(task) {
-            Work::External(_) => self.end(task, End::Blocked { cause: task }),
+            Work::External { id, .. } => self.await_elsewhere(task, AwaitOn::Task(*id)),
             Work::Task(_) => self.wait_for_inputs(task),
         }
     }
 
     pub(super) fn is_usable(&self, task: TaskIdx, candidate: &Candidate) -> bool {
         // What somebody says about work that is not ours to try again stands.
-        let counts = candidate.result.is_ok() || self.rules.use_failures || self.is_external(task);
+        let settles = self.rules.use_failures || self.is_external(task) || self.takes_failures(task);
+        let counts = candidate.result.is_ok() || settles;
         counts && (self.policy(task).cache || candidate.session)
+    }
+
+    /// Whether it is a task of another workflow that is awaited as a failure, under any of its names.
+    pub(super) fn takes_failures(&self, task: TaskIdx) -> bool {
+        let takes = |t: &TaskIdx| matches!(self.work(*t), Work::External { branch, .. } if *branch != Branch::Ok);
+        matches!(self.work(task), Work::External { .. })
+            && self.subject.ids.others(task).unwrap_or(&[task]).iter().any(takes)
+    }
+
+    /// Somebody elsewhere does it, and others go on meanwhile.
+    pub(super) fn await_elsewhere(&mut self, task: TaskIdx, on: AwaitOn) {
+        let slot = self.slot_mut(task);
+        slot.state = State::Awaiting;
+        let epoch = slot.epoch;
+        self.outside += 1;
+        self.ask(Step::Await { task, epoch, on });
+    }
+
+    /// What somebody elsewhere did came in, or nobody did and the run is not to wait any longer.
+    pub(super) fn awaited_came(&mut self, task: TaskIdx, candidates: Vec<Candidate>) {
+        if candidates.is_empty() {
+            let end = if self.stopping { End::Cancelled } else { End::Blocked { cause: task } };
+            return self.end(task, end);
+        }
+        match self.work(task) {
+            Work::Task(_) => {
+                if !self.choose(task, candidates) {
+                    self.end(task, End::Blocked { cause: task });
+                }
+            }
+            Work::External { .. } => {
+                // By its id alone: what it was made from is weighed as if it had been there from the first.
+                self.slot_mut(task).epoch += 1;
+                self.slot_mut(task).state = State::Finding;
+                self.know(task, candidates, None);
+                self.todo.push_back(Todo::Weigh(task));
+            }
+        }
     }
 
     fn fit(&self, task: TaskIdx, candidate: &Candidate) -> Fit {
@@ -170,7 +214,7 @@ impl Run {
         // A stack of receipts to be weighed, instead of recursion: the via of a foreign one leads to others.
         let mut stack: Vec<(TaskIdx, &Candidate)> = vec![(task, candidate)];
         while let Some((of, c)) = stack.pop() {
-            let is_external = matches!(self.work(of), Work::External(_));
+            let is_external = matches!(self.work(of), Work::External { .. });
             for (id, out) in &c.via {
                 let awaited = match self.subject.ids.find(*id) {
                     Some(awaited) => self.first(awaited),

@@ -293,9 +293,8 @@ impl Run {
             Event::Awaited { task, epoch, candidates } => {
                 self.in_flight -= 1;
                 self.outside -= 1;
-                if self.at(task, State::Awaiting, epoch) && !self.choose(task, candidates) {
-                    let end = if self.stopping { End::Cancelled } else { End::Blocked { cause: task } };
-                    self.end(task, end);
+                if self.at(task, State::Awaiting, epoch) {
+                    self.awaited_came(task, candidates);
                 }
             }
             Event::Paused { task, epoch, go_on } => {

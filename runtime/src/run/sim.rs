@@ -10,7 +10,7 @@ use quipu_store::cid::{BlobId, InvocationId, OutputId, ReceiptId, TaskId, TreeId
 use quipu_store::receipt::{Failure, FailureKind, Output, Via};
 use quipu_store::tree::Entry;
 
-use super::step::{Candidate, End, Event, Need, Notice, Outcome, Part, Placed, State, Step};
+use super::step::{AwaitOn, Candidate, End, Event, Need, Notice, Outcome, Part, Placed, State, Step};
 use super::{Counts, Rules, Run, Subject};
 use crate::graph::TaskIdx;
 use crate::narrow::{DEPFILE, Depfile, Fingerprint};
@@ -302,15 +302,11 @@ impl<'w> Drive<'w> {
             Step::FindReads { task, epoch, invocation } => {
                 Event::FoundReads { task, epoch, candidates: self.world.by_reads(&invocation) }
             }
-            Step::Await { task, epoch, id } => {
-                let delivered = !self.cancelled.remove(&task) && self.world.deliver.contains(&self.name(task));
-                let candidates = if delivered {
-                    let mut output = Output::default();
-                    output.artifacts.insert("o".into(), self.world.file(id.digest(), "o"));
-                    let receipt = self.world.record(self.subject.ids.of(task), id, Via::new(), Ok(output.into()));
-                    self.world.candidates(None, |r| r.id == receipt)
-                } else {
-                    vec![]
+            Step::Await { task, epoch, on } => {
+                let wanted = !self.cancelled.remove(&task) && self.world.deliver.contains(&self.name(task));
+                let candidates = match on {
+                    AwaitOn::Invocation(id) if wanted => self.world.delivered(self.subject.ids.of(task), id),
+                    _ => vec![],
                 };
                 Event::Awaited { task, epoch, candidates }
             }
@@ -438,7 +434,7 @@ impl World {
         Event::Selected { task, epoch, entries: parts.iter().map(entry).collect(), hollow }
     }
 
-    fn file(&mut self, seed: &[u8], name: &str) -> Entry {
+    pub(super) fn file(&mut self, seed: &[u8], name: &str) -> Entry {
         let blob = BlobId::of(&[seed, name.as_bytes()].concat());
         self.blobs.insert(blob);
         Entry::File { blob, size: 1, exec: false }

@@ -13,6 +13,7 @@
 //!
 //!   FindingInvocation -> FindingReads -> Settled(CutOff) | Ordering            a task with a depfile
 //!   Ordering -> Awaiting -> Settled(CutOff) | Blocked                          a task that is done elsewhere
+//!   Finding -> Awaiting -> Finding | Blocked                                  a task of another workflow
 //!   Running -> Pausing -> Queued                                              a failure that is tried again
 //!   Ordering -> Unmet | Waiting                                               a task with a condition, first of all
 //!
@@ -139,14 +140,14 @@ pub enum Step {
         /// Receipts of the inputs.
         ins: Vec<ReceiptId>,
     },
-    /// Wait for somebody to deliver what comes out of a task that is done elsewhere.
+    /// Wait for what comes out of a task that is done elsewhere: somebody delivers it, or another workspace does it.
     Await {
         /// The task.
         task: TaskIdx,
         /// To be told back.
         epoch: u32,
-        /// The invocation.
-        id: InvocationId,
+        /// By what its receipts are found.
+        on: AwaitOn,
     },
     /// Wait before a task that failed is tried again, if there is time left for that.
     Pause {
@@ -193,6 +194,15 @@ pub enum Step {
     },
     /// Something people want to know. Not answered.
     Tell(Notice),
+}
+
+/// By what the receipts of a task that is done elsewhere are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwaitOn {
+    /// By its invocation: it is a task of this workflow.
+    Invocation(InvocationId),
+    /// By its id: it is a task of another one.
+    Task(TaskId),
 }
 
 /// What happened, for people.

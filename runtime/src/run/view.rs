@@ -11,7 +11,7 @@ use super::step::{End, Outcome, State};
 use super::values::Kept;
 use super::{Lookup, Run, Subject};
 use crate::graph::TaskIdx;
-use crate::task::{Invocation, When};
+use crate::task::{Invocation, When, Work};
 
 /// What somebody has to deliver.
 #[derive(Debug, Clone)]
@@ -110,7 +110,8 @@ impl Run {
 
     /// Tasks that are done elsewhere, and that the run ended without.
     pub fn undelivered(&self) -> Vec<TaskIdx> {
-        let own = |t: &TaskIdx| self.slot(*t).state == State::Ended(End::Blocked { cause: *t }) && self.is_external(*t);
+        let is_elsewhere = |t| self.is_external(t) || matches!(self.work(t), Work::External { .. });
+        let own = |t: &TaskIdx| self.slot(*t).state == State::Ended(End::Blocked { cause: *t }) && is_elsewhere(*t);
         self.subject.workflow.indices().filter(own).collect()
     }
 

@@ -15,10 +15,11 @@ use super::globs::{Comp, Pattern, Step, steps};
 use super::lower::Made;
 use super::making::{Input, What};
 use super::outputs::{End, Meets, Outputs};
-use super::recipe::{FromTask, Literal, Recipe, Stdin};
+use super::recipe::{Act, FromTask, Literal, Recipe, Stdin};
 use super::select::is_broad;
+use super::vars;
 use crate::process::OutputKind;
-use crate::value::Text;
+use crate::value::{Branch, Text};
 
 /// Most edges a workspace may have.
 pub const MAX_EDGES: usize = 4_000_000;
@@ -139,6 +140,9 @@ impl Linker<'_> {
             if broad && self.made.pending[to as usize].table == table {
                 continue;
             }
+            if why == Why::Needs && !self.gives_outputs(i, to as usize, place) {
+                continue;
+            }
             self.edges[i].push(Edge { to, why, place });
             let recipe = &mut self.made.recipes[i];
             let row = if why == Why::Needs { &mut recipe.needs } else { &mut recipe.after };
@@ -148,11 +152,28 @@ impl Linker<'_> {
         self.in_bounds(i, place)
     }
 
-    /// Adds the edge on a task whose printed text stands in a text of this one.
-    fn print(&mut self, i: usize, selector: &Text, place: Place) {
-        if self.made.recipes[i].printed.iter().any(|(known, _)| known == selector) {
+    /// Whether there may be outputs of a task; one whose failure is awaited has none.
+    fn gives_outputs(&mut self, i: usize, to: usize, place: Place) -> bool {
+        let (own, of) = (&self.made.recipes[i], &self.made.recipes[to]);
+        let Act::Await { branch, .. } = of.act else { return true };
+        let part = match branch {
+            Branch::Ok => return true,
+            Branch::Error => "error",
+            Branch::Any => "result",
+        };
+        let message = format!("task `{}` needs what `{}` makes, and it may have failed", own.name, of.name);
+        let error = WorkfileError::new(ErrorKind::BadValue, place, message);
+        let hint = format!("take `{{{{needs.{}.{part}}}}}`, or come `after` it", of.name);
+        self.findings.add(i, !own.variant.is_empty(), error.hint(hint));
+        false
+    }
+
+    /// Adds the edge on a task whose printed text, or other outcome, stands in a text of this one.
+    fn print(&mut self, i: usize, part: &Text, place: Place) {
+        if self.made.recipes[i].printed.iter().any(|(known, _)| known == part) {
             return;
         }
+        let (selector, taken) = vars::of(part);
         let explain = self.findings.len() < MAX_EXPLAINED;
         let found = self.made.names.select(self.made.recipes[i].member, selector, explain);
         let found = found.map(|found| found.into_iter().flatten().map(|to| to as usize).collect::<Vec<usize>>());
@@ -160,10 +181,26 @@ impl Linker<'_> {
         let error = match found.as_deref() {
             Ok([to]) if !self.made.recipes[*to].is_group() => {
                 let to = *to;
-                self.edges[i].push(Edge { to: to as u32, why: Why::Prints, place });
-                self.made.recipes[i].printed.push((selector.clone(), to));
-                self.total += 1;
-                return;
+                let awaited = match self.made.recipes[to].act {
+                    Act::Await { branch, .. } => branch,
+                    _ => Branch::Ok,
+                };
+                if awaited == taken {
+                    self.edges[i].push(Edge { to: to as u32, why: Why::Prints, place });
+                    self.made.recipes[i].printed.push((part.clone(), to));
+                    self.total += 1;
+                    return;
+                }
+                let what = |branch| match branch {
+                    Branch::Ok => ("what it prints", "stdout"),
+                    Branch::Error => ("its error", "error"),
+                    Branch::Any => ("its result", "result"),
+                };
+                let ((takes, _), (has, end)) = (what(taken), what(awaited));
+                let message =
+                    format!("task `{}` takes of `{selector}` {takes}, of which {has} is awaited", recipe.name);
+                let error = WorkfileError::new(ErrorKind::BadValue, place, message);
+                error.hint(format!("write `{{{{needs.{selector}.{end}}}}}`, or `await` something else of it"))
             }
             // What it means has an error of its own.
             Ok([]) => return,

@@ -216,6 +216,7 @@ fn put<'a>(base: &mut TaskTable<'a>, over: &TaskTable<'a>, key: &str) {
         "fetch" => base.fetch.clone_from(&over.fetch),
         "wait" => base.wait.clone_from(&over.wait),
         "external" => base.external = over.external,
+        "await" => base.awaits.clone_from(&over.awaits),
         "depfile" => base.depfile.clone_from(&over.depfile),
         "tools" => base.tools.clone_from(&over.tools),
         "matrix" => merge(&mut base.matrix, &over.matrix, is_nothing, |axis| &axis.name.text),

@@ -83,6 +83,9 @@ const FETCH_KEYS: [&str; 15] = [
     "retries",
     "backoff",
 ];
+/// Keys a task may have beside `await`.
+const AWAIT_KEYS: [&str; 10] =
+    ["extends", "vars", "params", "description", "tags", "matrix", "versions", "only", "exclude", "outputs"];
 /// How long something is waited for when the task does not say.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -347,7 +350,12 @@ impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
         }
         let run = table.has("run") || table.has("steps");
         let external = table.external == Some(true);
-        let kinds = [("fetch", &FETCH_KEYS[..]), ("wait", &WAIT_KEYS[..]), ("external", &EXTERNAL_KEYS[..])];
+        let kinds = [
+            ("fetch", &FETCH_KEYS[..]),
+            ("wait", &WAIT_KEYS[..]),
+            ("external", &EXTERNAL_KEYS[..]),
+            ("await", &AWAIT_KEYS[..]),
+        ];
         let kind = kinds.into_iter().find(|(k, _)| table.has(k));
         if let Some((kind, known)) = kind {
             for (key, place) in table.keys.iter().filter(|(k, _)| *k != kind && !known.contains(k)) {

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use super::errors::{ErrorKind, Place, WorkfileError};
 use super::globs::{self, Comp, Pattern};
 use super::lower::Disk;
-use super::model::{Run, Str, TaskTable, Wait, WaitOn};
+use super::model::{Awaited, Run, Str, TaskTable, Wait, WaitOn};
 use super::params::Param;
 use super::paths::{self, PathError, Spot};
 use super::recipe::{Act, Recipe, Sources, Stdin};
@@ -20,7 +20,7 @@ use super::vars::{self, Scope};
 use crate::narrow::Depfile;
 use crate::process::{OutputKind, OutputSpec, Tier};
 use crate::task::Policy;
-use crate::value::Text;
+use crate::value::{Branch, Text};
 use crate::wait::{WaitFor, WaitSpec, http_parts};
 
 /// How long it is from one look to the next, for what is waited for.
@@ -139,8 +139,11 @@ impl Making<'_, '_, '_> {
         if shared.run || (shared.external && table.inputs.is_some()) {
             self.inputs(&mut sources, &mut pending);
         }
-        if shared.run || shared.external || table.fetch.is_some() {
+        if shared.run || shared.external || table.fetch.is_some() || table.awaits.is_some() {
             self.outputs(&mut outputs, &mut pending);
+        }
+        if let Some(awaited) = &table.awaits {
+            self.check_awaited(awaited, &outputs, &pending);
         }
         let mut file = |key: &str, text: Option<&Str<'_>>| {
             let (path, place) = self.one_path(key, text?)?;
@@ -271,6 +274,7 @@ impl Making<'_, '_, '_> {
             }
             (None, Some(wait)) => self.wait(wait).map(Act::Wait).unwrap_or_default(),
             (None, None) if shared.external => Act::External,
+            (None, None) if let Some(awaited) = &self.table.awaits => self.awaited(awaited).unwrap_or_default(),
             (None, None) => Act::Process,
         };
         (act, vec![])
@@ -280,6 +284,36 @@ impl Making<'_, '_, '_> {
     pub(super) fn own_file(&mut self, path: &str, written: &Str<'_>) -> Option<String> {
         let found = paths::normalise(&self.cache.dir, path);
         found.map_err(|why| self.bad_path("url", path, written.place, &why)).ok()
+    }
+
+    /// A task of another workflow has outputs that are named one by one, unless it failed.
+    fn check_awaited(&mut self, awaited: &Awaited<'_>, outputs: &[OutputSpec], pending: &Pending) {
+        let bad = outputs
+            .iter()
+            .zip(&pending.outputs)
+            .find(|(o, _)| awaited.branch != Branch::Ok || o.kind == OutputKind::Glob || o.optional);
+        let Some((output, (place, _))) = bad else { return };
+        let (message, hint) = if awaited.branch == Branch::Ok {
+            ("is optional or a pattern", "outputs of a task that is awaited are named one by one")
+        } else {
+            ("may not be there: it is not awaited as a success", "leave `outputs` out")
+        };
+        let message = format!("output `{}` of task `{}` {message}", output.path, self.table.name);
+        self.errors.push(WorkfileError::new(ErrorKind::BadValue, *place, message).hint(hint));
+    }
+
+    fn awaited(&mut self, awaited: &Awaited<'_>) -> Option<Act> {
+        let written = self.text(&awaited.id)?;
+        match written.parse() {
+            Ok(id) => Some(Act::Await { id, branch: awaited.branch }),
+            Err(why) => {
+                let message = format!("`{written}`, which task `{}` awaits, is no task's id: {why}", self.table.name);
+                let error = WorkfileError::new(ErrorKind::BadValue, awaited.id.place, message);
+                self.errors
+                    .push(error.hint("`quipu plan --json` in its workspace shows ids: `bafyr4i...`, 59 characters"));
+                None
+            }
+        }
     }
 
     fn wait(&mut self, wait: &Wait<'_>) -> Option<WaitSpec> {

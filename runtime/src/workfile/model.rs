@@ -10,7 +10,7 @@ use super::errors::Place;
 use super::fetching::Fetch;
 use crate::process::Tier;
 use crate::task;
-use crate::value::Text;
+use crate::value::{Branch, Text};
 
 /// Text with its place, which is that of the value with its quotes.
 #[derive(Debug, Clone)]
@@ -127,6 +127,13 @@ pub(crate) enum WaitOn<'a> {
     Command(Run<'a>),
 }
 
+/// What of which task of another workflow is awaited.
+#[derive(Debug, Clone)]
+pub(crate) struct Awaited<'a> {
+    pub(crate) branch: Branch,
+    pub(crate) id: Str<'a>,
+}
+
 /// A `wait` table.
 #[derive(Debug, Clone)]
 pub(crate) struct Wait<'a> {
@@ -155,6 +162,7 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) wait: Option<Wait<'a>>,
     pub(crate) fetch: Option<Fetch<'a>>,
     pub(crate) external: Option<bool>,
+    pub(crate) awaits: Option<Awaited<'a>>,
     pub(crate) inputs: Option<Vec<Str<'a>>>,
     pub(crate) outputs: Vec<Output<'a>>,
     pub(crate) needs: Vec<Str<'a>>,

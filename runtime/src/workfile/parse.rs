@@ -9,11 +9,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::errors::{ErrorKind, Place, WorkfileError, near};
-use super::model::{Axis, File, MemberEntry, Output, Run, Str, TaskTable, Wait, WaitOn, When, WorkspaceTable};
+use super::model::{Awaited, Axis, File, MemberEntry, Output, Run, Str, TaskTable, Wait, WaitOn, When, WorkspaceTable};
 use super::reader::{ALIASES, Owner, Reader, Value, describe};
 use super::syntax;
 use crate::task;
-use crate::value::Text;
+use crate::value::{Branch, Text};
 
 /// Largest workfile, in bytes.
 pub const MAX_FILE_BYTES: usize = 16 << 20;
@@ -29,7 +29,7 @@ pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "
 /// Keys of an entry of `members`.
 pub(super) const MEMBER_KEYS: [&str; 4] = ["path", "extends", "tags", "vars"];
 /// Keys of `[task.X]` and of `[template.X]`.
-pub(super) const TASK_KEYS: [&str; 37] = [
+pub(super) const TASK_KEYS: [&str; 38] = [
     "extends",
     "when",
     "vars",
@@ -41,6 +41,7 @@ pub(super) const TASK_KEYS: [&str; 37] = [
     "fetch",
     "wait",
     "external",
+    "await",
     "inputs",
     "outputs",
     "needs",
@@ -68,6 +69,8 @@ pub(super) const TASK_KEYS: [&str; 37] = [
     "network",
     "mute",
 ];
+/// Keys of `await`.
+const AWAIT_KEYS: [&str; 3] = ["ok", "error", "any"];
 /// Keys for which `false` is a value, and does not take away what is extended.
 const TAKES_FALSE: [&str; 5] = ["when", "external", "cache", "network", "mute"];
 /// Keys of `wait`.
@@ -292,6 +295,7 @@ impl Reader {
                 "fetch" => out.fetch = self.fetch(owner, value),
                 "wait" => out.wait = self.wait(owner, value),
                 "external" => out.external = self.bool(owner, known, value),
+                "await" => out.awaits = self.awaited(owner, value),
                 "inputs" => out.inputs = Some(self.texts(owner, known, value).unwrap_or_default()),
                 "outputs" => out.outputs = self.outputs(owner, value),
                 "needs" => out.needs = self.text_or_texts(owner, known, value).unwrap_or_default(),
@@ -447,6 +451,33 @@ impl Reader {
             _ => {}
         }
         Some(Wait { on, every })
+    }
+
+    fn awaited<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Awaited<'a>> {
+        let takes = "the id of a task, or `{ ok = ID }`, `{ error = ID }` or `{ any = ID }`";
+        if !matches!(value.get_ref(), DeValue::Table(_)) {
+            let id = self.text_as(owner, "await", takes, value)?;
+            return Some(Awaited { branch: Branch::Ok, id });
+        }
+        let (place, mut found, errors) = (self.place(value.span()), vec![], self.errors.len());
+        for (key, value) in self.table(owner, "await", value)? {
+            let key = self.key(key);
+            let branch = match &*key.text {
+                "ok" => Branch::Ok,
+                "error" => Branch::Error,
+                "any" => Branch::Any,
+                _ => {
+                    self.unknown(owner, &key, &AWAIT_KEYS);
+                    continue;
+                }
+            };
+            found.extend(self.text_as(owner, "await", takes, value).map(|id| Awaited { branch, id }));
+        }
+        if found.len() != 1 && self.errors.len() == errors {
+            let message = format!("`await` of {owner} names {} outcomes", found.len());
+            self.error(ErrorKind::BadValue, place, message).hints.push("one of `ok`, `error` and `any`".into());
+        }
+        found.pop()
     }
 
     fn slots<'a>(

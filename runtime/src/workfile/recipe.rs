@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quipu_store::cid::TaskId;
+
 use super::errors::Place;
 use super::globs::Pattern;
 use super::params::Param;
@@ -12,7 +14,7 @@ use crate::fetch::FetchSpec;
 use crate::narrow::Depfile;
 use crate::process::{OutputSpec, Tier};
 use crate::task::Policy;
-use crate::value::Text;
+use crate::value::{Branch, Text};
 use crate::wait::WaitSpec;
 
 /// What kind of work it is.
@@ -27,6 +29,13 @@ pub enum Act {
     External,
     /// Bringing content here that is known by its hash.
     Fetch(FetchSpec),
+    /// A task of another workflow.
+    Await {
+        /// Its id.
+        id: TaskId,
+        /// What is awaited of it.
+        branch: Branch,
+    },
 }
 
 /// One concrete task: one variant of a `[task.X]` table.

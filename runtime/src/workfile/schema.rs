@@ -186,6 +186,8 @@ struct Task {
     wait: Option<OrFalse<Wait>>,
     /// Whether it is done elsewhere: it is settled by what somebody delivers.
     external: Option<bool>,
+    /// A task of another workfile or workspace, by its id: this stands for what comes out of it.
+    r#await: Option<OrFalse<Await>>,
     /// Files it reads: paths, folders, globs, and exclusions that start with `!`. By default the member's files that git does not ignore and no task makes.
     inputs: Option<OrFalse<Vec<String>>>,
     /// Files it makes: paths, folders ending in `/`, globs.
@@ -370,6 +372,28 @@ struct Wait {
     code: Option<i64>,
     /// How long it is from one look to the next.
     interval: Option<Timeout>,
+}
+
+/// A task of another workflow: its id, for what it makes; or one of `ok`, `error` and `any` with it.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Await {
+    /// The id of the task, which must succeed.
+    Task(String),
+    /// The id with the outcome that is awaited.
+    Outcome(AwaitTable),
+}
+
+/// Which outcome of a task of another workflow is awaited.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct AwaitTable {
+    /// Success.
+    ok: Option<String>,
+    /// Failure.
+    error: Option<String>,
+    /// Whichever it is.
+    any: Option<String>,
 }
 
 #[derive(JsonSchema)]

@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::errors::{ErrorKind, Place, WorkfileError, near};
 use super::model::Str;
 use super::params::{Lack, Param};
-use crate::value::Text;
+use crate::value::{Branch, Text};
 
 /// Longest text after substitution, in bytes.
 const MAX_TEXT_BYTES: usize = 1 << 20;
@@ -112,8 +112,8 @@ impl Scope<'_> {
             };
             let name = inner[..close].trim();
             match self.find(name) {
-                _ if let Some(task) = printed_by(name) => {
-                    out.extend([PRINTED, task, PRINTED]);
+                _ if let Some((task, of)) = printed_by(name) => {
+                    out.extend([PRINTED, task, of, PRINTED]);
                 }
                 Some(value) => {
                     out.push_str(value);
@@ -176,9 +176,23 @@ impl Scope<'_> {
 /// What stands around the selector of a task in place of what it will print: no text of a workfile has one.
 const PRINTED: &str = "\0";
 
-/// The task in `needs.TASK.stdout`.
-fn printed_by(name: &str) -> Option<&str> {
-    name.strip_prefix("needs.")?.strip_suffix(".stdout").filter(|task| !task.is_empty())
+/// What stands behind the selector of a task that is awaited for more than what it prints.
+const ERROR: &str = "\u{1}error";
+/// The same for either outcome.
+const RESULT: &str = "\u{1}result";
+
+/// The task in `needs.TASK.stdout`, `needs.TASK.error` or `needs.TASK.result`, with what is taken of it.
+fn printed_by(name: &str) -> Option<(&str, &'static str)> {
+    let name = name.strip_prefix("needs.")?;
+    let of = [(".stdout", ""), (".error", ERROR), (".result", RESULT)];
+    let (task, of) = of.into_iter().find_map(|(end, of)| Some((name.strip_suffix(end)?, of)))?;
+    (!task.is_empty()).then_some((task, of))
+}
+
+/// The selector of what stands between the parts of a text, and which outcome of the task it takes.
+pub(crate) fn of(part: &str) -> (&str, Branch) {
+    let of = [(ERROR, Branch::Error), (RESULT, Branch::Any)];
+    of.into_iter().find_map(|(end, of)| Some((part.strip_suffix(end)?, of))).unwrap_or((part, Branch::Ok))
 }
 
 /// Whether a text holds what a task will print, so that it is not known yet.

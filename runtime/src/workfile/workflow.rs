@@ -81,10 +81,17 @@ impl Loaded {
         let cmd: Text = PROCESS.into();
         for (recipe, tree) in self.recipes.iter().zip(sources).filter(|(recipe, _)| recipe.runs()) {
             let fail = |source| WorkflowError::Args { task: recipe.name.clone(), source };
+            if let Act::Await { id, branch } = recipe.act {
+                let work = Work::External { id, branch };
+                let policy = recipe.policy.clone();
+                workflow.add_node(Node { name: recipe.name.clone(), work, policy, after: vec![] })?;
+                continue;
+            }
             let (cmd, args) = match &recipe.act {
                 Act::Process => {
                     (cmd.clone(), self.spec(recipe, *tree, surroundings, &outputs)?.to_args().map_err(fail)?)
                 }
+                Act::Await { .. } => unreachable!("it is no task of this workflow"),
                 Act::Wait(spec) => (WAIT.into(), spec.to_args()),
                 Act::Fetch(spec) => (FETCH.into(), spec.to_args()),
                 Act::External => (EXTERNAL.into(), self.external(recipe, *tree, &outputs).map_err(|e| fail(e.into()))?),
@@ -150,10 +157,14 @@ impl Loaded {
         }
     }
 
-    /// The promise on what a task prints: to its own file, if it has one.
+    /// The promise on what a task prints: to its own file, if it has one; or on the outcome that is awaited of it.
     fn printed(&self, recipe: &Recipe, selector: &str) -> Value {
         let found = recipe.printed.iter().find(|(known, _)| **known == *selector);
         let (_, task) = found.expect("every selector in a text was looked up");
+        let (_, of) = vars::of(selector);
+        if of != Branch::Ok {
+            return Value::promise(of, On::Here(self.at(*task)), [""; 0]);
+        }
         let at: Vec<Text> = match &self.recipes[*task].stdout {
             Some(path) => vec!["outputs".into(), path.clone()],
             None => vec!["stdout".into()],

@@ -54,6 +54,8 @@ fn the_schema_refuses_what_the_reader_refuses() {
         "[task.a]\nrun = 'x'\nversions = '1 2'\nexclude = [{}]",
         "[task.a]\nrun = 'x'\nversions = '1 2'\nonly = '1'",
         "[task.a]\nrun = 'x'\nwhen = 3",
+        "[task.a]\nawait = 3",
+        "[task.a]\nawait = { never = 'x' }",
         "[task.a]\nrun = 'x'\nextends = [1]",
         "[task.a]\nrun = 'x'\nparams = { p = { type = 'text' } }",
         "[params]\np = { dfault = 1 }",
