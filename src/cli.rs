@@ -219,6 +219,9 @@ pub(crate) struct ExplainArgs {
     /// The task: a name, `member:name` or `name[variant]`
     #[arg(value_name = "TASK")]
     pub(crate) task: String,
+    /// Say what differs from then: a run (`last`, `last~1`, or the first characters of its id), a receipt or a task by its id
+    #[arg(long, value_name = "RUN|RECEIPT")]
+    pub(crate) against: Option<String>,
     /// Print the explanation as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -112,9 +112,18 @@ fn settled_lines(settled: &[(Text, TaskId)]) -> Vec<u8> {
 
 /// Reads a log back without its lines of settled tasks; a line cut off by a crash, or damaged, is left out.
 pub fn read(path: &Path) -> std::io::Result<Vec<Json>> {
+    read_of(path, &[])
+}
+
+/// The same, only of the lines that name one of these tasks; without any, of all lines.
+pub fn read_of(path: &Path, tasks: &[String]) -> std::io::Result<Vec<Json>> {
+    let quoted: Vec<String> = tasks.iter().filter_map(|name| serde_json::to_string(name).ok()).collect();
+    // A line that is no text is damaged.
+    let text = std::str::from_utf8;
+    let is_meant = |line: &[u8]| text(line).is_ok_and(|line| quoted.iter().any(|name| line.contains(name)));
     let mut events = vec![];
     each_line(path, |line| {
-        if !line.starts_with(SETTLED) {
+        if !line.starts_with(SETTLED) && (quoted.is_empty() || is_meant(line)) {
             events.extend(serde_json::from_slice::<Json>(line).ok());
         }
         true

@@ -60,7 +60,8 @@ pub enum What {
 }
 
 impl What {
-    fn of(path: &str) -> Self {
+    /// What the ingredient at a path is.
+    pub fn of(path: &str) -> Self {
         let Some(rest) = path.strip_prefix("args.") else {
             let name = match path {
                 "cmd" => "command",

@@ -60,6 +60,8 @@ pub enum RunEvent {
         invocation: InvocationId,
         /// Which attempt, from 1.
         attempt: u32,
+        /// Why it runs: a kind of [`Reason`](crate::plan::Reason), `never-cached` or `retry`.
+        why: &'static str,
         /// How long it took earlier, in milliseconds, when that is known.
         #[serde(skip_serializing_if = "Option::is_none")]
         expected_ms: Option<u64>,

@@ -269,6 +269,35 @@ fn status(run: &Run, task: TaskIdx, held: &[Option<TaskIdx>]) -> Status {
     }
 }
 
+impl Reason {
+    /// Its kind, as in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoReceipt => "no-receipt",
+            Self::OtherInputs => "other-inputs",
+            Self::Forced => "forced",
+            Self::BytesMissing => "bytes-missing",
+            Self::InputsMayChange => "inputs-may-change",
+            Self::SameAs { .. } => "same-as",
+            Self::CausedBy { .. } => "caused-by",
+            Self::Condition => "condition",
+            Self::Undelivered => "undelivered",
+            Self::Unmet => "unmet",
+            Self::Failure { .. } => "failure",
+        }
+    }
+}
+
+/// Why a task runs that starts now.
+pub(crate) fn why(run: &Run, task: TaskIdx) -> &'static str {
+    let is_cached = run.subject().workflow.node(task).policy.cache;
+    match reason(run, task, Status::Certain, &[]) {
+        Some(Reason::NoReceipt | Reason::OtherInputs) | None if !is_cached => "never-cached",
+        Some(reason) => reason.kind(),
+        None => "no-receipt",
+    }
+}
+
 fn reason(run: &Run, task: TaskIdx, status: Status, held: &[Option<TaskIdx>]) -> Option<Reason> {
     let name = |task: TaskIdx| run.subject().workflow.node(task).name.clone();
     match (status, run.state(task)) {

@@ -122,6 +122,11 @@ impl Project {
         &self.loaded.recipes[self.recipes[task.index()]]
     }
 
+    /// The place of that recipe among those of the workfiles.
+    pub fn recipe_index(&self, task: TaskIdx) -> usize {
+        self.recipes[task.index()]
+    }
+
     /// Whether it is done elsewhere.
     pub fn is_external(&self, task: TaskIdx) -> bool {
         self.recipe(task).act == Act::External

@@ -5,16 +5,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use quipu_runtime::explain::{Change, Difference, differences};
-use quipu_runtime::identity::{Listing, decode_task};
 use quipu_store::Store;
 use quipu_store::cid::{ReceiptId, TaskId};
 use quipu_store::receipt::Output;
-use quipu_store::tree_diff;
 use serde::Serialize;
 
 use super::compare::{self, Differing};
-use super::explain::{FileChange, MAX_FILES, MAX_TASK_BYTES, file_change, short};
+use super::ingredients::{self, Between, Told};
 use super::runs::{self, Then};
 use super::{Context, print, print_json};
 use crate::cli::DiffArgs;
@@ -53,17 +50,6 @@ struct Side {
     receipt: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Told {
-    message: String,
-    path: String,
-    before: Option<String>,
-    after: Option<String>,
-    files: Vec<FileChange>,
-    /// The task whose outcome it is.
-    from: Option<String>,
-}
-
 impl From<&Then> for Side {
     fn from(then: &Then) -> Self {
         Self { id: then.id.clone(), end: then.end.clone(), receipt: then.receipt.clone() }
@@ -78,7 +64,7 @@ pub(super) fn diff(context: &Context, args: &DiffArgs) -> Result<Exit, Diagnosis
     let dir = settings.store.join("runs");
     let (first, first_path) = runs::find(&dir, key.as_deref(), &args.first)?;
     let (second, second_path) = runs::find(&dir, key.as_deref(), &args.second)?;
-    let (before, after) = (runs::tasks(&first_path)?, runs::tasks(&second_path)?);
+    let (before, after) = (runs::tasks(&first_path, &[])?, runs::tasks(&second_path, &[])?);
     let names: BTreeMap<&str, &str> = after.iter().map(|(name, then)| (&*then.id, &**name)).collect();
     let mut compared = Compared { first, second, tasks: vec![], equal: 0 };
     let mut all: Vec<&String> = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))).collect();
@@ -117,40 +103,9 @@ fn ingredients(
     after: &str,
     names: &BTreeMap<&str, &str>,
 ) -> Result<Option<Vec<Told>>, Diagnosis> {
-    let (Some(before), Some(after)) = (listing(store, before)?, listing(store, after)?) else { return Ok(None) };
-    differences(&after, &before).iter().map(|found| tell(store, found, names)).collect::<Result<_, _>>().map(Some)
-}
-
-/// What a task is made of, where the store has it.
-pub(super) fn listing(store: &Store, id: &str) -> Result<Option<Listing>, Diagnosis> {
-    let Ok(id) = id.parse::<TaskId>() else { return Ok(None) };
-    let block = store.get(id.link(), MAX_TASK_BYTES)?;
-    Ok(block.and_then(|block| decode_task(&block).ok()).map(|task| Listing::of(&task)))
-}
-
-fn tell(store: &Store, found: &Difference, names: &BTreeMap<&str, &str>) -> Result<Told, Diagnosis> {
-    let mut files = vec![];
-    if let Some((before, after)) = found.trees()
-        && let (Some(before), Some(after)) = (store.tree(before)?, store.tree(after)?)
-        && let Ok(diff) = tree_diff::diff(|id| store.tree(id), &before, &after, MAX_FILES)
-    {
-        files = diff.changes.into_iter().map(file_change).collect();
-    }
-    let from = found.tasks().and_then(|(_, now)| names.get(&*now.to_string()).map(|name| (*name).to_owned()));
-    let (before, after) = match &found.change {
-        Change::Added(after) => (None, Some(after)),
-        Change::Removed(before) => (Some(before), None),
-        Change::Changed { before, after } => (Some(before), Some(after)),
-    };
-    let text = |leaf: Option<&quipu_runtime::identity::Leaf>| leaf.map(ToString::to_string);
-    Ok(Told {
-        message: found.to_string(),
-        path: found.path.clone(),
-        before: text(before),
-        after: text(after),
-        files,
-        from,
-    })
+    let (Ok(before), Ok(after)) = (before.parse::<TaskId>(), after.parse::<TaskId>()) else { return Ok(None) };
+    let name = |id: TaskId| names.get(&*id.to_string()).map(|name| (*name).to_owned());
+    Between { store, name: &name, is_deep: false, seen: vec![] }.tell(before, after)
 }
 
 /// In which outputs one task differs that ran in both runs.
@@ -184,19 +139,7 @@ impl Compared {
                 }
                 _ => {}
             }
-            let mut said = std::collections::BTreeSet::new();
-            for told in task.differences.iter().flatten() {
-                let what = match &told.from {
-                    Some(from) => format!("what task `{from}` makes"),
-                    None => told.message.clone(),
-                };
-                if said.insert(what.clone()) {
-                    let _ = writeln!(out, "  {}", short(&what));
-                }
-                for file in &told.files {
-                    let _ = writeln!(out, "    {} {}", file.change, harmless(&file.path));
-                }
-            }
+            ingredients::text(&mut out, task.differences.as_deref().unwrap_or_default(), 2);
             for output in &task.outputs {
                 let _ = writeln!(out, "  {}", output.text());
             }

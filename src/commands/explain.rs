@@ -1,104 +1,109 @@
-//! `quipu explain`: why a task would run or not, which of its ingredients differ from the last time it was settled,
-//! down to the file and to the line of the workfile, and what its id is made of.
+//! `quipu explain`: why a task would run or not and what would change that, what became of it the last time and why, in
+//! which ingredients it differs from an earlier one down to the file and the line of the workfile, and what its id is made of.
 
-use std::fmt::Write as _;
+mod outlook;
+mod past;
+mod text;
 
-use quipu_runtime::explain::{Change, Difference, What, differences};
+use quipu_runtime::explain::{What, differences, nearest};
 use quipu_runtime::graph::TaskIdx;
-use quipu_runtime::identity::{Listing, decode_task};
+use quipu_runtime::identity::Listing;
 use quipu_runtime::task::Work;
-use quipu_store::cid::{TaskId, TreeId};
+use quipu_runtime::workfile::{self, Loaded, Place, Texts};
+use quipu_store::cid::{ReceiptId, TaskId};
+use quipu_store::receipt::Output;
 use quipu_store::sign::Signer;
-use quipu_store::tree::Entry;
-use quipu_store::tree_diff;
-use quipu_store::{Options, SignerSource, Store};
+use quipu_store::{Kind, Options, SignerSource, Store};
 use serde::Serialize;
 
+use self::outlook::Outlook;
+use self::past::Past;
+use super::compare::{self, Differing};
+use super::ingredients::{self, Origin, Told, Upstream, Used};
 use super::memory::{self, Memory};
-use super::{Context, plan, print, print_json};
+use super::{Context, plan, print, print_json, runs, show};
 use crate::cli::ExplainArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
-use crate::project::Opened;
+use crate::project::{self, Opened};
 use crate::render::{count, harmless};
 
-/// Most files named for one tree.
-pub(super) const MAX_FILES: usize = 50;
-/// Longest text of a value that is shown, in characters.
-const MAX_VALUE: usize = 200;
-/// Largest task block that is read back, in bytes.
-pub(super) const MAX_TASK_BYTES: u64 = 64 << 20;
-
-/// Everything there is to say of one task.
+/// Everything there is to say of one task. Its JSON form is in `docs/formats/explain.md`.
 #[derive(Serialize)]
 struct Explained {
     name: String,
-    task: String,
+    /// Where the workfile defines it.
+    place: String,
+    /// Its id; none for one that is left out.
+    task: Option<String>,
     status: &'static str,
     because: String,
-    /// Its id when it was last settled under this name; none when that is not known.
-    earlier: Option<String>,
-    /// The receipt it was settled by then.
-    earlier_receipt: Option<String>,
+    /// What would make it run, or settle it.
+    outlook: Outlook,
+    /// Outputs that are not in the workspace as they were made.
+    missing: Vec<String>,
+    /// The last run that had to do with it.
+    last: Option<Past>,
+    /// What it is compared with.
+    against: Option<Against>,
     /// What differs from then; none when there is nothing to compare with.
     differences: Option<Vec<Told>>,
+    /// In which outputs it differs from then, where it is made of the same.
+    outputs: Vec<Differing>,
     ingredients: Vec<Ingredient>,
+}
+
+/// An earlier task that this one is compared with.
+#[derive(Serialize)]
+struct Against {
+    /// `settled` (when it was last settled here), `run`, `receipt` or `task`.
+    kind: &'static str,
+    /// The run, when it is that of a run.
+    run: Option<String>,
+    /// How it ended in that run.
+    end: Option<String>,
+    /// Its id then.
+    task: String,
+    /// Its receipt then.
+    receipt: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Ingredient {
     path: String,
     value: String,
-}
-
-/// One ingredient that differs.
-#[derive(Serialize)]
-struct Told {
-    /// In words.
-    message: String,
-    /// Path of keys in the task.
-    path: String,
-    before: Option<String>,
-    after: Option<String>,
-    /// The key of the workfile it comes from.
-    key: Option<&'static str>,
-    /// Where that stands, or the task.
-    place: String,
-    /// For source files: what changed.
-    files: Vec<FileChange>,
-    /// For what another task makes: that task, and what differs in it.
-    from: Option<Upstream>,
-}
-
-#[derive(Serialize)]
-pub(super) struct FileChange {
-    pub(super) path: String,
-    pub(super) change: &'static str,
-}
-
-#[derive(Serialize)]
-struct Upstream {
-    name: String,
-    /// None where it is told elsewhere, or there is nothing to compare with.
-    differences: Option<Vec<Told>>,
+    #[serde(flatten)]
+    origin: Option<Origin>,
 }
 
 /// Explains.
 pub(super) fn explain(context: &Context, args: &ExplainArgs) -> Result<Exit, Diagnosis> {
     let opened = Opened::open(context)?;
-    let tasks = opened.goals(std::slice::from_ref(&args.task))?;
-    let workflow = &opened.project.subject.workflow;
-    let [task] = tasks[..] else {
-        let names = tasks.iter().map(|t| workflow.node(*t).name.to_string());
-        let heading = format!("`{}` means {}", args.task, count(tasks.len(), "task"));
-        return Err(Diagnosis::ambiguous(heading, names).hint("name one"));
+    let loaded = &opened.project.loaded;
+    let texts = loaded.texts();
+    let explainer = Explainer::new(&opened, &texts);
+    let meant = project::select(loaded, std::slice::from_ref(&args.task))?;
+    let explained = match meant[..] {
+        [only] if loaded.recipes[only].left_out.is_some() => explainer.left_out(only)?,
+        _ => explainer.explain(one(&opened, &args.task)?, args.against.as_deref())?,
     };
-    let explained = Explainer::new(&opened).explain(task)?;
-    if args.json { print_json(&explained) } else { print(&explained.text()).map(|()| Exit::Ok) }
+    if args.json { print_json(&explained) } else { print(&text::text(&explained)).map(|()| Exit::Ok) }
+}
+
+/// The one task that somebody means.
+fn one(opened: &Opened, selector: &str) -> Result<TaskIdx, Diagnosis> {
+    let tasks = opened.goals(&[selector.to_owned()])?;
+    if let [task] = tasks[..] {
+        return Ok(task);
+    }
+    let names = tasks.iter().map(|t| opened.project.subject.workflow.node(*t).name.to_string());
+    let heading = format!("`{selector}` means {}", count(tasks.len(), "task"));
+    Err(Diagnosis::ambiguous(heading, names).hint("name one"))
 }
 
 struct Explainer<'a> {
     opened: &'a Opened,
+    texts: &'a Texts<'a>,
     memory: Memory,
     /// Directory nodes as they are now, which no store has yet.
     now: Store,
@@ -107,30 +112,85 @@ struct Explainer<'a> {
 }
 
 impl<'a> Explainer<'a> {
-    fn new(opened: &'a Opened) -> Self {
+    fn new(opened: &'a Opened, texts: &'a Texts<'a>) -> Self {
         let memory = memory::read(&opened.store, &opened.key());
         // Nothing is signed in it.
         let now = Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[0; 32]))));
-        Self { opened, memory, now, told: vec![] }
+        Self { opened, texts, memory, now, told: vec![] }
     }
 
     fn name(&self, task: TaskIdx) -> String {
         self.opened.project.subject.workflow.node(task).name.to_string()
     }
 
-    fn explain(mut self, task: TaskIdx) -> Result<Explained, Diagnosis> {
+    /// All names of a task: what is logged of it stands under the first.
+    fn names(&self, task: TaskIdx) -> Vec<String> {
+        let ids = &self.opened.project.subject.ids;
+        let others = ids.others(ids.first(task)).unwrap_or_default();
+        let mut names: Vec<String> = others.iter().map(|t| self.name(*t)).collect();
+        names.retain(|name| *name != self.name(task));
+        names.insert(0, self.name(task));
+        names
+    }
+
+    fn explain(mut self, task: TaskIdx, against: Option<&str>) -> Result<Explained, Diagnosis> {
         let planned = plan::of_one(self.opened, task)?;
-        let known = self.memory.get(&self.name(task)).cloned();
+        let because = plan::because(self.opened, &planned)?;
+        let missing = self.missing(planned.receipt)?;
+        let last = past::last(&self, task)?;
+        let against = match self.against(task, against)? {
+            None => last.as_ref().and_then(Past::against),
+            found => found,
+        };
+        let earlier = against.as_ref().and_then(|against| against.task.parse().ok());
+        let differences = earlier.map_or(Ok(None), |earlier| self.differences(task, earlier))?;
+        // Of another task there is nothing to compare byte by byte.
+        let same = against.as_ref().filter(|_| differences.as_ref().is_some_and(Vec::is_empty));
+        let receipt = same.and_then(|against| against.receipt.as_ref()?.parse().ok());
+        let outputs = match (receipt, planned.receipt) {
+            (Some(then), Some(now)) if then != now => self.outcomes(then, now)?,
+            _ => vec![],
+        };
+        let written = self.texts.of(self.opened.project.recipe_index(task));
         let lines = self.listing(task).lines.into_iter();
+        let ingredients = lines.map(|(path, leaf)| {
+            let origin = written.as_ref().and_then(|written| written.origin(&What::of(&path), &path));
+            Ingredient { origin: origin.map(|origin| self.origin(origin)), path, value: leaf.to_string() }
+        });
         Ok(Explained {
             name: self.name(task),
-            task: planned.task.to_string(),
+            place: self.place(self.opened.project.recipe(task).place),
+            task: Some(planned.task.to_string()),
             status: plan::word(planned.status),
-            because: plan::because(self.opened, &planned)?,
-            differences: self.differences(task)?,
-            earlier: known.as_ref().map(|k| k.id.clone()),
-            earlier_receipt: known.and_then(|k| k.receipt),
-            ingredients: lines.map(|(path, leaf)| Ingredient { path, value: leaf.to_string() }).collect(),
+            because,
+            outlook: outlook::of(&self, &planned, written.as_ref()),
+            missing,
+            last,
+            against,
+            differences,
+            outputs,
+            ingredients: ingredients.collect(),
+        })
+    }
+
+    /// Of a task that is no part of the workflow, since a condition says so.
+    fn left_out(self, recipe: usize) -> Result<Explained, Diagnosis> {
+        let found = &self.opened.project.loaded.recipes[recipe];
+        let written = self.texts.of(recipe);
+        let condition = written.as_ref().and_then(workfile::Written::condition).map(|origin| self.origin(origin));
+        Ok(Explained {
+            name: found.name.to_string(),
+            place: self.place(found.place),
+            task: None,
+            status: "left out",
+            because: found.left_out.as_deref().unwrap_or_default().to_owned(),
+            outlook: outlook::of_left_out(condition),
+            missing: vec![],
+            last: past::of_names(self.opened, &[found.name.to_string()])?.map(|(last, _)| last),
+            against: None,
+            differences: None,
+            outputs: vec![],
+            ingredients: vec![],
         })
     }
 
@@ -141,156 +201,131 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// What differs from when the task was last settled; `None` when that is not known any more.
-    fn differences(&mut self, task: TaskIdx) -> Result<Option<Vec<Told>>, Diagnosis> {
+    /// What a task is compared with: what somebody named, or itself when it was last settled.
+    fn against(&self, task: TaskIdx, named: Option<&str>) -> Result<Option<Against>, Diagnosis> {
+        let store = &self.opened.store;
+        let Some(named) = named else {
+            let known = self.memory.get(&self.name(task)).cloned();
+            return Ok(known.map(|known| {
+                let (task, receipt) = (known.id, known.receipt);
+                Against { kind: "settled", run: None, end: None, task, receipt }
+            }));
+        };
+        // Ids of runs begin with a moment; other ids with a letter.
+        if runs::back(named).is_some() || named.starts_with(|c: char| c.is_ascii_digit()) {
+            let dir = self.opened.settings.store.join("runs");
+            let (run, path) = runs::find(&dir, Some(&self.opened.key()), named)?;
+            let names = self.names(task);
+            let found = runs::tasks(&path, &names)?.into_values().find(|then| !then.id.is_empty());
+            let Some(then) = found else {
+                let message = format!("run {run} had nothing to do with task `{}`", harmless(&names[0]));
+                return Err(Diagnosis::usage(message).hint(format!("`quipu log --run {run}` says what it did")));
+            };
+            let (end, run) = (Some(then.end), Some(run));
+            return Ok(Some(Against { kind: "run", run, end, task: then.id, receipt: then.receipt }));
+        }
+        let (link, kind) = show::resolve(store, named)?;
+        match kind {
+            Kind::Task => {
+                let task = TaskId::from_digest(link.digest).to_string();
+                Ok(Some(Against { kind: "task", run: None, end: None, task, receipt: None }))
+            }
+            Kind::Receipt => {
+                let receipt = ReceiptId::from_digest(link.digest);
+                let found = store.receipt(receipt)?;
+                let settles = found.as_ref().map(|f| f.signed.receipt.meta.settles.keys().copied().collect::<Vec<_>>());
+                let task = self.most_alike(task, settles.unwrap_or_default())?;
+                let Some(task) = task.map(|id| id.to_string()) else {
+                    return Err(Diagnosis::usage(format!("receipt {receipt} is that of no task")));
+                };
+                let receipt = Some(receipt.to_string());
+                Ok(Some(Against { kind: "receipt", run: None, end: None, task, receipt }))
+            }
+            _ => {
+                let message = format!("`{}` is the id of a {}", harmless(named), kind.name());
+                Err(Diagnosis::usage(message).hint("a task is compared with a run, a receipt or another task"))
+            }
+        }
+    }
+
+    /// Of several tasks that one receipt settles, the one with the fewest differences.
+    fn most_alike(&self, task: TaskIdx, ids: Vec<TaskId>) -> Result<Option<TaskId>, Diagnosis> {
+        let mut known = vec![];
+        for id in &ids {
+            known.extend(ingredients::listing(&self.opened.store, *id)?.map(|listing| (*id, listing)));
+        }
+        let current = self.listing(task);
+        let best = nearest(&current, known.iter().map(|(id, listing)| (*id, listing))).map(|(id, _)| id);
+        Ok(best.or(ids.first().copied()))
+    }
+
+    /// What differs from an earlier task; `None` when it is not known any more what that was made of.
+    fn differences(&mut self, task: TaskIdx, earlier: TaskId) -> Result<Option<Vec<Told>>, Diagnosis> {
         self.told.push(task);
-        let Some(known) = self.memory.get(&self.name(task)) else { return Ok(None) };
-        let Ok(earlier) = known.id.parse::<TaskId>() else { return Ok(None) };
         if earlier == self.opened.project.subject.ids.of(task) {
             return Ok(Some(vec![]));
         }
-        let Some(block) = self.opened.store.get(earlier.link(), MAX_TASK_BYTES)? else { return Ok(None) };
-        let Ok(earlier) = decode_task(&block) else { return Ok(None) };
-        let found = differences(&self.listing(task), &Listing::of(&earlier));
-        found.iter().map(|difference| self.tell(task, difference)).collect::<Result<Vec<_>, _>>().map(Some)
-    }
-
-    fn tell(&mut self, task: TaskIdx, difference: &Difference) -> Result<Told, Diagnosis> {
-        let project = &self.opened.project;
-        let recipe = project.recipe(task);
-        let key = self.key(task, difference);
-        let (file, line, column) = project.loaded.locate(key.map_or(recipe.place, |key| recipe.key_place(key)));
-        let files = match difference.trees() {
-            Some((before, after)) => self.files(task, before, after)?,
-            None => vec![],
-        };
-        let upstream = difference.tasks().and_then(|(_, now)| project.subject.ids.find(now));
-        let from = match upstream {
-            None => None,
-            Some(task) if self.told.contains(&task) => Some(Upstream { name: self.name(task), differences: None }),
-            Some(task) => Some(Upstream { name: self.name(task), differences: self.differences(task)? }),
-        };
-        let (before, after) = match &difference.change {
-            Change::Added(after) => (None, Some(after)),
-            Change::Removed(before) => (Some(before), None),
-            Change::Changed { before, after } => (Some(before), Some(after)),
-        };
-        Ok(Told {
-            message: difference.to_string(),
-            path: difference.path.clone(),
-            before: before.map(ToString::to_string),
-            after: after.map(ToString::to_string),
-            key,
-            place: format!("{file}:{line}:{column}"),
-            files,
-            from,
-        })
-    }
-
-    /// The key of the workfile that an ingredient comes from.
-    fn key(&self, task: TaskIdx, difference: &Difference) -> Option<&'static str> {
-        let recipe = self.opened.project.recipe(task);
-        let written = |key: &&'static str| recipe.key_places.iter().any(|(k, _)| k == key);
-        let keys: &[&'static str] = match &difference.what {
-            What::Argument(_) => &["run", "steps"],
-            What::Environment(name) if recipe.env.contains_key(name.as_str()) => &["env"],
-            What::Environment(_) => &["pass-env", "env"],
-            What::Sources => &["inputs"],
-            What::Input(path) if path.starts_with('@') => &["needs"],
-            What::Input(_) => &["inputs", "needs"],
-            What::Tool(_) => &["tools"],
-            What::Output(_) => &["outputs"],
-            What::Stdin => &["stdin"],
-            _ => match difference.path.as_str() {
-                "args.dir" => &["dir"],
-                "args.stdout" => &["stdout"],
-                "args.sandbox" => &["sandbox"],
-                "args.network" => &["network"],
-                path if path.starts_with("args.secrets") => &["secret-env"],
-                _ => &[],
-            },
-        };
-        keys.iter().copied().find(written)
-    }
-
-    /// Which source files differ. None where the earlier directory was collected: then only the ids are known.
-    fn files(&self, task: TaskIdx, before: TreeId, after: TreeId) -> Result<Vec<FileChange>, Diagnosis> {
+        let Some(earlier) = ingredients::listing(&self.opened.store, earlier)? else { return Ok(None) };
         self.opened.project.keep_tree(&self.now, task)?;
-        let lookup = |id: TreeId| match self.opened.store.tree(id)? {
-            None => self.now.tree(id),
-            found => Ok(found),
-        };
-        let (Some(before), Some(after)) = (lookup(before)?, lookup(after)?) else { return Ok(vec![]) };
-        let Ok(diff) = tree_diff::diff(lookup, &before, &after, MAX_FILES) else { return Ok(vec![]) };
-        let mut files: Vec<FileChange> = diff.changes.into_iter().map(file_change).collect();
-        if diff.more {
-            files.push(FileChange { path: "others".to_owned(), change: "and" });
-        }
-        Ok(files)
-    }
-}
-
-pub(super) fn file_change(change: tree_diff::Change) -> FileChange {
-    let said = match (&change.old, &change.new) {
-        (None, _) => "added",
-        (_, None) => "removed",
-        (Some(Entry::File { blob: a, .. }), Some(Entry::File { blob: b, .. })) if a == b => "mode changed of",
-        _ => "changed",
-    };
-    FileChange { path: change.path, change: said }
-}
-
-impl Explained {
-    fn text(&self) -> String {
-        let mut out = format!("{}: {}: {}\n", harmless(&self.name), self.status, harmless(&self.because));
-        match (&self.differences, &self.earlier) {
-            (_, None) => out.push_str("nothing is known of an earlier task of this name\n"),
-            (None, Some(_)) => {
-                out.push_str("what it was made of when it was last settled is not in the store any more\n");
+        let written = self.texts.of(self.opened.project.recipe_index(task));
+        let mut all = vec![];
+        for found in differences(&self.listing(task), &earlier) {
+            let mut told = ingredients::told(&found, |id| match self.opened.store.tree(id)? {
+                None => self.now.tree(id),
+                tree => Ok(tree),
+            })?;
+            let origin = written.as_ref().and_then(|written| written.origin(&found.what, &found.path));
+            told.origin = origin.map(|origin| self.origin(origin));
+            let ids = &self.opened.project.subject.ids;
+            if let Some((before, now)) = found.tasks()
+                && let Some(task) = ids.find(now)
+            {
+                let is_told = self.told.contains(&task);
+                let differences = if is_told { None } else { self.differences(task, before)? };
+                told.from = Some(Upstream { name: self.name(task), differences });
             }
-            (Some(all), _) if all.is_empty() => out.push_str("nothing differs from when it was last settled\n"),
-            (Some(all), _) => {
-                out.push_str("what differs from when it was last settled:\n");
-                tell(&mut out, all, 1);
-            }
+            all.push(told);
         }
-        let _ = writeln!(out, "\ntask {}", self.task);
-        if let Some(earlier) = self.earlier.as_ref().filter(|earlier| **earlier != self.task) {
-            let _ = writeln!(out, "earlier {earlier}");
+        Ok(Some(all))
+    }
+
+    /// In which outputs two outcomes of one task differ, where both are here.
+    fn outcomes(&self, then: ReceiptId, now: ReceiptId) -> Result<Vec<Differing>, Diagnosis> {
+        match (self.output(then)?, self.output(now)?) {
+            (Some(then), Some(now)) if then != now => compare::outputs(&self.opened.store, &then, &now),
+            _ => Ok(vec![]),
         }
-        if let Some(receipt) = &self.earlier_receipt {
-            let _ = writeln!(out, "last receipt {receipt}");
-        }
-        out.push_str("made of\n");
-        for ingredient in &self.ingredients {
-            let _ = writeln!(out, "  {} = {}", harmless(&ingredient.path), short(&ingredient.value));
-        }
-        out
+    }
+
+    fn output(&self, receipt: ReceiptId) -> Result<Option<Output>, Diagnosis> {
+        Ok(self.opened.store.receipt(receipt)?.and_then(|found| found.signed.receipt.out.clone().ok()))
+    }
+
+    /// Outputs of a settled task that are not in the workspace as they were made.
+    fn missing(&self, receipt: Option<ReceiptId>) -> Result<Vec<String>, Diagnosis> {
+        let Some(output) = receipt.map_or(Ok(None), |receipt| self.output(receipt))? else { return Ok(vec![]) };
+        let artifacts = output.artifacts.iter();
+        let missing = artifacts.filter(|(path, entry)| !self.opened.workspace.holds(path, entry));
+        Ok(missing.map(|(path, _)| path.to_string()).collect())
+    }
+
+    fn place(&self, place: Place) -> String {
+        place_text(&self.opened.project.loaded, place)
+    }
+
+    /// Where something stands, as people read it.
+    fn origin(&self, origin: workfile::Origin) -> Origin {
+        let used = origin.used.into_iter().map(|used| Used {
+            name: used.name.to_string(),
+            what: used.what,
+            place: self.place(used.place),
+            given: used.given,
+        });
+        Origin { key: origin.key, place: self.place(origin.place), used: used.collect() }
     }
 }
 
-fn tell(out: &mut String, all: &[Told], depth: usize) {
-    let pad = "  ".repeat(depth);
-    for told in all {
-        let written = told.key.map_or_else(String::new, |key| format!(" (`{key}`, {})", told.place));
-        let what = match &told.from {
-            Some(from) => format!("what task `{}` makes", from.name),
-            None => told.message.clone(),
-        };
-        let more = told.from.as_ref().and_then(|from| from.differences.as_ref()).filter(|all| !all.is_empty());
-        let _ = writeln!(out, "{pad}{}{written}{}", short(&what), if more.is_some() { ", in which" } else { "" });
-        for file in &told.files {
-            let _ = writeln!(out, "{pad}  {} {}", file.change, harmless(&file.path));
-        }
-        tell(out, more.map_or(&[], Vec::as_slice), depth + 1);
-    }
-}
-
-/// A value on a line of its own.
-pub(super) fn short(text: &str) -> String {
-    let line = harmless(text).replace('\n', "\\n");
-    match line.char_indices().nth(MAX_VALUE) {
-        Some((at, _)) => format!("{}...", &line[..at]),
-        None => line,
-    }
+fn place_text(loaded: &Loaded, place: Place) -> String {
+    let (file, line, column) = loaded.locate(place);
+    format!("{file}:{line}:{column}")
 }

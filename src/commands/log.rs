@@ -141,11 +141,6 @@ impl Logged {
         key.is_none_or(|key| self.started()["workspace"].as_str().is_none_or(|found| found == key))
     }
 
-    /// When it began, in milliseconds since 1970: the first part of its id.
-    fn began_ms(&self) -> u64 {
-        self.id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0)
-    }
-
     fn ended(&self, end: &str) -> usize {
         self.events.iter().filter(|e| e["event"] == "task-ended" && e["end"] == end).count()
     }
@@ -154,7 +149,7 @@ impl Logged {
         let started = self.started();
         json!({
             "run": self.id,
-            "began_ms": self.began_ms(),
+            "began_ms": runs::began_ms(&self.id),
             "workspace": started["workspace"],
             "goals": started["goals"],
             "tasks": started["tasks"],
@@ -176,7 +171,7 @@ impl Logged {
             None => (parts(|key| self.ended(&key.replace('_', "-"))), "did not end".to_owned()),
         };
         let what = if what.is_empty() { "nothing done".to_owned() } else { what };
-        format!("{}  {}  {goals}: {what}, {took}\n", self.id, moment(self.began_ms() / 1000))
+        format!("{}  {}  {goals}: {what}, {took}\n", self.id, moment(runs::began_ms(&self.id) / 1000))
     }
 }
 

@@ -15,6 +15,7 @@ mod gc;
 mod glance;
 mod graph;
 mod import;
+mod ingredients;
 mod init;
 mod key;
 mod learn;

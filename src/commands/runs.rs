@@ -19,14 +19,20 @@ const KEPT: usize = 1000;
 const GRACE: Duration = Duration::from_secs(3600);
 
 /// A task as a run left it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Then {
-    /// Its id.
+    /// Its id; empty for one that was left out.
     pub(super) id: String,
-    /// How it ended: the words of the events.
+    /// How it ended: the words of the events, `left-out`, or `interrupted` when it started and the log says no more.
     pub(super) end: String,
     /// The receipt made of it.
     pub(super) receipt: Option<String>,
+    /// Why it ran, in the word of the event.
+    pub(super) why: Option<String>,
+    /// Why it failed or did not run.
+    pub(super) reason: Option<String>,
+    /// How long it took, in milliseconds.
+    pub(super) wall_ms: Option<u64>,
 }
 
 /// Event logs with the ids of their runs, newest first.
@@ -52,11 +58,7 @@ pub(super) fn files(dir: &Path) -> Result<Vec<(String, PathBuf)>, Diagnosis> {
 pub(super) fn find(dir: &Path, key: Option<&str>, name: &str) -> Result<(String, PathBuf), Diagnosis> {
     let mut files = files(dir)?;
     if let Some(back) = back(name) {
-        let is_of = |path: &Path| {
-            let started = event_log::first(path);
-            key.is_none_or(|key| started.is_some_and(|s| s["workspace"].as_str().is_none_or(|found| found == key)))
-        };
-        let found = files.into_iter().filter(|(_, path)| is_of(path)).nth(back);
+        let found = files.into_iter().filter(|(_, path)| is_of(path, key)).nth(back);
         return found.ok_or_else(|| {
             Diagnosis::usage(format!("there is no run `{name}`")).hint("`quipu log` lists those there are")
         });
@@ -72,6 +74,17 @@ pub(super) fn find(dir: &Path, key: Option<&str>, name: &str) -> Result<(String,
     }
 }
 
+/// Whether a log is that of a run of the workspace `key`; any will do where that is not known.
+pub(super) fn is_of(path: &Path, key: Option<&str>) -> bool {
+    let started = || event_log::first(path);
+    key.is_none_or(|key| started().is_some_and(|s| s["workspace"].as_str().is_none_or(|found| found == key)))
+}
+
+/// When a run began, in milliseconds since 1970: the first part of its id.
+pub(super) fn began_ms(id: &str) -> u64 {
+    id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or(0)
+}
+
 /// How many runs before the last are meant by `last`, `last~1`, ...
 pub(super) fn back(name: &str) -> Option<usize> {
     match name.strip_prefix("last")? {
@@ -80,26 +93,43 @@ pub(super) fn back(name: &str) -> Option<usize> {
     }
 }
 
-/// The tasks of a run, by name.
-pub(super) fn tasks(path: &Path) -> Result<BTreeMap<String, Then>, Diagnosis> {
+/// The tasks of a run, by name; only those named, if any are.
+pub(super) fn tasks(path: &Path, named: &[String]) -> Result<BTreeMap<String, Then>, Diagnosis> {
     let unread = |e: io::Error| Diagnosis::system("the log of that run cannot be read", &e);
-    let settled = event_log::settled(path).map_err(unread)?;
-    let mut tasks: BTreeMap<String, Then> =
-        settled.into_iter().map(|(name, id)| (name, Then { id, end: "cached".to_owned(), receipt: None })).collect();
-    for event in event_log::read(path).map_err(unread)? {
-        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    let mut tasks = BTreeMap::<String, Then>::new();
+    for (name, id) in event_log::settled(path).map_err(unread)? {
+        tasks.insert(name, Then { id, end: "cached".to_owned(), ..Then::default() });
+    }
+    for event in event_log::read_of(path, named).map_err(unread)? {
+        let some = |key: &str| event[key].as_str().map(str::to_owned);
+        let Some(task) = some("task") else { continue };
+        let text = |key: &str| some(key).unwrap_or_default();
         match event["event"].as_str() {
+            Some("task-left-out") => {
+                let then = tasks.entry(task).or_default();
+                (then.end, then.reason) = ("left-out".to_owned(), some("reason"));
+            }
+            Some("task-started") => {
+                let then = tasks.entry(task).or_default();
+                (then.id, then.end) = (text("id"), "interrupted".to_owned());
+                // The first time tells; a later one is another attempt.
+                then.why = then.why.take().or(some("why"));
+            }
             Some("task-ended") => {
-                let receipt = tasks.remove(&text("task")).and_then(|then| then.receipt);
-                tasks.insert(text("task"), Then { id: text("id"), end: text("end"), receipt });
+                let then = tasks.entry(task).or_default();
+                (then.id, then.end) = (text("id"), text("end"));
+                (then.reason, then.wall_ms) = (some("reason"), event["wall_ms"].as_u64());
             }
             Some("recorded") => {
-                if let Some(then) = tasks.get_mut(&text("task")) {
-                    then.receipt = Some(text("receipt"));
+                if let Some(then) = tasks.get_mut(&task) {
+                    then.receipt = some("receipt");
                 }
             }
             _ => {}
         }
+    }
+    if !named.is_empty() {
+        tasks.retain(|name, _| named.contains(name));
     }
     Ok(tasks)
 }

@@ -16,6 +16,7 @@ use super::{Drive, DriveError, Working};
 use crate::exec::{Done, Executor, Job, Stop, Unusable};
 use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
+use crate::plan;
 use crate::run::step::{Candidate, Event, Step};
 
 /// What work tells the driver.
@@ -49,7 +50,18 @@ impl Drive {
         let node = self.subject.workflow.node(task);
         let expected_ms = self.expected_ms.get(task.index()).copied().filter(|ms| *ms > 0);
         let (name, task_id) = (node.name.clone(), self.task_id(task));
-        self.emit(|| RunEvent::TaskStarted { task: name.clone(), id: task_id, invocation: id, attempt, expected_ms });
+        let why = || match attempt {
+            1 => plan::why(&self.run, task),
+            _ => "retry",
+        };
+        self.emit(|| RunEvent::TaskStarted {
+            task: name.clone(),
+            id: task_id,
+            invocation: id,
+            attempt,
+            why: why(),
+            expected_ms,
+        });
         let (stop, stopped) = watch::channel(Stop::No);
         let mut job = Job {
             name,

@@ -52,6 +52,11 @@ impl Workspace {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether `rel` holds `entry`, as quipu put it there.
+    pub fn holds(&self, rel: &str, entry: &Entry) -> bool {
+        is_placed(&mut self.index(), entry, rel)
+    }
+
     /// Sees to it that `rel` holds `entry`. What stood there and was not quipu's is kept in the store first.
     pub fn place(&self, rel: &str, entry: &Entry) -> Result<Placed, CheckoutError> {
         let ours = {

@@ -29,6 +29,22 @@ pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, &'stati
     Ok(out)
 }
 
+/// Where the line stands that gives a name its value: the last of several, without the blanks around it.
+pub(crate) fn find(text: &str, name: &str) -> Option<(usize, usize)> {
+    let mut at = 0;
+    let mut found = None;
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim();
+        let assigned = trimmed.strip_prefix("export ").unwrap_or(trimmed).split_once('=');
+        if assigned.is_some_and(|(n, _)| n.trim() == name) {
+            let start = at + line.len() - line.trim_start().len();
+            found = Some((start, start + trimmed.len()));
+        }
+        at += line.len();
+    }
+    found
+}
+
 /// A value: in single quotes as it is, in double ones with escapes, and else up to ` #`.
 fn value_of(text: &str) -> Result<String, &'static str> {
     let mut chars = text.chars();
@@ -65,7 +81,7 @@ fn value_of(text: &str) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{find, parse};
 
     #[test]
     fn lines_are_variables() {
@@ -73,6 +89,13 @@ mod tests {
         let found = parse(text).expect("is well");
         let found: Vec<String> = found.into_iter().map(|(k, v)| format!("{k}=<{v}>")).collect();
         assert_eq!(found, ["A=<1>", "B=<two words>", "C=<$x # y>", "D=<a\tb\"\\>", "E=<>", "F=<a#b>"]);
+    }
+
+    #[test]
+    fn the_last_line_of_a_name_is_found() {
+        let text = "# A=0\nA=1\n  export A = 2 # c\nB=A=3\n";
+        let found = |name| find(text, name).map(|(start, end)| &text[start..end]);
+        assert_eq!((found("A"), found("B"), found("C")), (Some("export A = 2 # c"), Some("B=A=3"), None));
     }
 
     #[test]

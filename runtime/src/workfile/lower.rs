@@ -6,7 +6,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -15,80 +14,18 @@ use super::env_file;
 use super::errors::{ErrorKind, SourceFile, WorkfileError, near};
 use super::findings::Findings;
 use super::inherit::Templates;
-use super::making::{Cache, Making, Pending, Shared};
+use super::making::{Cache, Making, Pending};
 use super::matrix::{self, MAX_TASKS};
 use super::model::{File, MemberEntry, ParamTable, Str, TaskTable, When};
 use super::params::{self, Given, Param};
 use super::recipe::Recipe;
 use super::select;
 use super::vars::{self, Names, Scope};
-use crate::fetch::SLOT;
 use crate::process::Tier;
-use crate::task::Policy;
 use crate::value::Text;
 
 /// How tasks are isolated when neither they, nor the workspace, nor whoever loads it says.
 pub const DEFAULT_TIER: Tier = Tier::Ns;
-/// Keys a task may have that runs nothing.
-const GROUP_KEYS: [&str; 11] =
-    ["extends", "when", "vars", "params", "description", "tags", "needs", "matrix", "versions", "only", "exclude"];
-
-/// Keys a task may have beside `wait`.
-const WAIT_KEYS: [&str; 13] = [
-    "extends",
-    "vars",
-    "params",
-    "description",
-    "tags",
-    "matrix",
-    "versions",
-    "only",
-    "exclude",
-    "after",
-    "timeout",
-    "when",
-    "mute",
-];
-/// Keys a task may have beside `external`.
-const EXTERNAL_KEYS: [&str; 13] = [
-    "extends",
-    "vars",
-    "params",
-    "description",
-    "tags",
-    "matrix",
-    "versions",
-    "only",
-    "exclude",
-    "after",
-    "needs",
-    "inputs",
-    "outputs",
-];
-/// Keys a task may have beside `fetch`.
-const FETCH_KEYS: [&str; 15] = [
-    "extends",
-    "vars",
-    "params",
-    "description",
-    "tags",
-    "matrix",
-    "versions",
-    "only",
-    "exclude",
-    "after",
-    "when",
-    "outputs",
-    "timeout",
-    "retries",
-    "backoff",
-];
-/// Keys a task may have beside `await`.
-const AWAIT_KEYS: [&str; 10] =
-    ["extends", "vars", "params", "description", "tags", "matrix", "versions", "only", "exclude", "outputs"];
-/// How long something is waited for when the task does not say.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
-
 /// One workfile: the root's, a member's, or one that is included.
 pub(crate) struct Unit<'a> {
     /// Empty for the root.
@@ -160,23 +97,8 @@ pub(crate) struct Made {
 /// Makes the recipes of all units, in the order they are written; the first unit is the root. Tasks are in
 /// the tier that is given unless they or the workspace say otherwise.
 pub(crate) fn make(units: &[Unit<'_>], given: &Given, disk: &mut Disk<'_>, findings: &mut Findings) -> Made {
-    let members = units.iter().map(|unit| unit.name.clone()).collect();
-    let workspace = units.first().and_then(|root| root.file.workspace.as_ref());
-    let made = Made { names: select::Names::new(members), ..Made::default() };
     let made_bytes = Cell::new(0);
-    let mut maker = Maker {
-        made,
-        findings,
-        given,
-        disk,
-        platform: given.platform(),
-        templates: Templates::new(units),
-        entries: workspace.map_or(&[], |w| &w.members),
-        made_bytes: &made_bytes,
-        tier: workspace.and_then(|w| w.sandbox).or(given.tier).unwrap_or(DEFAULT_TIER),
-        tables: 0,
-        cache: Cache::default(),
-    };
+    let mut maker = Maker::new(units, given, disk, findings, &made_bytes);
     let mut names: Vec<Names> = vec![];
     for (at, unit) in units.iter().enumerate() {
         maker.made.torn |= unit.file.torn;
@@ -195,24 +117,48 @@ pub(crate) fn make(units: &[Unit<'_>], given: &Given, disk: &mut Disk<'_>, findi
     maker.made
 }
 
-struct Maker<'m, 'u, 'a, 'd> {
-    made: Made,
-    findings: &'m mut Findings,
-    given: &'m Given,
-    disk: &'m mut Disk<'d>,
-    platform: (Text, Text),
-    templates: Templates<'u, 'a>,
+pub(super) struct Maker<'m, 'u, 'a, 'd> {
+    pub(super) made: Made,
+    pub(super) findings: &'m mut Findings,
+    pub(super) given: &'m Given,
+    pub(super) disk: &'m mut Disk<'d>,
+    pub(super) platform: (Text, Text),
+    pub(super) templates: Templates<'u, 'a>,
     /// What the workspace says of its members.
-    entries: &'u [MemberEntry<'a>],
-    made_bytes: &'m Cell<usize>,
-    tier: Tier,
-    tables: u32,
-    cache: Cache,
+    pub(super) entries: &'u [MemberEntry<'a>],
+    pub(super) made_bytes: &'m Cell<usize>,
+    pub(super) tier: Tier,
+    pub(super) tables: u32,
+    pub(super) cache: Cache,
 }
 
-impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
+impl<'m, 'u, 'a, 'd> Maker<'m, 'u, 'a, 'd> {
+    pub(super) fn new(
+        units: &'u [Unit<'a>],
+        given: &'m Given,
+        disk: &'m mut Disk<'d>,
+        findings: &'m mut Findings,
+        made_bytes: &'m Cell<usize>,
+    ) -> Self {
+        let members = units.iter().map(|unit| unit.name.clone()).collect();
+        let workspace = units.first().and_then(|root| root.file.workspace.as_ref());
+        Self {
+            made: Made { names: select::Names::new(members), ..Made::default() },
+            findings,
+            given,
+            disk,
+            platform: given.platform(),
+            templates: Templates::new(units),
+            entries: workspace.map_or(&[], |w| &w.members),
+            made_bytes,
+            tier: workspace.and_then(|w| w.sandbox).or(given.tier).unwrap_or(DEFAULT_TIER),
+            tables: 0,
+            cache: Cache::default(),
+        }
+    }
+
     /// The names that all tasks of a file know.
-    fn file_names(&mut self, unit: &Unit<'a>, mut names: Names) -> Names {
+    pub(super) fn file_names(&mut self, unit: &Unit<'a>, mut names: Names) -> Names {
         let mut errors = vec![];
         let lacks = RefCell::default();
         for entry in unit.entries.iter().filter_map(|i| self.entries.get(*i)) {
@@ -237,7 +183,7 @@ impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
         names
     }
 
-    fn params(&mut self, tables: &[ParamTable<'_>], errors: &mut Vec<WorkfileError>) -> Vec<Param> {
+    pub(super) fn params(&mut self, tables: &[ParamTable<'_>], errors: &mut Vec<WorkfileError>) -> Vec<Param> {
         let settle = |table| params::settle(table, self.given, &mut self.made.warnings, errors);
         let params: Vec<Param> = tables.iter().map(settle).collect();
         self.made.param_names.extend(params.iter().map(|p| p.name.clone()));
@@ -314,123 +260,10 @@ impl<'u, 'a> Maker<'_, 'u, 'a, '_> {
         let names = self.made.recipes[first..].iter().map(|recipe| recipe.name.clone());
         self.made.names.add(task, at, &all_tags.unwrap_or_default(), names);
     }
-
-    /// Checks what is the same in all variants.
-    fn shared(&mut self, table: &TaskTable<'_>, given: &[&Str<'_>], errors: &mut Vec<WorkfileError>) -> Shared {
-        let task = &table.name;
-        let mut bad = |kind, place, message: String, hint: &str| {
-            let error = WorkfileError::new(kind, place, message);
-            self.findings.plain(if hint.is_empty() { error } else { error.hint(hint) });
-        };
-        for tag in table.tags.iter().chain(given.iter().copied()) {
-            if !is_task_name(&tag.text) {
-                let message = format!("`{}` cannot be a tag", tag.text);
-                bad(ErrorKind::BadName, tag.place, message, "letters, digits, `_`, `.` and `-`");
-            }
-        }
-        for name in table.env.iter().map(|(name, _)| name).chain(&table.pass_env).chain(&table.secret_env) {
-            if name.text.is_empty() || name.text.contains(['=', '\0']) {
-                let message = format!("`{}` cannot name an environment variable", name.text);
-                bad(ErrorKind::BadName, name.place, message, "");
-            }
-        }
-        for name in &table.secret_env {
-            let twice = [
-                ("env", table.env.iter().any(|(n, _)| n.text == name.text)),
-                ("pass-env", table.pass_env.iter().any(|n| n.text == name.text)),
-            ];
-            for (key, _) in twice.into_iter().filter(|(_, is_there)| *is_there) {
-                let message = format!("`{}` is in `secret-env` and in `{key}` of task `{task}`", name.text);
-                bad(ErrorKind::BadValue, name.place, message, "a value is secret, or part of the id");
-            }
-        }
-        for name in table.slots.keys().filter(|name| !name.is_empty() && !is_task_name(name)) {
-            let message = format!("`{name}` cannot name slots");
-            bad(ErrorKind::BadName, table.key_place("slots"), message, "letters, digits, `_`, `.` and `-`");
-        }
-        let run = table.has("run") || table.has("steps");
-        let external = table.external == Some(true);
-        let kinds = [
-            ("fetch", &FETCH_KEYS[..]),
-            ("wait", &WAIT_KEYS[..]),
-            ("external", &EXTERNAL_KEYS[..]),
-            ("await", &AWAIT_KEYS[..]),
-        ];
-        let kind = kinds.into_iter().find(|(k, _)| table.has(k));
-        if let Some((kind, known)) = kind {
-            for (key, place) in table.keys.iter().filter(|(k, _)| *k != kind && !known.contains(k)) {
-                let message = format!("task `{task}` has `{kind}`, and `{key}` beside it");
-                bad(ErrorKind::Type, *place, message, "a task runs something, fetches, waits, or is done elsewhere");
-            }
-            if table.external == Some(false) {
-                let message = format!("task `{task}` has `external = false`, which says nothing");
-                bad(ErrorKind::BadValue, table.key_place("external"), message, "");
-            }
-            let many =
-                external && (table.outputs.len() > 1 || table.outputs.iter().any(|o| o.path.text.ends_with('/')));
-            if many {
-                let message = format!("task `{task}` is done elsewhere, and makes more than one file");
-                bad(ErrorKind::BadValue, table.key_place("outputs"), message, "one file is delivered at a time");
-            }
-        } else if !run {
-            let extra: Vec<_> = table.keys.iter().filter(|(k, _)| !GROUP_KEYS.contains(k)).collect();
-            if let Some((_, place)) = extra.first() {
-                let keys = extra.iter().map(|(k, _)| format!("`{k}`")).collect::<Vec<_>>().join(", ");
-                let message = format!("task `{task}` has {keys} but no `run`");
-                bad(ErrorKind::Empty, *place, message, "without `run` or `steps` a task only groups what it `needs`");
-            } else if !table.torn && !table.has("needs") {
-                let message = format!("task `{task}` has neither `run` nor `needs`");
-                bad(ErrorKind::Empty, table.place, message, "say what to `run`, or which tasks it groups");
-            }
-        }
-        let ending = match &table.when {
-            Some(When::Ending(ending)) => Some(*ending),
-            _ => None,
-        };
-        if let Some(when) = ending {
-            if !table.has("after") {
-                let message = format!("task `{task}` has `when`, but comes after no task");
-                let hint = "list the tasks it watches in `after`";
-                bad(ErrorKind::Empty, table.key_place("when"), message, hint);
-            }
-            if table.cache == Some(true) {
-                let message = format!("task `{task}` runs on `{}`, and is to be cached", when.name());
-                let hint = "whether it runs is up to the run it is in: leave out `cache`";
-                bad(ErrorKind::BadValue, table.key_place("cache"), message, hint);
-            }
-        }
-        if table.backoff.is_some() && table.retries.unwrap_or(0) == 0 {
-            let message = format!("task `{task}` has `backoff`, but is never tried again");
-            bad(ErrorKind::BadValue, table.key_place("backoff"), message, "say how often: `retries = 3`");
-        }
-        let tags: Vec<Str<'_>> = table.tags.iter().chain(given.iter().copied()).cloned().collect();
-        Shared {
-            params: self.params(&table.params, errors).into(),
-            tags: self.cache.texts(&tags),
-            key_places: table.keys.as_slice().into(),
-            policy: Policy {
-                timeout: table.timeout.or(table.wait.as_ref().map(|_| WAIT_TIMEOUT)),
-                retries: table.retries.unwrap_or(0),
-                backoff: table.backoff,
-                when: ending.unwrap_or_default(),
-                cache: table.cache.unwrap_or(ending.is_none() && table.wait.is_none()),
-                // Others run while it waits.
-                slots: match (&table.fetch, &table.wait) {
-                    (Some(_), _) => [("".into(), 0), (SLOT.into(), 1)].into(),
-                    (None, Some(_)) => [("".into(), 0)].into(),
-                    (None, None) => table.slots.clone(),
-                },
-                mute: table.mute.unwrap_or(false),
-            },
-            tier: table.sandbox.unwrap_or(self.tier),
-            run,
-            external,
-        }
-    }
 }
 
 /// The names of a table, when it has any of its own.
-fn own_names(
+pub(super) fn own_names(
     table: &TaskTable<'_>,
     params: &[Param],
     scope: Scope<'_>,

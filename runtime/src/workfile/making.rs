@@ -26,7 +26,7 @@ use crate::wait::{WaitFor, WaitSpec, http_parts};
 /// How long it is from one look to the next, for what is waited for.
 const WAIT_EVERY: Duration = Duration::from_millis(200);
 /// What runs a `run` that is a string.
-const SHELL: [&str; 2] = ["sh", "-euc"];
+pub(crate) const SHELL: [&str; 2] = ["sh", "-euc"];
 
 /// What of a recipe still waits for the others.
 #[derive(Debug, Default)]

@@ -32,6 +32,7 @@ mod reader;
 mod recipe;
 pub mod schema;
 mod select;
+mod shared;
 mod sources;
 mod syntax;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod tests;
 mod vars;
 mod wild;
 mod workflow;
+mod written;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +59,7 @@ pub use self::recipe::{Act, FromTask, Literal, Recipe, Sources, Stdin};
 pub use self::select::SelectError;
 pub use self::sources::SourceList;
 pub use self::workflow::{Surroundings, WorkflowError};
+pub use self::written::{Origin, Texts, Used, Written};
 use crate::graph::TaskIdx;
 use crate::value::Text;
 
@@ -87,6 +90,9 @@ pub struct Loaded {
     pub params: Vec<Param>,
     /// What a person should know although nothing is wrong.
     pub warnings: Vec<String>,
+    /// Which entries of the workspace's `members` mean each of `members`.
+    entries: Vec<Vec<usize>>,
+    given: Given,
     names: select::Names,
     outputs: Arc<outputs::Outputs>,
     /// The place of each recipe in the workflow; none for groups.
@@ -262,6 +268,7 @@ fn compile(
     let member =
         |unit: &lower::Unit<'_>| Member { name: unit.name.clone(), dir: unit.dir.clone(), parent: unit.parent };
     let members = units.iter().map(member).collect();
+    let entries = units.iter().map(|unit| unit.entries.to_vec()).collect();
     let loaded = Loaded {
         root,
         files,
@@ -273,6 +280,8 @@ fn compile(
         subject,
         params: made.params,
         warnings: made.warnings,
+        entries,
+        given: given.clone(),
         names: made.names,
         outputs: Arc::new(linked.outputs),
         nodes,

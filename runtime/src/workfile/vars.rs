@@ -257,7 +257,7 @@ pub(crate) fn resolve(vars: &[(Str<'_>, Str<'_>)], above: Scope<'_>, errors: &mu
 }
 
 /// The names a text uses; more where it has escaped braces.
-fn used(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn used(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")).map(|(name, _)| name.trim())
 }
 

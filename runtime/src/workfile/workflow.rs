@@ -118,7 +118,7 @@ impl Loaded {
 
     /// Under what an input of everything a task makes stands: its first output, which no other task has; names
     /// are not part of ids, so one is taken only for a task that makes nothing.
-    fn needs_key(&self, recipe: usize) -> Text {
+    pub(super) fn needs_key(&self, recipe: usize) -> Text {
         let recipe = &self.recipes[recipe];
         let first = recipe.outputs.iter().map(|o| &o.path).min();
         format!("@{}", first.unwrap_or(&recipe.name)).into()
