@@ -99,7 +99,7 @@ impl Opened {
 
     /// The tasks that were asked for: of those that selectors mean, the ones that a change affects, if one was named.
     pub(crate) fn asked(&self, context: &Context, args: &GoalArgs) -> Result<Vec<TaskIdx>, Diagnosis> {
-        let goals = self.goals(&args.goals)?;
+        let goals = self.project.with_checks(self.goals(&args.goals)?);
         let loaded = &self.project.loaded;
         let Some(affected) = change::affected(context, loaded, &args.change)? else { return Ok(goals) };
         let affected: HashSet<TaskIdx> = affected.keys().filter_map(|recipe| loaded.node(*recipe)).collect();

@@ -3,7 +3,7 @@
 //! Reads workfiles, names and stamps of files, and the content of those that changed; runs nothing and
 //! writes nothing. Unaware of receipts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use quipu_store::{Store, StoreError};
 
 use crate::graph::TaskIdx;
 use crate::process::OutputKind;
-use crate::run::{Subject, SubjectError};
+use crate::run::{Gates, Subject, SubjectError};
 use crate::task::Policy;
 use crate::value::Text;
 use crate::workfile::{Act, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, WorkflowError};
@@ -150,6 +150,23 @@ impl Project {
     /// The tasks that selectors mean; without any, what the workspace says is made, or all.
     pub fn goals(&self, selectors: &[String]) -> Result<Vec<TaskIdx>, SelectError> {
         Ok(self.loaded.goals(selectors)?.into_iter().filter_map(|r| self.loaded.node(r)).collect())
+    }
+
+    /// Goals, with the checks on those that are published.
+    pub fn with_checks(&self, mut goals: Vec<TaskIdx>) -> Vec<TaskIdx> {
+        let checks: Vec<TaskIdx> = self.gates(&goals).into_values().flatten().collect();
+        goals.extend(checks);
+        goals
+    }
+
+    /// The goals that are published, each with the checks on it.
+    pub fn gates(&self, goals: &[TaskIdx]) -> Gates {
+        let ids = &self.subject.ids;
+        let goals: HashSet<TaskIdx> = goals.iter().map(|goal| ids.first(*goal)).collect();
+        let node = |recipe: usize| self.loaded.node(recipe).expect("what runs is a task");
+        let published = self.loaded.published().into_iter().map(|(recipe, checks)| (node(recipe), checks));
+        let asked = published.filter(|(task, _)| goals.contains(&ids.first(*task)));
+        asked.map(|(task, checks)| (task, checks.into_iter().map(node).collect())).collect()
     }
 
     /// What was looked at to find its sources.

@@ -88,6 +88,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         let names: Vec<String> = undelivered.iter().map(name).collect();
         note(&format!("suspended, waiting for {}: {}", names.len(), names.join(", ")));
     }
+    for (task, check) in report.run.withheld() {
+        let name = |task: TaskIdx| harmless(&opened.project.subject.workflow.node(task).name);
+        note(&format!("`{}` is not published: `{}` has not passed", name(task), name(check)));
+    }
     match opened.isolation_refused() {
         Some(diagnosis) if !report.run.was_stopped() => return Err(diagnosis),
         None if exit == Exit::Ok => glance.iter().for_each(|glance| glance.keep(&opened, &report)),
@@ -125,6 +129,7 @@ fn rules(opened: &Opened, args: &RunArgs, goals: &[TaskIdx]) -> Result<Rules, Di
         keep_going: args.keep_going,
         fail_on_divergence: args.on_divergence == OnDivergence::Fail,
         force,
+        gates: opened.project.gates(goals),
         slots: [(fetch::SLOT.into(), fetch::SLOTS)].into(),
         ..Rules::default()
     })

@@ -1,6 +1,7 @@
 //! What people do, from the first run to the last, through the command.
 
 mod awaited;
+mod build_plans;
 mod by_hand;
 mod cancel;
 mod concurrent;
@@ -18,6 +19,7 @@ mod leftovers;
 mod moving_ground;
 mod pipeline;
 mod printed;
+mod publish;
 mod resume;
 mod sandbox;
 mod scheduled;

@@ -3,6 +3,7 @@
 //! Works from the goals backwards, task by task, by the rules of `docs/design/resume.md`. Unaware of
 //! clocks, disks, processes and threads: the same machine plans, runs, and is tested with random graphs.
 
+mod gates;
 mod lookup;
 mod queue;
 mod settle;
@@ -19,6 +20,8 @@ use quipu_store::cid::{InvocationId, OutputId, ReceiptId};
 use quipu_store::receipt::Via;
 use quipu_store::tree::Entry;
 
+pub use gates::Gates;
+use gates::Withheld;
 pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
 use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
@@ -51,6 +54,8 @@ pub struct Rules {
     pub fail_on_divergence: bool,
     /// Whether goals' outputs are to be placed.
     pub place: bool,
+    /// Goals whose outputs are placed only once these have ended well.
+    pub gates: Gates,
     /// Whether receipts found by task id are ignored (rule 2 left out). Never changes a result of
     /// deterministic tasks, only the work.
     pub ignore_shortcuts: bool,
@@ -163,6 +168,8 @@ pub struct Run {
     asked_to_stop: bool,
     /// Tasks that clean up after others, and what these need: they go on when the run is being stopped.
     kept_on: HashSet<TaskIdx>,
+    /// Goals that are made, and not placed before their checks have passed.
+    withheld: BTreeMap<TaskIdx, Withheld>,
     place_failures: usize,
     diverged: bool,
 }
@@ -188,12 +195,15 @@ impl Run {
             swept: false,
             asked_to_stop: false,
             kept_on: HashSet::new(),
+            withheld: BTreeMap::new(),
             place_failures: 0,
             diverged: false,
         };
         let mut goals: Vec<TaskIdx> = goals.iter().map(|g| run.first(*g)).collect();
         goals.sort_unstable();
         goals.dedup();
+        let gates = std::mem::take(&mut run.rules.gates);
+        run.rules.gates = run.gates_of_first(gates);
         run.mark(&goals);
         run.demanded.extend(goals);
         run
@@ -239,6 +249,7 @@ impl Run {
             match self.todo.pop_front() {
                 Some(todo) => self.take_up(todo),
                 None if let Some(task) = self.demanded.pop_front() => self.demand(task),
+                None if self.open_gate() => {}
                 None if self.stopping && !self.swept => self.sweep(),
                 None if self.may_dispatch() && self.dispatch() => {}
                 None => return None,

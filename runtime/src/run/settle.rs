@@ -302,9 +302,7 @@ impl Run {
             self.todo.push_back(Todo::Changed(task));
         }
         if let Some(Ok(output)) = to_place {
-            let epoch = self.slot(task).epoch;
-            self.slot_mut(task).placing = true;
-            self.ask(Step::Place { task, epoch, output, fresh: end == End::Ran });
+            self.place(task, output, end == End::Ran);
         }
     }
 
@@ -348,6 +346,7 @@ impl Run {
         slot.settled = None;
         slot.inputs_first = true;
         slot.placing = false;
+        self.withheld.remove(&task);
         let subject = self.shared();
         for (others, state) in [(subject.awaiters(task), State::Waiting), (subject.before(task), State::Ordering)] {
             for other in others.iter() {

@@ -147,6 +147,8 @@ pub(super) struct Report {
     pub(super) staged: BTreeSet<String>,
     pub(super) looked_up: BTreeSet<String>,
     pub(super) hollow: BTreeSet<String>,
+    /// Names of tasks that were placed, in that order.
+    pub(super) placed: Vec<String>,
     /// What each task was asked to do.
     pub(super) invocations: BTreeMap<String, Arc<Invocation>>,
     pub(super) failures: BTreeMap<String, FailureKind>,
@@ -297,6 +299,7 @@ impl<'w> Drive<'w> {
             }
             Step::Place { task, epoch, output, .. } => {
                 let here = output.artifacts.values().all(|e| self.world.is_here(e));
+                self.report.placed.extend(here.then(|| self.name(task)));
                 Event::Placed { task, epoch, placed: if here { Placed::Done } else { Placed::Hollow } }
             }
             Step::FindReads { task, epoch, invocation } => {

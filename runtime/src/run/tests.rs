@@ -5,6 +5,7 @@
 mod bytes;
 mod cases;
 mod failures;
+mod gates;
 mod planning;
 mod scheduling;
 

@@ -213,6 +213,7 @@ fn put<'a>(base: &mut TaskTable<'a>, over: &TaskTable<'a>, key: &str) {
         "dir" => base.dir.clone_from(&over.dir),
         "stdin" => base.stdin.clone_from(&over.stdin),
         "stdout" => base.stdout.clone_from(&over.stdout),
+        "publish" => base.publish = over.publish,
         "fetch" => base.fetch.clone_from(&over.fetch),
         "wait" => base.wait.clone_from(&over.wait),
         "external" => base.external = over.external,

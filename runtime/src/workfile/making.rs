@@ -203,6 +203,7 @@ impl Making<'_, '_, '_> {
             policy: shared.policy.clone(),
             tier: shared.tier,
             network: table.network.unwrap_or(false),
+            publish: table.publish.unwrap_or(false),
             params: shared.params.clone(),
             lacks: vec![],
             env_files,

@@ -25,6 +25,7 @@ mod outputs;
 mod params;
 mod parse;
 mod paths;
+mod publish;
 mod reach;
 mod read_matrix;
 mod read_params;
@@ -242,6 +243,7 @@ fn compile(
         }
         Err(rings) => rings.into_iter().for_each(|ring| findings.plain(ring)),
     }
+    publish::check(&made.recipes, &mut findings);
     errors.extend(findings.finish());
     if errors.is_empty()
         && let Some((message, hint)) = params::unknown(given, &made.param_names)

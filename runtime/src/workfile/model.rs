@@ -188,6 +188,7 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) slots: BTreeMap<Text, u32>,
     pub(crate) sandbox: Option<Tier>,
     pub(crate) network: Option<bool>,
+    pub(crate) publish: Option<bool>,
     pub(crate) mute: Option<bool>,
     /// Whether a key that decides about names, edges or outputs could not be read, so that other tasks may
     /// seem wrong although they are not.

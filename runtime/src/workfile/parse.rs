@@ -29,7 +29,7 @@ pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "
 /// Keys of an entry of `members`.
 pub(super) const MEMBER_KEYS: [&str; 4] = ["path", "extends", "tags", "vars"];
 /// Keys of `[task.X]` and of `[template.X]`.
-pub(super) const TASK_KEYS: [&str; 38] = [
+pub(super) const TASK_KEYS: [&str; 39] = [
     "extends",
     "when",
     "vars",
@@ -44,6 +44,7 @@ pub(super) const TASK_KEYS: [&str; 38] = [
     "await",
     "inputs",
     "outputs",
+    "publish",
     "needs",
     "after",
     "env",
@@ -72,7 +73,7 @@ pub(super) const TASK_KEYS: [&str; 38] = [
 /// Keys of `await`.
 const AWAIT_KEYS: [&str; 3] = ["ok", "error", "any"];
 /// Keys for which `false` is a value, and does not take away what is extended.
-const TAKES_FALSE: [&str; 5] = ["when", "external", "cache", "network", "mute"];
+const TAKES_FALSE: [&str; 6] = ["publish", "when", "external", "cache", "network", "mute"];
 /// Keys of `wait`.
 const WAIT_KEYS: [&str; 6] = ["tcp", "http", "file", "command", "code", "interval"];
 /// Keys whose loss makes other tasks seem wrong.
@@ -325,6 +326,7 @@ impl Reader {
                 "shell" => out.shell = self.shell(owner, value),
                 "sandbox" => out.sandbox = self.tier(owner, value),
                 "network" => out.network = self.bool(owner, known, value),
+                "publish" => out.publish = self.bool(owner, known, value),
                 "mute" => out.mute = self.bool(owner, known, value),
                 _ => unreachable!("every key of a task is read"),
             }

@@ -97,6 +97,8 @@ pub struct Recipe {
     pub tier: Tier,
     /// Whether it may use the network.
     pub network: bool,
+    /// Whether it is placed only once the checks on it have passed.
+    pub publish: bool,
     /// Params of its own, as they are in this run.
     pub params: Arc<[Param]>,
     /// Params it cannot do without, and that nobody gave.

@@ -192,6 +192,8 @@ struct Task {
     inputs: Option<OrFalse<Vec<String>>>,
     /// Files it makes: paths, folders ending in `/`, globs.
     outputs: Option<OrFalse<Vec<Output>>>,
+    /// Whether its outputs are placed only once all checks on it (tasks without outputs that read them) have passed.
+    publish: Option<bool>,
     /// Tasks whose outputs are inputs, as selectors.
     needs: Option<OrFalse<OneOrMany>>,
     /// Tasks that end before it starts, as selectors. Not part of its id.

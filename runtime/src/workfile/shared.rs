@@ -32,7 +32,7 @@ const WAIT_KEYS: [&str; 13] = [
     "mute",
 ];
 /// Keys a task may have beside `external`.
-const EXTERNAL_KEYS: [&str; 13] = [
+const EXTERNAL_KEYS: [&str; 14] = [
     "extends",
     "vars",
     "params",
@@ -46,9 +46,10 @@ const EXTERNAL_KEYS: [&str; 13] = [
     "needs",
     "inputs",
     "outputs",
+    "publish",
 ];
 /// Keys a task may have beside `fetch`.
-const FETCH_KEYS: [&str; 15] = [
+const FETCH_KEYS: [&str; 16] = [
     "extends",
     "vars",
     "params",
@@ -64,6 +65,7 @@ const FETCH_KEYS: [&str; 15] = [
     "timeout",
     "retries",
     "backoff",
+    "publish",
 ];
 /// Keys a task may have beside `await`.
 const AWAIT_KEYS: [&str; 10] =
@@ -160,6 +162,11 @@ impl Maker<'_, '_, '_, '_> {
                 let hint = "whether it runs is up to the run it is in: leave out `cache`";
                 bad(ErrorKind::BadValue, table.key_place("cache"), message, hint);
             }
+        }
+        let makes = ["outputs", "stdout", "depfile"].iter().any(|key| table.has(key));
+        if table.publish == Some(true) && !makes {
+            let message = format!("task `{task}` has `publish`, and no outputs");
+            bad(ErrorKind::Empty, table.key_place("publish"), message, "list what is to be published in `outputs`");
         }
         if table.backoff.is_some() && table.retries.unwrap_or(0) == 0 {
             let message = format!("task `{task}` has `backoff`, but is never tried again");
