@@ -5,6 +5,7 @@
 use super::errors::{ErrorKind, WorkfileError};
 use super::making::Making;
 use super::model::Str;
+use super::paths;
 use super::reader::{Owner, Reader, Value};
 use crate::fetch::{FetchSpec, MAX_STRIP, Sum, Unpack, hexadecimal};
 use crate::process::{OutputKind, OutputSpec};
@@ -130,6 +131,12 @@ impl Making<'_, '_, '_> {
         let spec =
             FetchSpec { sum: sum?, unpack: fetch.unpack, strip: fetch.strip, executable: fetch.executable, path };
         Some((spec, urls.into_iter().collect::<Option<_>>()?))
+    }
+
+    /// A file of the workspace that is no input: a path, as it is written after `file:`.
+    fn own_file(&mut self, path: &str, written: &Str<'_>) -> Option<String> {
+        let found = paths::normalise(&self.cache.dir, path);
+        found.map_err(|why| self.bad_path("url", path, written.place, &why)).ok()
     }
 
     fn url(&mut self, written: &Str<'_>) -> Option<Text> {

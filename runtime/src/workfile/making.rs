@@ -5,26 +5,22 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use super::errors::{ErrorKind, Place, WorkfileError};
 use super::globs::{self, Comp, Pattern};
 use super::lower::Disk;
-use super::model::{Awaited, Run, Str, TaskTable, Wait, WaitOn};
+use super::model::{Run, Str, TaskTable};
 use super::params::Param;
 use super::paths::{self, PathError, Spot};
-use super::recipe::{Act, Recipe, Sources, Stdin};
+use super::recipe::{Recipe, Sources, Stdin};
 use super::vars::{self, Scope};
 use crate::narrow::Depfile;
 use crate::process::{OutputKind, OutputSpec, Tier};
 use crate::task::Policy;
-use crate::value::{Branch, Text};
-use crate::wait::{WaitFor, WaitSpec, http_parts};
+use crate::value::Text;
 
-/// How long it is from one look to the next, for what is waited for.
-const WAIT_EVERY: Duration = Duration::from_millis(200);
 /// What runs a `run` that is a string.
 pub(crate) const SHELL: [&str; 2] = ["sh", "-euc"];
 
@@ -76,8 +72,8 @@ pub(crate) struct Shared {
 /// What the recipes of a file have in common, made once.
 pub(crate) struct Cache {
     /// The folder of the file.
-    dir: Text,
-    shell: Vec<Text>,
+    pub(super) dir: Text,
+    pub(super) shell: Vec<Text>,
     none: Arc<[Text]>,
     /// What texts with wildcards mean in that folder.
     spots: FxHashMap<String, Vec<Spot>>,
@@ -266,94 +262,6 @@ impl Making<'_, '_, '_> {
         (out, files)
     }
 
-    /// What kind of work it is; a mistake in it makes it a group, which nobody sees then.
-    fn act(&mut self, shared: &Shared, outputs: &[OutputSpec]) -> (Act, Vec<Text>) {
-        let act = match (&self.table.fetch, &self.table.wait) {
-            (Some(fetch), _) => {
-                let made = self.fetch(fetch, outputs);
-                return made.map(|(spec, urls)| (Act::Fetch(spec), urls)).unwrap_or_default();
-            }
-            (None, Some(wait)) => self.wait(wait).map(Act::Wait).unwrap_or_default(),
-            (None, None) if shared.external => Act::External,
-            (None, None) if let Some(awaited) = &self.table.awaits => self.awaited(awaited).unwrap_or_default(),
-            (None, None) => Act::Process,
-        };
-        (act, vec![])
-    }
-
-    /// A file of the workspace that is no input: a path, as it is written after `file:`.
-    pub(super) fn own_file(&mut self, path: &str, written: &Str<'_>) -> Option<String> {
-        let found = paths::normalise(&self.cache.dir, path);
-        found.map_err(|why| self.bad_path("url", path, written.place, &why)).ok()
-    }
-
-    /// A task of another workflow has outputs that are named one by one, unless it failed.
-    fn check_awaited(&mut self, awaited: &Awaited<'_>, outputs: &[OutputSpec], pending: &Pending) {
-        let bad = outputs
-            .iter()
-            .zip(&pending.outputs)
-            .find(|(o, _)| awaited.branch != Branch::Ok || o.kind == OutputKind::Glob || o.optional);
-        let Some((output, (place, _))) = bad else { return };
-        let (message, hint) = if awaited.branch == Branch::Ok {
-            ("is optional or a pattern", "outputs of a task that is awaited are named one by one")
-        } else {
-            ("may not be there: it is not awaited as a success", "leave `outputs` out")
-        };
-        let message = format!("output `{}` of task `{}` {message}", output.path, self.table.name);
-        self.errors.push(WorkfileError::new(ErrorKind::BadValue, *place, message).hint(hint));
-    }
-
-    fn awaited(&mut self, awaited: &Awaited<'_>) -> Option<Act> {
-        let written = self.text(&awaited.id)?;
-        match written.parse() {
-            Ok(id) => Some(Act::Await { id, branch: awaited.branch }),
-            Err(why) => {
-                let message = format!("`{written}`, which task `{}` awaits, is no task's id: {why}", self.table.name);
-                let error = WorkfileError::new(ErrorKind::BadValue, awaited.id.place, message);
-                self.errors
-                    .push(error.hint("`quipu plan --json` in its workspace shows ids: `bafyr4i...`, 59 characters"));
-                None
-            }
-        }
-    }
-
-    fn wait(&mut self, wait: &Wait<'_>) -> Option<WaitSpec> {
-        let mut checked = |text: &Str<'_>, is_good: fn(&str) -> bool, what: &str| {
-            let written = self.text(text)?;
-            if !is_good(&written) {
-                let message = format!("`{written}` is not {what}, which task `{}` is to wait for", self.table.name);
-                self.errors.push(WorkfileError::new(ErrorKind::BadValue, text.place, message));
-                return None;
-            }
-            Some(written)
-        };
-        let what = match &wait.on {
-            WaitOn::Tcp(text) => {
-                let is_address =
-                    |text: &str| text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-                WaitFor::Tcp(checked(text, is_address, "an address such as `localhost:5432`")?)
-            }
-            WaitOn::Http(text, code) => {
-                let is_url = |text: &str| http_parts(text).is_some();
-                let url = checked(text, is_url, "an address such as `http://localhost:8080/ready`")?;
-                WaitFor::Http { url, code: *code }
-            }
-            WaitOn::File(text) => {
-                let written = self.text(text)?;
-                let path = paths::normalise(&self.cache.dir, &written);
-                WaitFor::File(path.map_err(|why| self.bad_path("wait.file", &written, text.place, &why)).ok()?.into())
-            }
-            WaitOn::Command(Run::Argv(argv)) => {
-                WaitFor::Command(argv.iter().map(|t| self.text(t)).collect::<Option<_>>()?)
-            }
-            WaitOn::Command(Run::Shell(text)) => {
-                let script = self.text(text)?;
-                WaitFor::Command(self.cache.shell.iter().cloned().chain([script]).collect())
-            }
-        };
-        Some(WaitSpec { what, every: wait.every.unwrap_or(WAIT_EVERY) })
-    }
-
     fn steps(&mut self, pending: &mut Pending) -> Vec<Vec<Text>> {
         let table = self.table;
         let mut steps = Vec::with_capacity(table.steps.len());
@@ -521,7 +429,7 @@ impl Making<'_, '_, '_> {
         }
     }
 
-    fn bad_path(&mut self, key: &str, written: &str, place: Place, why: &PathError) {
+    pub(super) fn bad_path(&mut self, key: &str, written: &str, place: Place, why: &PathError) {
         let kind = if matches!(why, PathError::Glob(_)) { ErrorKind::BadGlob } else { ErrorKind::BadPath };
         let message = format!("{key} `{written}` of task `{}` {why}", self.table.name);
         let error = WorkfileError::new(kind, place, message);

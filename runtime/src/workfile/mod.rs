@@ -3,6 +3,7 @@
 //! Text goes one way: [`parse`](self) -> tables -> recipes -> edges -> [`Workflow`](crate::workflow::Workflow).
 //! All errors are found before anything runs, and all at once. Unaware of stores, plans and running.
 
+mod acts;
 mod braces;
 mod condition;
 mod duration;
