@@ -25,7 +25,7 @@ impl Drop for Owned {
     fn drop(&mut self) {
         // Deleted while still locked: who opened it meanwhile finds, once it gets the lock, that the name is
         // gone or another file, and tries again.
-        if is_at(&self.file, &self.path) {
+        if self.is_in_place() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -34,6 +34,20 @@ impl Drop for Owned {
 impl Owned {
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It was given another name.
+    pub(super) fn set_path(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+    }
+
+    /// Whether it is what its name stands for.
+    pub(super) fn is_in_place(&self) -> bool {
+        is_at(&self.file, &self.path)
     }
 
     /// Gives up the lock; the file stays.

@@ -15,6 +15,7 @@ mod files;
 mod index;
 mod journal;
 mod layout;
+mod leases;
 mod locks;
 mod marks;
 mod rebuild;
@@ -49,6 +50,7 @@ use index::Index;
 pub use index::is_guarded;
 use journal::Journal;
 pub(crate) use layout::Layout;
+use leases::Leases;
 use locks::Scratch;
 pub(crate) use marks::is_marked;
 pub(crate) use rebuild::rebuild;
@@ -60,6 +62,7 @@ pub(crate) struct Local {
     writer: Writer,
     core: Arc<Core>,
     files: Files,
+    leases: Arc<Leases>,
     scratch: Mutex<Option<Scratch>>,
 }
 
@@ -100,8 +103,9 @@ impl Local {
             core.index.open()?;
         }
         let core = Arc::new(core);
+        let leases = Arc::new(Leases::new(layout.locks()));
         let files = Files::new(layout, faults);
-        let local = Self { writer: Writer::new(core.clone()), core, files, scratch: Mutex::default() };
+        let local = Self { writer: Writer::new(core.clone()), core, files, leases, scratch: Mutex::default() };
         if is_store {
             ahead::take_over(&local);
         }
@@ -420,8 +424,8 @@ impl Backend for Local {
     fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError> {
         drop(self.core.ensure_writable()?);
         let path = self.core.layout.lease(id);
-        match self.io(&path, locks::try_own_named(&path))? {
-            Ok(owned) => Ok(Some(Lease(Box::new(owned)))),
+        match self.io(&path, self.leases.take(&path))? {
+            Ok(lent) => Ok(Some(Lease(Box::new(lent)))),
             Err(Some(pid)) if locks::is_ancestor(pid) => Err(StoreError::Nested { id, pid }),
             Err(_) => Ok(None),
         }
