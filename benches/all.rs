@@ -17,7 +17,7 @@ use quipu_runtime::run::{Rules, Subject};
 use quipu_runtime::workfile::{self, Surroundings};
 use quipu_runtime::workflow::Workflow;
 use quipu_store::cid::{InvocationId, TaskId};
-use quipu_store::glance::{How, Sight, look_again, now_ns};
+use quipu_store::glance::{How, Sight, VoidBy, look_again, now_ns};
 use quipu_store::receipt::{Meta, Output, Receipt, Via};
 use quipu_store::sign::Signer;
 use quipu_store::stat_index::StatIndex;
@@ -131,7 +131,7 @@ fn trees(c: &mut Criterion) {
     std::thread::sleep(Duration::from_millis(50));
     let mut sight = Sight::new(&src);
     names.iter().for_each(|name| sight.saw(How::Itself, name));
-    assert!(sight.keep(&dir.path().join("store"), &[1; 32], now_ns(), b"").expect("is written"));
+    assert!(sight.keep(&dir.path().join("store"), &[1; 32], now_ns(), b"", VoidBy::AnyCommit).expect("is written"));
     group.bench_function("glance", |b| {
         b.iter(|| assert!(look_again(&dir.path().join("store"), &[1; 32]).is_some()));
     });

@@ -1,30 +1,46 @@
 #!/usr/bin/env python3
-"""What runs cost beside what other programs take for the same: medians, spread and ratios.
+"""What runs cost beside what other programs take for the same: medians, spread and ratios, as the tables of docs/performance.md.
 
-usage: benches/ratios.py [PART ...]      parts: start tasks layers files tree hash spawn growth (default: all but growth)
+usage: benches/ratios.py [--quick] [PART ...]
 
-QUIPU names the binary, else target/release/quipu of this checkout is used. Two programs that are compared take turns, so
-that drift of the machine hits both. What is not installed (ninja, b3sum) is left out and said so. TMPDIR says where the
-trees are made. QUIPU_BENCH_TASKS and QUIPU_BENCH_FILES are lists of sizes, by default `1000 10000`.
+parts: start null change cold restore files memory tree hash spawn kill plan growth receipts (default: all, about ten minutes on
+a quiet machine; --quick leaves out what takes long). Two programs that are compared take turns, so that drift of the machine
+hits both; ratios are of medians. Wall and processor time (user and system, children included) are in milliseconds.
+
+QUIPU names the binary, else target/release/quipu of this checkout is used; `plan` and `receipts` need the examples
+(`cargo build --release -p quipu-runtime -p quipu-store --examples`) beside it. What is not installed (ninja, b3sum) is left out
+and said so. TMPDIR says where the trees are made. QUIPU_BENCH_TASKS, QUIPU_BENCH_FILES and QUIPU_BENCH_RECEIPTS are lists of sizes.
 """
-import math, os, shutil, statistics, subprocess, sys, tempfile, time
+import math, os, shutil, signal, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
-ROUNDS = 9
+ARGS = [a for a in sys.argv[1:] if a != "--quick"]
+QUICK = "--quick" in sys.argv
 QUIPU = os.environ.get("QUIPU", str(Path(__file__).resolve().parent.parent / "target/release/quipu"))
 JOBS = f"-j{os.cpu_count()}"
 RUN = [QUIPU, "run", "-q", JOBS]
 NINJA = ["ninja", "--quiet", JOBS]
-SIZES = lambda name: [int(n) for n in os.environ.get(name, "1000 10000").split()]
+ROUNDS = 5 if QUICK else 9
+
+
+def sizes(name, usual, quick):
+    return [int(n) for n in os.environ.get(name, quick if QUICK else usual).split()]
+
+
+TASKS = sizes("QUIPU_BENCH_TASKS", "1000 10000", "1000")
+FILES = sizes("QUIPU_BENCH_FILES", "10000 100000", "10000")
+RECEIPTS = sizes("QUIPU_BENCH_RECEIPTS", "10 1000 100000 1000000", "10 1000 100000")
 
 
 class Place:
-    """A directory for trees, with a store in it that nobody else uses."""
+    """A directory for trees, with a store in it that nobody else uses. Whoever is measured sees the locale that tasks of
+    quipu see: what a locale costs each process that reads one is not what is compared."""
 
     def __enter__(self):
         self.dir = tempfile.TemporaryDirectory()
         self.top = Path(self.dir.name)
-        self.env = {**os.environ, "QUIPU_STORE": str(self.top / "store"), "QUIPU_CONFIG": str(self.top / "config")}
+        self.env = {**os.environ, "QUIPU_STORE": str(self.top / "store"), "QUIPU_CONFIG": str(self.top / "config"),
+                    "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
         return self
 
     def __exit__(self, *_):
@@ -42,26 +58,41 @@ class Place:
             sys.exit(f"{cmd} failed: {said.decode()}")
         return took, used.ru_utime + used.ru_stime
 
+    def rest(self, *runs):
+        """What was too young to be relied on grows old."""
+        for _ in range(3):
+            for run in runs:
+                run()
+            time.sleep(0.05)
+
+
+def table(title, *columns):
+    print(f"\n### {title}\n\n| what | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}", flush=True)
+
+
+COMPARED = ("quipu: wall (least-most), cpu", "beside: wall (least-most), cpu", "ratio of wall / of cpu")
+
+
+def one(values):
+    wall = [v[0] * 1e3 for v in values]
+    spread = f" ({min(wall):.1f}-{max(wall):.1f})" if len(wall) > 1 else ""
+    return f"{statistics.median(wall):.1f}{spread}, {statistics.median(v[1] for v in values) * 1e3:.1f}"
+
 
 def show(what, ours, theirs=None, name=""):
-    """A line of the table; the ratios are of wall and of processor time."""
-    def one(values):
-        seconds = [v[0] * 1e3 for v in values]
-        spread = f"{min(seconds):.1f}-{max(seconds):.1f}"
-        return f"{statistics.median(seconds):.1f} ms ({spread}), cpu {cpu(values) * 1e3:.1f}"
-    cpu = lambda values: statistics.median(v[1] for v in values)
-    wall = lambda values: statistics.median(v[0] for v in values)
+    """A line of a table; the ratios are of wall and of processor time."""
+    by = lambda values, n: max(statistics.median(v[n] for v in values), 1e-4)
     if theirs:
-        ratios = f"{wall(ours) / wall(theirs):.2f} / {cpu(ours) / max(cpu(theirs), 1e-4):.2f}"
-        print(f"| {what} | {one(ours)} | {name}: {one(theirs)} | {ratios} |", flush=True)
+        ratios = f"**{by(ours, 0) / by(theirs, 0):.2f}** / {by(ours, 1) / by(theirs, 1):.2f}"
+        print(f"| {what} | {one(ours)} | {name} {one(theirs)} | {ratios} |", flush=True)
     else:
         print(f"| {what} | {one(ours)} | | |", flush=True)
 
 
-def turns(ours, theirs, before=lambda n: None, rounds=ROUNDS):
+def turns(ours, theirs, before=lambda n: None, rounds=None):
     """Both in turn, some rounds; `before` makes each round different."""
     a, b = [], []
-    for n in range(rounds):
+    for n in range(rounds or ROUNDS):
         before(n)
         a.append(ours())
         if theirs:
@@ -77,16 +108,16 @@ def have(program):
 
 
 def start():
+    table("Start", *COMPARED)
     with Place() as p:
-        a, b = turns(lambda: p.time([QUIPU, "--version"]), lambda: p.time(["true"]), rounds=31)
-        show("--version", a, b, "true")
+        show("`--version`", *turns(lambda: p.time([QUIPU, "--version"]), lambda: p.time(["true"]), rounds=31), "`true`")
 
 
-def graph(root, tasks, layers):
+def graph(root, tasks, layers, sandbox="none"):
     """Copies of tiny files, each alone or made of three of the layer before."""
     (root / "src").mkdir(parents=True)
     (root / "out").mkdir()
-    toml, ninja = ['[workspace]\nsandbox = "none"\n'], ["rule r\n  command = $cmd\n  restat = 1\n"]
+    toml, ninja = [f'[workspace]\nsandbox = "{sandbox}"\n'], ["rule r\n  command = $cmd\n  restat = 1\n"]
     width = tasks // layers
     for layer in range(layers):
         for i in range(width):
@@ -106,34 +137,71 @@ def quoted(texts):
     return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
 
 
-def against_ninja(tasks, layers):
-    if not have("ninja"):
-        return
-    with Place() as p:
-        for tool in ("q", "n"):
-            graph(p.top / tool, tasks, layers)
-        ours, theirs = (lambda: p.time(RUN, "q")), (lambda: p.time(NINJA, "n"))
-        what = f"{tasks} tasks, {layers} layers" if layers > 1 else f"{tasks} tasks"
-        show(f"{what}: cold", [ours()], [theirs()], "ninja")
-        for _ in range(3):          # what was too young to be relied on grows old
-            ours(), theirs(), time.sleep(0.05)
-        show(f"{what}: nothing to do", *turns(ours, theirs), "ninja")
+def both(tasks, layers, measure, sandbox="none"):
+    """The same workload for quipu and for ninja."""
+    if have("ninja"):
+        with Place() as p:
+            graph(p.top / "q", tasks, layers, sandbox)
+            graph(p.top / "n", tasks, layers)
+            named = f"{tasks} tasks" + (f" in {layers} layers" if layers > 1 else "")
+            measure(p, named, lambda: p.time(RUN, "q"), lambda: p.time(NINJA, "n"))
 
+
+def null():
+    table("Nothing to do (target 1.0)", *COMPARED)
+
+    def measure(p, named, ours, theirs):
+        ours(), theirs(), p.rest(ours, theirs)
+        show(named, *turns(ours, theirs), "ninja")
+    for n in TASKS:
+        both(n, 1, measure)
+        both(n, 10, measure)
+
+
+def change():
+    table("One edit (target 1.1 in layers)", *COMPARED)
+
+    def measure(p, named, ours, theirs):
         def edit(n):
             for tool in ("q", "n"):
                 (p.top / tool / "src/l0t0.txt").write_text(f"edit {n}\n")
-        show(f"{what}: one edit", *turns(ours, theirs, edit), "ninja")
-        show(f"{what}: outputs deleted", turns(ours, None, lambda n: shutil.rmtree(p.top / "q/out"), rounds=3)[0])
+        ours(), theirs(), p.rest(ours, theirs)
+        show(named, *turns(ours, theirs, edit), "ninja")
+    for n in TASKS:
+        both(n, 1, measure)
+        both(n, 10, measure)
 
 
-def tasks():
-    for n in SIZES("QUIPU_BENCH_TASKS"):
-        against_ninja(n, 1)
+def cold():
+    table("Cold (target 1.1; 1.6 with `ns`)", *COMPARED)
+    for n in TASKS:
+        for layers in (1, 10):
+            for sandbox in ("none", "ns"):
+                rounds = 3 if n <= 1000 else 1
+                if n > 1000 and (layers, sandbox) == (10, "ns"):
+                    continue            # takes minutes, and says what the others say
+                a, b = [], []
+                for _ in range(rounds):
+                    both(n, layers, lambda p, named, ours, theirs: (a.append(ours()), b.append(theirs())), sandbox)
+                if a:
+                    show(f"{n} tasks" + (f" in {layers} layers" if layers > 1 else "") + f", `{sandbox}`", a, b, "ninja")
 
 
-def layers():
-    for n in SIZES("QUIPU_BENCH_TASKS"):
-        against_ninja(n, 10)
+def restore():
+    table("Outputs deleted", *COMPARED)
+    for n in TASKS:
+        for layers in (1, 10):
+            with Place() as p:
+                graph(p.top / "q", n, layers)
+                p.time(RUN, "q"), p.time(RUN, "q")
+                shutil.copytree(p.top / "q/out", p.top / "q/kept")
+
+                def away(_):
+                    shutil.rmtree(p.top / "q/out")
+                    shutil.rmtree(p.top / "q/other", ignore_errors=True)
+                runs = turns(lambda: p.time(RUN, "q"), lambda: p.time(["cp", "-r", "kept", "other"], "q"), away,
+                             5 if n <= 1000 else 3)
+                show(f"{n} tasks" + (f" in {layers} layers" if layers > 1 else ""), *runs, "`cp -r`")
 
 
 def data(root, files):
@@ -144,9 +212,10 @@ def data(root, files):
 
 
 def files():
+    table("One task with many inputs, by pattern (target 1.0 when nothing is to do)", *COMPARED)
     if not have("ninja"):
         return
-    for n in SIZES("QUIPU_BENCH_FILES"):
+    for n in FILES:
         with Place() as p:
             for tool in ("q", "n"):
                 data(p.top / tool, n)
@@ -155,13 +224,37 @@ def files():
             names = " ".join(f"data/{i // 100}/{i % 100}.txt" for i in range(n))
             (p.top / "n/build.ninja").write_text(f"rule r\n  command = echo > out\nbuild out: r {names}\n")
             ours, theirs = (lambda: p.time(RUN, "q")), (lambda: p.time(NINJA, "n"))
-            show(f"{n} inputs: cold", [ours()], [theirs()], "ninja")
-            for _ in range(3):
-                ours(), theirs(), time.sleep(0.05)
-            show(f"{n} inputs: nothing to do", *turns(ours, theirs), "ninja")
+            show(f"{n} inputs, cold (ninja reads no content)", [ours()], [theirs()], "ninja")
+            p.rest(ours, theirs)
+            show(f"{n} inputs, nothing to do", *turns(ours, theirs), "ninja")
+
+            def edit(k):
+                for tool in ("q", "n"):
+                    (p.top / tool / "data/0/0.txt").write_text(f"edit {k}\n")
+            show(f"{n} inputs, one edit", *turns(ours, theirs, edit, 5), "ninja")
+
+
+def memory():
+    table("Most memory of a run with nothing to do (target 3 times ninja)", "quipu, MB", "ninja, MB", "ratio")
+    if not have("ninja") or not Path("/usr/bin/time").exists():
+        return
+
+    def measure(p, named, ours, theirs):
+        ours(), theirs(), p.rest(ours, theirs)
+
+        def most(cmd, root, **more):
+            said = subprocess.run(["/usr/bin/time", "-f", "%M", *cmd], cwd=p.top / root, env={**p.env, **more},
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True).stderr
+            return int(said.split()[-1]) / 1024
+        quipu, ninja, long = most(RUN, "q"), most(NINJA, "n"), most(RUN, "q", QUIPU_GLANCE="0")
+        print(f"| {named} | {quipu:.1f} | {ninja:.1f} | {quipu / ninja:.2f} |")
+        print(f"| {named}, all looked up | {long:.1f} | {ninja:.1f} | {long / ninja:.2f} |", flush=True)
+    for n in TASKS:
+        both(n, 1, measure)
 
 
 def tree():
+    table("A tree of 10,000 files put back (target 1.2)", *COMPARED)
     with Place() as p:
         data(p.top / "ws", 10_000)
         (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "cp -r data copy"\n'
@@ -171,13 +264,15 @@ def tree():
         def away(_):
             shutil.rmtree(p.top / "ws/copy")
             shutil.rmtree(p.top / "ws/other", ignore_errors=True)
-        show("tree of 10000 files put back", *turns(
-            lambda: p.time(RUN, "ws"), lambda: p.time(["cp", "-r", "data", "other"], "ws"), away, 5), "cp -r")
+        show("10,000 files", *turns(
+            lambda: p.time(RUN, "ws"), lambda: p.time(["cp", "-r", "data", "other"], "ws"), away, 5), "`cp -r`")
 
 
 def hashing():
+    table("Reading inputs whose times changed (target 1.1)", *COMPARED)
     if not have("b3sum"):
         return
+    small = 10_000 if QUICK else 100_000
     with Place() as p:
         (p.top / "ws").mkdir()
         with open(p.top / "ws/big", "wb") as f:
@@ -186,12 +281,31 @@ def hashing():
         (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
                                              'inputs = ["big"]\noutputs = ["out"]\n')
         p.time(RUN, "ws")
-        show("2 GiB whose time changed", *turns(
-            lambda: p.time(RUN, "ws"), lambda: p.time(["b3sum", "big"], "ws"), lambda _: os.utime(p.top / "ws/big"), 5), "b3sum")
+        show("2 GiB in one file", *turns(
+            lambda: p.time(RUN, "ws"), lambda: p.time(["b3sum", "big"], "ws"), lambda _: os.utime(p.top / "ws/big"), 5), "`b3sum`")
+    with Place() as p:
+        data(p.top / "ws", small)
+        (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
+                                             'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
+        p.time(RUN, "ws")
+
+        def touch(_):
+            for path in (p.top / "ws/data").rglob("*.txt"):
+                os.utime(path)
+        show(f"{small} small files", *turns(
+            lambda: p.time(RUN, "ws"),
+            lambda: p.time(["sh", "-c", "find data -name '*.txt' -print0 | xargs -0 b3sum"], "ws"), touch, 3), "`b3sum`")
 
 
 def spawn():
-    loop = "import os\nfor _ in range(1000): os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)"
+    table("`true`, 1,000 times, one after the other, with receipts (target 1.5; 3 with `ns`)", *COMPARED)
+
+    def loop():
+        start, used = time.perf_counter(), os.times()
+        for _ in range(1000):
+            os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+        now = os.times()
+        return time.perf_counter() - start, sum(now[:4]) - sum(used[:4])
     for sandbox in ("none", "ns"):
         with Place() as p:
             (p.top / "ws").mkdir()
@@ -200,34 +314,108 @@ def spawn():
 
             def anew(n):
                 (p.top / "ws/quipu.toml").write_text("".join(text).replace("@", f"{n}."))
-            ours = lambda: p.time([*RUN[:-1], "-j1"], "ws")
-            show(f"1000 times true, {sandbox}", *turns(ours, lambda: p.time([sys.executable, "-c", loop]), anew, 5), "posix_spawn")
+            show(f"`{sandbox}`", *turns(lambda: p.time([*RUN[:-1], "-j1"], "ws"), loop, anew, 5), "`posix_spawn`")
+
+
+def kill():
+    table("Killed (SIGKILL) when half is done, then again (target: at most 2 done twice)", "done, then", "done twice")
+    for sandbox in ("none", "ns"):
+        with Place() as p:
+            graph(p.top / "ws", 200, 10, sandbox)
+            child = subprocess.Popen([*RUN, "--json"], cwd=p.top / "ws", env=p.env, stdout=subprocess.PIPE, text=True,
+                                     start_new_session=True)
+            ran = lambda lines: sum('"end":"ran"' in line for line in lines)
+            first = 0
+            for line in child.stdout:
+                first += '"end":"ran"' in line
+                if first >= 100:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    break
+            first += ran(child.stdout)
+            child.wait()
+            again = subprocess.run([*RUN, "--json"], cwd=p.top / "ws", env=p.env, stdout=subprocess.PIPE, text=True)
+            second = ran(again.stdout.splitlines())
+            print(f"| 200 tasks in 10 layers, `{sandbox}` | {first}, {second} | {first + second - 200} |", flush=True)
+
+
+def example(name):
+    path = Path(QUIPU).parent / "examples" / name
+    if not path.exists():
+        print(f"(the example {name} is not built: left out)")
+        return None
+    return str(path)
+
+
+def plan():
+    if scale := example("plan_scale"):
+        print("\n### A plan of tasks that are all cached (target: 1 KiB a task)\n", flush=True)
+        subprocess.run([scale, *(["10000", "100000"] if QUICK else ["10000", "100000", "1000000"])], check=True)
+
+
+def slopes(title, runs):
+    """How time grows with size: the slope is that of time over size, in logarithms."""
+    table(title, "wall (least-most), cpu", "slope of wall / of cpu")
+    last = None
+    for what, size, values in runs:
+        now = [max(statistics.median(v[n] for v in values), 1e-4) for n in (0, 1)]
+        slope = "" if last is None else " / ".join(
+            f"{math.log(a / b) / math.log(size / last[0]):.2f}" for a, b in zip(now, last[1]))
+        print(f"| {what} | {one(values)} | {slope} |", flush=True)
+        last = size, now
 
 
 def growth():
-    """How the cost of a run with nothing to do grows, both ways; the slope is that of time over size, in logarithms."""
-    for long in (False, True):
-        last = None
-        for n in [100, 1000, 10_000, 100_000]:
+    most = 10_000 if QUICK else 100_000
+    steps = [n for n in (100, 1000, 10_000, 100_000) if n <= most]
+
+    def tasks(long):
+        for n in steps:
             with Place() as p:
-                graph(p.top / "ws", n, 1)
-                # Made by the store itself: what is measured is the run after.
-                p.time(RUN, "ws")
-                for _ in range(3):
-                    p.time(RUN, "ws"), time.sleep(0.05)
+                # One process for all: what is measured is the run after.
+                (p.top / "ws").mkdir()
+                (p.top / "ws/all").mkdir()
+                text = [f'[task.t{i}]\nrun = ["true"]\ninputs = ["all/{i}"]\n' for i in range(n)]
+                for i in range(n):
+                    (p.top / f"ws/all/{i}").write_text(f"{i}")
+                (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n' + "".join(text))
+                if n == 100_000:
+                    # All of them once would take minutes: what a plan looks up is not there, which costs the same.
+                    yield f"{n} tasks, planned", n, turns(lambda: p.time([QUIPU, "plan", "--json"], "ws"), None, rounds=2)[0]
+                    continue
+                p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
                 if long:
                     p.env["QUIPU_GLANCE"] = "0"
-                runs, _ = turns(lambda: p.time(RUN, "ws"), None, rounds=5)
-                median = statistics.median(r[0] for r in runs)
-                slope = "" if last is None else f", slope {math.log10(median / last):.2f}"
-                last = median
-                show(f"{n} tasks, {'all looked up' if long else 'glance'}{slope}", runs)
+                yield f"{n} tasks", n, turns(lambda: p.time(RUN, "ws"), None, rounds=5)[0]
+
+    def inputs(long):
+        for n in [n for n in (1000, 10_000, 100_000, 1_000_000) if n <= most]:
+            with Place() as p:
+                data(p.top / "ws", n)
+                (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
+                                                     'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
+                p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
+                if long:
+                    p.env["QUIPU_GLANCE"] = "0"
+                yield f"{n} inputs", n, turns(lambda: p.time(RUN, "ws"), None, rounds=3)[0]
+    slopes("Growth with tasks, nothing to do", (run for run in tasks(False) if "planned" not in run[0]))
+    slopes("Growth with tasks, all looked up", tasks(True))
+    slopes("Growth with inputs of one task, nothing to do", inputs(False))
+    slopes("Growth with inputs of one task, all looked up", inputs(True))
 
 
-PARTS = {"start": start, "tasks": tasks, "layers": layers, "files": files, "tree": tree, "hash": hashing, "spawn": spawn,
-         "growth": growth}
+def receipts():
+    if scale := example("store_scale"):
+        print("\n### Stores of many receipts\n", flush=True)
+        with Place() as p:
+            subprocess.run([scale, str(p.top / "store"), *map(str, RECEIPTS)], check=True)
 
-for part in sys.argv[1:] or [name for name in PARTS if name != "growth"]:
+
+PARTS = {"start": start, "null": null, "change": change, "cold": cold, "restore": restore, "files": files, "memory": memory,
+         "tree": tree, "hash": hashing, "spawn": spawn, "kill": kill, "plan": plan, "growth": growth, "receipts": receipts}
+
+for part in ARGS or PARTS:
     if part not in PARTS:
         sys.exit(f"{part} is none of {' '.join(PARTS)}")
+    began = time.monotonic()
     PARTS[part]()
+    print(f"({part}: {time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)

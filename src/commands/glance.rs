@@ -14,7 +14,7 @@ use quipu_runtime::drive::Report;
 use quipu_runtime::observe::{Ended, Observer, RunEvent, Summary};
 use quipu_runtime::run::Counts;
 use quipu_runtime::workfile::FILE_NAME;
-use quipu_store::glance::{self, How, Key, Question, Sight};
+use quipu_store::glance::{self, How, Key, Question, Sight, VoidBy};
 
 use crate::cli::RunArgs;
 use crate::commands::Context;
@@ -124,9 +124,12 @@ impl Glance {
             return;
         }
         let answer = [(cached as u64).to_le_bytes(), (unneeded as u64).to_le_bytes()].concat();
+        // A task that was not looked at may have no receipt, and one that comes could speak against those that were.
+        let void_by = if unneeded == 0 { VoidBy::Rewriting } else { VoidBy::AnyCommit };
         // Without it the next run takes the long way again.
-        let _ =
-            self.sight(opened).and_then(|sight| sight.keep(&self.settings.store, &self.key, self.began_ns, &answer));
+        let _ = self
+            .sight(opened)
+            .and_then(|sight| sight.keep(&self.settings.store, &self.key, self.began_ns, &answer, void_by));
     }
 
     fn sight(&self, opened: &Opened) -> std::io::Result<Sight> {

@@ -29,7 +29,7 @@ pub use sight::Sight;
 /// What makes two runs ask for the same in the same surroundings, hashed.
 pub type Key = [u8; 32];
 
-const MAGIC: &[u8; 8] = b"qglance1";
+const MAGIC: &[u8; 8] = b"qglance2";
 /// The parts of a question, hashed one by one.
 #[derive(Debug, Default)]
 pub struct Question(blake3::Hasher);
@@ -63,10 +63,11 @@ const MAX_THREADS: usize = 8;
 /// The bytes of a stamp: device, inode, size, times, mode.
 const LOOKS_BYTES: usize = 5 * 8 + 4;
 
-/// Of an entry: links are followed, only the kind counts, there was something.
+/// Of an entry: links are followed, only the kind counts, there was something, only which file it is counts.
 const FOLLOW: u8 = 1;
 const KIND: u8 = 2;
 const THERE: u8 = 4;
+const IDENTITY: u8 = 8;
 
 /// What of a path counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +80,17 @@ pub enum How {
     Real,
     /// Whether there is a file, a directory or nothing, behind any links.
     Kind,
+    /// Which file it is, whatever is in it, behind any links.
+    Identity,
+}
+
+/// Which commits to the store, by whomever, make a glance void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VoidBy {
+    /// All.
+    AnyCommit,
+    /// Those that do more than add: a task that was settled by a receipt is still settled by it after all others.
+    Rewriting,
 }
 
 /// The clock of files, now: what changes from here on looks younger than this, but for the clock's grain.
@@ -190,7 +202,8 @@ fn looks(stat: &rustix::fs::Stat, flags: u8) -> [u8; LOOKS_BYTES] {
     // What a directory's size says, its times say too, and some file systems never make it smaller.
     let size = if stamp.kind == FileKind::Dir { 0 } else { stamp.size };
     let numbers = [stamp.dev, stamp.ino, size, stamp.mtime_ns.cast_unsigned(), stamp.ctime_ns.cast_unsigned()];
-    for (slot, number) in out.chunks_exact_mut(8).zip(numbers) {
+    let counted = if flags & IDENTITY != 0 { 2 } else { numbers.len() };
+    for (slot, number) in out.chunks_exact_mut(8).zip(&numbers[..counted]) {
         slot.copy_from_slice(&number.to_le_bytes());
     }
     out[40..].copy_from_slice(&mode.to_le_bytes());
@@ -257,7 +270,7 @@ mod tests {
     }
 
     fn keep(store: &Path, ws: &Path) -> bool {
-        sight(ws).keep(store, &KEY, now_ns(), b"answer").expect("is written")
+        sight(ws).keep(store, &KEY, now_ns(), b"answer", VoidBy::AnyCommit).expect("is written")
     }
 
     #[test]
@@ -315,10 +328,10 @@ mod tests {
         symlink("other", ws.join("src/deep")).expect("is made");
         let mut sight = Sight::new(&ws);
         sight.saw(How::Itself, "src/deep/c");
-        assert!(sight.keep(&store, &KEY, now_ns(), b"").expect("is written"));
+        assert!(sight.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("is written"));
         let mut sight = Sight::new(&ws);
         sight.saw(How::Real, "src/deep/c");
-        assert!(!sight.keep(&store, &KEY, now_ns(), b"").expect("nothing fails"));
+        assert!(!sight.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("nothing fails"));
     }
 
     #[test]
@@ -326,18 +339,46 @@ mod tests {
         let (_dir, store, ws) = places();
         let began_ns = now_ns();
         fs::write(ws.join("src/a"), "young").expect("is written");
-        assert!(!sight(&ws).keep(&store, &KEY, began_ns, b"").expect("nothing fails"));
+        assert!(!sight(&ws).keep(&store, &KEY, began_ns, b"", VoidBy::AnyCommit).expect("nothing fails"));
         age(&ws.join("src/a"));
-        assert!(!sight(&ws).keep(&store, &KEY, began_ns, b"").expect("nothing fails"), "by when the run began");
+        assert!(
+            !sight(&ws).keep(&store, &KEY, began_ns, b"", VoidBy::AnyCommit).expect("nothing fails"),
+            "by when the run began"
+        );
         assert!(keep(&store, &ws));
         fs::write(ws.join("src/new"), "").expect("is written");
         fs::remove_file(ws.join("src/new")).expect("is removed");
         let mut around = Sight::new(&ws);
         around.looked_for(How::Itself, "src/new");
-        assert!(!around.keep(&store, &KEY, now_ns(), b"").expect("nothing fails"), "it came and went");
+        assert!(
+            !around.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("nothing fails"),
+            "it came and went"
+        );
         let mut gone = Sight::new(&ws);
         gone.saw(How::Itself, "src/gone");
-        assert!(!gone.keep(&store, &KEY, now_ns(), b"").expect("nothing fails"));
+        assert!(!gone.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("nothing fails"));
+    }
+
+    #[test]
+    fn a_commit_that_only_adds_changes_nothing_where_that_was_said() {
+        let (_dir, store, ws) = places();
+        let keep = || sight(&ws).keep(&store, &KEY, now_ns(), b"", VoidBy::Rewriting).expect("is written");
+        assert!(keep());
+        fs::write(store.join("index.redb"), "more").expect("is written");
+        assert!(look_again(&store, &KEY).is_some(), "added to");
+        fs::write(store.join("rewritten"), "").expect("is written");
+        assert_eq!(look_again(&store, &KEY), None, "rewritten");
+        assert!(!keep(), "just now");
+        age(&store.join("rewritten"));
+        assert!(keep());
+        fs::write(store.join("other"), "").expect("is written");
+        fs::rename(store.join("other"), store.join("rewritten")).expect("is moved");
+        assert_eq!(look_again(&store, &KEY), None, "rewritten once more");
+        age(&store.join("rewritten"));
+        assert!(keep());
+        fs::write(store.join("other"), "").expect("is written");
+        fs::rename(store.join("other"), store.join("index.redb")).expect("is moved");
+        assert_eq!(look_again(&store, &KEY), None, "another index");
     }
 
     #[test]
@@ -372,12 +413,14 @@ mod tests {
         age(&ws.join(names.last().expect("some")));
         let mut sight = Sight::new(&ws);
         names.iter().for_each(|name| sight.saw(How::Itself, name));
-        assert!(sight.keep(&store, &KEY, now_ns(), b"").expect("is written"));
+        assert!(sight.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("is written"));
         assert!(look_again(&store, &KEY).is_some());
         fs::write(ws.join(&names[names.len() / 2]), "x").expect("is written");
         assert!(look_again(&store, &KEY).is_none());
         for n in 0..MAX_FILES {
-            assert!(Sight::new(&ws).keep(&store, &[n as u8; 32], now_ns(), b"").expect("is written"));
+            assert!(
+                Sight::new(&ws).keep(&store, &[n as u8; 32], now_ns(), b"", VoidBy::AnyCommit).expect("is written")
+            );
         }
         assert_eq!(fs::read_dir(store.join("glances")).expect("is listed").count(), MAX_FILES);
     }

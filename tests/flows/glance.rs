@@ -181,6 +181,28 @@ fn a_run_is_short_when_nothing_changed_and_says_the_same() {
 }
 
 #[test]
+fn what_others_add_to_the_store_leaves_runs_short_and_what_they_say_again_does_not() {
+    let space = space();
+    assert_eq!(run(&space, true, "w", &[]).0, 0);
+    until_short(&space, "w", &[]);
+    let ours = glances(&space);
+    let is_kept = || ours.iter().all(|glance| glances(&space).contains(glance));
+    let text = "[workspace]\nsandbox = \"none\"\n[task.new]\nrun = \"echo new > new.out\"\ninputs = []\noutputs = [\"new.out\"]\n";
+    space.write("../other/quipu.toml", text);
+    space.ok(&["-C", "../other", "run"]);
+    assert_eq!(run(&space, true, "w", &[]), run(&space, false, "w", &[]));
+    assert!(is_kept(), "a run that looks everything up would have written another");
+    // The same task once more, by somebody else: what the store goes by may be another receipt now.
+    space.write("../other/quipu.toml", &text.replace("echo new", "date +%N"));
+    space.ok(&["-C", "../other", "run"]);
+    assert_eq!(run(&space, true, "w", &[]).0, 0);
+    assert!(is_kept(), "that was a task nobody knew");
+    space.ok(&["-C", "../other", "run", "--force"]);
+    assert_eq!(run(&space, true, "w", &[]).2, Vec::<String>::new());
+    assert!(!is_kept(), "that was one that had a receipt");
+}
+
+#[test]
 fn after_each_edit_a_short_way_is_as_good_as_the_long_one() {
     let (a, b) = (space(), space());
     for which in 0..EDITS {

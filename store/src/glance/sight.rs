@@ -14,7 +14,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::flat::Writer;
-use super::{FOLLOW, HEAD_BYTES, How, KIND, Key, MAGIC, THERE, digest, file, look, looks, open};
+use super::{FOLLOW, HEAD_BYTES, How, IDENTITY, KIND, Key, MAGIC, THERE, VoidBy, digest, file, look, looks, open};
 use crate::beneath;
 use crate::local::Layout;
 use crate::stamp::Stamp;
@@ -79,11 +79,13 @@ impl Sight {
 
     /// Writes down how everything looks now, and what to answer when it looks so again. Does so only when nothing of it, nor
     /// of the store in `dir`, can have changed since `began_ns`: what the run saw is then what is there now.
-    pub fn keep(mut self, dir: &Path, key: &Key, began_ns: i64, answer: &[u8]) -> io::Result<bool> {
+    pub fn keep(mut self, dir: &Path, key: &Key, began_ns: i64, answer: &[u8], void_by: VoidBy) -> io::Result<bool> {
         let layout = Layout::new(dir);
         // Whatever is known of tasks is in these.
         self.saw(How::Target, layout.version());
-        self.saw(How::Target, layout.index());
+        self.looked_for(How::Target, layout.rewritten());
+        let index = if void_by == VoidBy::AnyCommit { How::Target } else { How::Identity };
+        self.saw(index, layout.index());
         let Some(body) = self.encode(began_ns, answer)? else { return Ok(false) };
         let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
         bytes.extend_from_slice(MAGIC);
@@ -146,10 +148,11 @@ impl Sight {
                         How::Itself | How::Real => 0,
                         How::Target => FOLLOW,
                         How::Kind => FOLLOW | KIND,
+                        How::Identity => FOLLOW | IDENTITY,
                     };
                     let Ok(found) = look(&at, name, flags) else { return Ok(None) };
                     let fine = match &found {
-                        Some(_) if looked.how == How::Kind => true,
+                        Some(_) if matches!(looked.how, How::Kind | How::Identity) => true,
                         Some(stat) => Stamp::of(stat).is_settled(began_ns),
                         None => !looked.there && quiet.around(&looked.path),
                     };

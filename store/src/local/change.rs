@@ -2,6 +2,8 @@
 //!
 //! Unaware of when it is committed and of who waits for it.
 
+use std::cell::Cell;
+
 use redb::{ReadableTable, StorageError, TableDefinition, Value, WriteTransaction};
 
 use super::tables::*;
@@ -13,7 +15,24 @@ pub(crate) type RowKey = (&'static str, Vec<u8>);
 
 /// A write transaction in progress.
 pub(crate) struct Change<'a> {
-    pub(crate) txn: &'a WriteTransaction,
+    txn: &'a WriteTransaction,
+    rewrites: Cell<bool>,
+}
+
+impl<'a> Change<'a> {
+    pub(crate) fn new(txn: &'a WriteTransaction) -> Self {
+        Self { txn, rewrites: Cell::new(false) }
+    }
+
+    /// Whether it says something else of what was known before: of a task that had a receipt, or by leaving something out.
+    pub(crate) fn rewrites(&self) -> bool {
+        self.rewrites.get()
+    }
+
+    /// More than new things are said.
+    fn rewrite(&self) {
+        self.rewrites.set(true);
+    }
 }
 
 impl Change<'_> {
@@ -41,11 +60,16 @@ impl Change<'_> {
                     blocks.insert(&key, value.as_slice())?;
                 }
                 Op::Forget(link) => {
+                    self.rewrite();
                     blocks.remove(&flat_block_key(*link))?;
                 }
                 Op::Receipt(kept) => {
                     let signed = &kept.signed;
-                    let known = receipts.get(signed.id.digest())?.is_some_and(|v| v.value().first() == Some(&1));
+                    let known = receipts.get(signed.id.digest())?.map(|v| v.value().first() == Some(&1));
+                    if known == Some(false) && kept.own {
+                        self.rewrite();
+                    }
+                    let known = known.unwrap_or(false);
                     let mut value = Vec::with_capacity(1 + signed.bytes.len());
                     value.push(u8::from(kept.own || known));
                     value.extend_from_slice(&signed.bytes);
@@ -56,12 +80,20 @@ impl Change<'_> {
                     let key = pair(task.digest(), receipt.digest());
                     // What this store made or accepted stays so, whatever is imported later.
                     let known = by_task.get(&key)?.and_then(|v| read_task(&key, v.value()));
+                    let all = pair(task.digest(), &[0; 32])..=pair(task.digest(), &[0xff; 32]);
+                    let has_others = by_task.range::<&[u8; 64]>(all.start()..=all.end())?.next().transpose()?.is_some();
+                    if has_others && known.as_ref() != Some(row) {
+                        self.rewrite();
+                    }
                     if row.own || !known.is_some_and(|known| known.own) {
                         by_task.insert(&key, seal("by-task-0", &key, &pack_task(row)).as_slice())?;
                     }
                 }
                 Op::Accept(task, receipt, output) => {
                     let value = seal("accepted-0", task.digest(), &pair(receipt.digest(), output.digest()));
+                    if accepted.get(task.digest())?.is_some_and(|known| known.value() != value) {
+                        self.rewrite();
+                    }
                     accepted.insert(task.digest(), value.as_slice())?;
                 }
                 Op::Value(of, key, value) => {
@@ -103,6 +135,7 @@ impl Change<'_> {
         tasks: &[TaskId],
         ran: Option<InvocationId>,
     ) -> Result<(), redb::Error> {
+        self.rewrite();
         self.txn.open_table(RECEIPTS)?.remove(id.digest())?;
         self.txn.open_table(USED)?.remove(id.digest())?;
         if let Some(ran) = ran {
@@ -124,6 +157,7 @@ impl Change<'_> {
 
     /// Removes a row of any table.
     pub(crate) fn drop_row(&self, (table, key): &RowKey) -> Result<(), redb::Error> {
+        self.rewrite();
         match *table {
             "receipts-0" => self.drop_fixed(RECEIPTS, key),
             "accepted-0" => self.drop_fixed(ACCEPTED, key),

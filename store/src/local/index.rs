@@ -168,6 +168,9 @@ impl Index {
             // Made beside and moved here whole: one that is half made is in nobody's way.
             let temp = self.layout.new_index();
             let _ = fs::remove_file(&temp);
+            if self.layout.glances().exists() {
+                self.tell_rewritten().map_err(|e| StoreError::io(&path, e))?;
+            }
             let made = self.open_file(&temp, &path).and_then(|database| {
                 guarded(&temp, || Ok(database.close()?))?;
                 let moved = self.faults.check("rename").and_then(|()| fs::rename(&temp, &path));
@@ -238,7 +241,12 @@ impl Index {
                 let commits = meta.get(COMMITS)?.map_or(0, |n| n.value());
                 meta.insert(COMMITS, commits + 1)?;
                 drop(meta);
-                change(&Change { txn: &txn })?
+                let rewriting = Change::new(&txn);
+                let value = change(&rewriting)?;
+                if rewriting.rewrites() {
+                    self.tell_rewritten()?;
+                }
+                value
             };
             txn.commit()?;
             Ok(value)
@@ -250,6 +258,15 @@ impl Index {
             self.counting.commits.fetch_add(1, Relaxed);
         }
         done
+    }
+
+    /// Sees to it that whoever looks at the store from outside notices. Before the change can be seen, and durable before it is.
+    fn tell_rewritten(&self) -> std::io::Result<()> {
+        self.faults.check("rename")?;
+        let temp = self.layout.tmp().join(format!("rewritten-{}", std::process::id()));
+        fs::File::create(&temp)?.sync_all()?;
+        fs::rename(&temp, self.layout.rewritten())?;
+        fs::File::open(self.layout.dir())?.sync_all()
     }
 
     /// Gives back the space that forgotten rows left. Where somebody reads meanwhile it is left for another time.

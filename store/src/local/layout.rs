@@ -30,6 +30,11 @@ impl Layout {
         self.dir.join("index.redb")
     }
 
+    /// Another file each time a commit does more than add: says something else of a task that was known, or drops something.
+    pub(crate) fn rewritten(&self) -> PathBuf {
+        self.dir.join("rewritten")
+    }
+
     /// Where an index is made. Only who holds the lock for that is there.
     pub(crate) fn new_index(&self) -> PathBuf {
         self.tmp().join("index.redb")
