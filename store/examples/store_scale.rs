@@ -89,8 +89,5 @@ fn look(dir: &Path, there: u64, round: u64) -> Result<(Duration, Duration), Box<
     let found = store.find_tasks(&ids)?;
     let took = began.elapsed();
     let hits = found.iter().filter(|f| !f.receipts.is_empty()).count() as u64;
-    if hits != ASKED / 2 {
-        Err(format!("{hits} of {ASKED} were found"))?
-    }
-    Ok((opened, took))
+    if hits == ASKED / 2 { Ok((opened, took)) } else { Err(format!("{hits} of {ASKED} were found").into()) }
 }
