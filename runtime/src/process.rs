@@ -123,6 +123,12 @@ pub fn is_closed(args: &Value) -> bool {
     args.get("network").is_none() && args.get("secrets").is_none()
 }
 
+/// Whether work with these arguments is done in the workspace itself, among what other tasks have put there.
+pub fn is_in_place(args: &Value) -> bool {
+    let tier = args.get("sandbox").and_then(Value::as_text).and_then(Tier::from_name);
+    matches!(tier, Some(Tier::None | Tier::Landlock))
+}
+
 impl ProcessSpec {
     /// The arguments as a value.
     pub fn to_args(&self) -> Result<Value, ProcessError> {

@@ -3,20 +3,10 @@
 //! Unaware of what a check looks at, and of where goals are placed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use quipu_store::receipt::Output;
 
 use super::Run;
-use super::step::{End, State, Step};
+use super::step::{End, State};
 use crate::graph::TaskIdx;
-
-/// What is kept back.
-#[derive(Debug, Clone)]
-pub(super) struct Withheld {
-    output: Arc<Output>,
-    fresh: bool,
-}
 
 /// Goals by the tasks that must have ended well before.
 pub type Gates = BTreeMap<TaskIdx, Vec<TaskIdx>>;
@@ -32,18 +22,17 @@ impl Run {
     }
 
     /// Places a goal, or keeps it back until its checks have passed.
-    pub(super) fn place(&mut self, task: TaskIdx, output: Arc<Output>, fresh: bool) {
+    pub(super) fn place(&mut self, task: TaskIdx, fresh: bool) {
         if self.rules.gates.contains_key(&task) {
-            self.withheld.insert(task, Withheld { output, fresh });
+            self.withheld.insert(task, fresh);
         } else {
-            self.place_now(task, output, fresh);
+            self.place_now(task, fresh);
         }
     }
 
-    fn place_now(&mut self, task: TaskIdx, output: Arc<Output>, fresh: bool) {
-        let epoch = self.slot(task).epoch;
+    fn place_now(&mut self, task: TaskIdx, fresh: bool) {
         self.slot_mut(task).placing = true;
-        self.ask(Step::Place { task, epoch, output, fresh });
+        self.place_unused(task, fresh);
     }
 
     fn has_passed(&self, check: TaskIdx) -> bool {
@@ -63,8 +52,8 @@ impl Run {
         let Some(task) = self.withheld.keys().copied().find(|task| self.closed_by(*task).is_none()) else {
             return false;
         };
-        let Withheld { output, fresh } = self.withheld.remove(&task).expect("it was found there");
-        self.place_now(task, output, fresh);
+        let fresh = self.withheld.remove(&task).expect("it was found there");
+        self.place_now(task, fresh);
         true
     }
 

@@ -4,6 +4,7 @@
 //! clocks, disks, processes and threads: the same machine plans, runs, and is tested with random graphs.
 
 mod gates;
+mod in_place;
 mod lookup;
 mod queue;
 mod settle;
@@ -21,7 +22,7 @@ use quipu_store::receipt::Via;
 use quipu_store::tree::Entry;
 
 pub use gates::Gates;
-use gates::Withheld;
+use in_place::{Hindrance, InPlace};
 pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
 use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
@@ -168,10 +169,11 @@ pub struct Run {
     asked_to_stop: bool,
     /// Tasks that clean up after others, and what these need: they go on when the run is being stopped.
     kept_on: HashSet<TaskIdx>,
-    /// Goals that are made, and not placed before their checks have passed.
-    withheld: BTreeMap<TaskIdx, Withheld>,
+    /// Goals that are made, and not placed before their checks have passed, and whether they were made just now.
+    withheld: BTreeMap<TaskIdx, bool>,
     place_failures: usize,
     diverged: bool,
+    in_place: InPlace,
 }
 
 impl Run {
@@ -198,6 +200,7 @@ impl Run {
             withheld: BTreeMap::new(),
             place_failures: 0,
             diverged: false,
+            in_place: InPlace::default(),
         };
         let mut goals: Vec<TaskIdx> = goals.iter().map(|g| run.first(*g)).collect();
         goals.sort_unstable();
@@ -428,6 +431,19 @@ impl Run {
             slot.state == State::Queued && slot.epoch == epoch
         };
         let Some((task, taken)) = queue.pop(free, current) else { return false };
+        if let Some(hindrance) = self.hindrance(task) {
+            self.free.give(taken);
+            match hindrance {
+                Hindrance::Used => self.hold_up(task),
+                Hindrance::Unready => {
+                    let followers = self.unlead(task);
+                    self.wait_for_inputs(task);
+                    followers.into_iter().for_each(|f| self.wait_for_inputs(f));
+                }
+            }
+            return true;
+        }
+        self.enter(task);
         self.outside += 1;
         let (via, ins) = self.made_from(task);
         let must_run = self.must_run(task);

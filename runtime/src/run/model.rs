@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quipu_store::cid::{OutputId, TaskId};
 
-use super::sim::{Dice, Does, Report, Trouble, World, recipe};
+use super::sim::{Dice, Does, Report, Trouble, World, in_place, recipe};
 use super::step::{End, State};
 use super::{Rules, Sabotage, Subject};
 use crate::graph::TaskIdx;
@@ -34,6 +34,7 @@ struct Plant {
     source: i64,
     reads: Vec<(usize, Branch, Path)>,
     after: Vec<usize>,
+    in_place: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +77,7 @@ impl Garden {
                     after.push(d);
                 }
             }
-            plants.push(Plant { does, source: dice.roll(3) as i64, reads, after });
+            plants.push(Plant { does, source: dice.roll(3) as i64, reads, after, in_place: dice.one_in(2) });
         }
         Self { plants }
     }
@@ -93,7 +94,8 @@ impl Garden {
             let reads: Vec<_> = plant.reads.iter().map(|(d, branch, at)| (TaskIdx::new(*d), *branch, *at)).collect();
             // Of two tasks that read the same, either may be the one that runs: here no two do.
             let apart = if plant.does == Does::Picks { 100 * i as i64 } else { 0 };
-            let work = Work::Task(recipe(plant.does, plant.source + apart, &reads));
+            let recipe = recipe(plant.does, plant.source + apart, &reads);
+            let work = Work::Task(if plant.in_place { in_place(recipe) } else { recipe });
             let after = plant.after.iter().copied().map(TaskIdx::new).collect();
             let (name, policy) = (format!("t{i}").into(), Policy::default());
             workflow.add_node(Node { name, work, policy, after }).expect("new name");
@@ -188,6 +190,9 @@ pub(super) fn check(seed: u64, kind: Kind, sabotage: Option<Sabotage>) -> Result
         coherent(&world, &subject, &report).map_err(|e| say(&e))?;
         if let (true, Some(name)) = (calm, report.starved.first()) {
             return Err(say(&format!("rule 4: {name} was to run without its bytes")));
+        }
+        if let Some(names) = report.trampled.first() {
+            return Err(say(&format!("tier `none`: {names} were at work on the same files")));
         }
         if let Some(name) = report.overlooked.first() {
             return Err(say(&format!("rule 3, by what was read: {name} was to run although it read the same before")));

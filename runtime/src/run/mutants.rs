@@ -29,6 +29,8 @@ pub(crate) enum Sabotage {
     NoCleanUp,
     /// Every condition counts as met.
     AnyCondition,
+    /// Tasks that work in the workspace itself start whatever others do there.
+    Trample,
 }
 
 /// How many seeds may pass before one catches it: fewer than a plain test run tries.
@@ -79,6 +81,12 @@ fn running_although_nothing_that_was_read_changed_is_caught() {
 #[test]
 fn going_by_a_receipt_that_read_something_else_is_caught() {
     caught(Sabotage::AnyReads, Kind::Steady, "I1");
+}
+
+#[test]
+fn working_under_the_feet_of_others_is_caught() {
+    caught(Sabotage::Trample, Kind::Steady, "tier `none`");
+    caught(Sabotage::Trample, Kind::Varied, "tier `none`");
 }
 
 #[test]

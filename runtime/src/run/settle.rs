@@ -137,13 +137,15 @@ impl Run {
             self.slot_mut(behind).state = State::Following;
         }
         self.leaders.entry(id).or_insert((task, vec![]));
-        let priority = self.priority[task.index()];
+        self.slot_mut(task).state = State::Queued;
+        self.enqueue_again(task);
+    }
+
+    /// Puts a queued task back into the line it was taken from.
+    pub(super) fn enqueue_again(&mut self, task: TaskIdx) {
+        let (priority, epoch) = (self.priority[task.index()], self.slot(task).epoch);
         let subject = self.shared();
-        let wanted = &subject.workflow.node(task).policy.slots;
-        let slot = self.slot_mut(task);
-        slot.state = State::Queued;
-        let epoch = slot.epoch;
-        self.queue.push(task, priority, epoch, wanted);
+        self.queue.push(task, priority, epoch, &subject.workflow.node(task).policy.slots);
     }
 
     /// Takes a task out of the lead of its invocation; those who followed it look for themselves.
@@ -162,6 +164,7 @@ impl Run {
         if let Some(taken) = self.slot_mut(task).errand.as_mut().and_then(|e| e.taken.take()) {
             self.outside -= 1;
             self.free.give(taken);
+            self.leave(task);
         }
     }
 
@@ -288,8 +291,6 @@ impl Run {
         let slot = self.slot_mut(task);
         let known = slot.table.replace(out);
         slot.must_run = false;
-        // Few outputs are placed; the rest give their map up.
-        let to_place = (slot.goal && place).then(|| result.clone());
         let is_failure = result.is_err();
         slot.settled = Some(Settlement { kept: Kept::new(result), out, receipt });
         if is_failure && !self.takes_failures(task) {
@@ -301,8 +302,8 @@ impl Run {
             self.diverge(task, known, out);
             self.todo.push_back(Todo::Changed(task));
         }
-        if let Some(Ok(output)) = to_place {
-            self.place(task, output, end == End::Ran);
+        if self.slot(task).goal && place && !is_failure {
+            self.place(task, end == End::Ran);
         }
     }
 
@@ -374,7 +375,10 @@ impl Run {
                 }
                 // They will see the new value by themselves.
                 State::Waiting | State::Finding => {}
-                State::Running => self.slot_mut(awaiter).stale = true,
+                State::Running => {
+                    self.slot_mut(awaiter).stale = true;
+                    self.fall_behind(awaiter, task);
+                }
                 State::Selecting
                 | State::FindingInvocation
                 | State::FindingReads

@@ -14,7 +14,8 @@ use super::step::{AwaitOn, Candidate, End, Event, Need, Notice, Outcome, Part, P
 use super::{Counts, Rules, Run, Subject};
 use crate::graph::TaskIdx;
 use crate::narrow::{DEPFILE, Depfile, Fingerprint};
-use crate::task::{DEFAULT_SUBJECT, Invocation, Task};
+use crate::process;
+use crate::task::{DEFAULT_SUBJECT, Invocation, Task, Work};
 use crate::value::{Branch, On, Text, Value};
 use crate::workflow::Workflow;
 
@@ -89,6 +90,13 @@ pub(super) fn recipe(does: Does, source: i64, reads: &[(TaskIdx, Branch, &[&str]
     Task { sub: DEFAULT_SUBJECT.into(), cmd: "/test/sim".into(), args: args.expect("distinct keys"), nonce: vec![] }
 }
 
+/// The same task, at work in the workspace itself.
+pub(super) fn in_place(recipe: Task) -> Task {
+    let Value::Map(pairs) = &recipe.args else { unreachable!("arguments are a map") };
+    let pairs = pairs.iter().cloned().chain([("sandbox".into(), "none".into())]);
+    Task { args: Value::map(pairs).expect("distinct keys"), ..recipe }
+}
+
 pub(super) fn subject(workflow: Workflow) -> Arc<Subject> {
     Arc::new(Subject::new(workflow).expect("no ring, and ids"))
 }
@@ -158,6 +166,8 @@ pub(super) struct Report {
     pub(super) overlooked: Vec<String>,
     /// Tasks that were to run without bytes they need.
     pub(super) starved: Vec<String>,
+    /// Work, or placing, while others looked at what it changes.
+    pub(super) trampled: Vec<String>,
     /// Given up in the middle.
     pub(super) crashed: bool,
 }
@@ -181,6 +191,8 @@ pub(super) struct Drive<'w> {
     pub(super) report: Report,
     /// Steps without an answer.
     pub(super) open: Vec<Step>,
+    /// Goals whose outputs were to be placed, so far.
+    pub(super) placed: Vec<String>,
     subject: Arc<Subject>,
     cancelled: BTreeSet<TaskIdx>,
     needs: BTreeMap<(TaskIdx, u32), Vec<Need>>,
@@ -192,8 +204,8 @@ impl<'w> Drive<'w> {
         let run = Run::new(Arc::clone(subject), goals, rules);
         let since = world.clock;
         let subject = Arc::clone(subject);
-        let (report, open, cancelled, needs) = Default::default();
-        Self { world, run, report, open, subject, cancelled, needs, since }
+        let (report, open, placed, cancelled, needs) = Default::default();
+        Self { world, run, report, open, placed, subject, cancelled, needs, since }
     }
 
     fn name(&self, task: TaskIdx) -> String {
@@ -218,11 +230,44 @@ impl<'w> Drive<'w> {
             Step::Cancel { task } => drop(self.cancelled.insert(task)),
             Step::Execute { task, .. } => {
                 self.cancelled.remove(&task);
+                self.look_under_feet(task, &step);
+                self.open.push(step);
+            }
+            Step::Place { task, .. } => {
+                self.placed.push(self.name(task));
+                self.look_under_feet(task, &step);
                 self.open.push(step);
             }
             _ => self.open.push(step),
         }
         true
+    }
+
+    /// Notes whether a step changes in the workspace what a running task looks at there, or the other way round.
+    fn look_under_feet(&mut self, task: TaskIdx, step: &Step) {
+        let is_in_place = |task: TaskIdx| match &self.subject.workflow.node(task).work {
+            Work::Task(recipe) => process::is_in_place(&recipe.args),
+            Work::External(_) => false,
+        };
+        let looks_at =
+            |a: TaskIdx, b: TaskIdx| self.subject.inputs(a).contains(&b) || self.subject.after(a).contains(&b);
+        for open in &self.open {
+            let Step::Execute { task: other, via: seen, .. } = open else { continue };
+            let trampled = is_in_place(*other)
+                && match step {
+                    Step::Place { output, .. } => {
+                        seen.get(&self.subject.ids.of(task)).is_some_and(|out| *out != output.id())
+                    }
+                    Step::Execute { via, .. } => {
+                        let differs = via.iter().any(|(id, out)| seen.get(id).is_some_and(|other| other != out));
+                        is_in_place(task) && (looks_at(task, *other) || looks_at(*other, task) || differs)
+                    }
+                    _ => false,
+                };
+            if trampled {
+                self.report.trampled.push(format!("{} and {}", self.name(task), self.name(*other)));
+            }
+        }
     }
 
     /// Answers the open step at `i`.

@@ -6,6 +6,7 @@ mod bytes;
 mod cases;
 mod failures;
 mod gates;
+mod in_place;
 mod planning;
 mod scheduling;
 
