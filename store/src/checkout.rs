@@ -20,7 +20,7 @@ pub use self::error::CheckoutError;
 use crate::Store;
 use crate::beneath::{self, LIST, SEARCH};
 use crate::ingest::{IngestOptions, Links, ingest_at};
-use crate::materialise::{Maker, plan, within};
+use crate::materialise::{Maker, Plan, plan, within};
 use crate::stamp::Stamp;
 use crate::stat_index::{Known, StatIndex};
 use crate::swap::{Place, temp_name};
@@ -201,6 +201,17 @@ pub fn is_placed(index: &mut StatIndex, entry: &Entry, rel: &str) -> bool {
             return false;
         }
     }
+    hold_leaves(index, &plan)
+}
+
+/// Whether every file of `entry` is at its place at `rel`, whatever else is beside them.
+pub fn holds(index: &mut StatIndex, entry: &Entry, rel: &str) -> bool {
+    let Entry::Dir { tree } = entry else { return is_placed(index, entry, rel) };
+    let limits = Limits { max_bytes: u64::MAX, links: Links::Any, ..Limits::default() };
+    beneath::is_plain(rel) && plan(index.store(), *tree, rel, &limits).is_ok_and(|plan| hold_leaves(index, &plan))
+}
+
+fn hold_leaves(index: &mut StatIndex, plan: &Plan) -> bool {
     let wanted: Vec<_> = plan.leaves.iter().map(|leaf| (leaf.path.as_str(), &leaf.entry)).collect();
     index.all_hold(&wanted)
 }

@@ -103,3 +103,102 @@ fn two_workspaces_with_equal_content_share_their_work() {
     assert_eq!(run.stderr, "nothing to do: 7 tasks are up to date\n");
     assert_eq!(std::fs::read_to_string(other.join("o/3")).expect("is put there"), "1");
 }
+
+/// `c` reads what `p` made, in two halves; `d` reads it, too, when `e` has ended.
+const SHARED: &str = r#"
+    [workspace]
+    sandbox = "none"
+    [task.p]
+    run = "echo p >> ../ran; head -c 30000 /dev/zero > out/p; sleep 0.2; echo end >> out/p"
+    inputs = []
+    outputs = ["out/p"]
+    [task.e]
+    run = "until test -e ../go-e; do sleep 0.01; done"
+    inputs = []
+    [task.c]
+    run = "head -c 9 out/p > out/c; until test -e ../go-c; do sleep 0.01; done; cat out/p >> out/c"
+    inputs = ["out/p"]
+    outputs = ["out/c"]
+    [task.d]
+    run = "wc -c < out/p > out/d"
+    needs = ["e"]
+    inputs = ["out/p"]
+    outputs = ["out/d"]
+"#;
+
+fn go(space: &TestSpace, name: &str) {
+    std::fs::write(space.beside(name), "").expect("is written");
+}
+
+#[test]
+fn without_a_sandbox_nothing_is_made_again_under_the_feet_of_a_running_task() {
+    let space = TestSpace::new(SHARED);
+    space.ok(&["run", "p"]);
+    let mut running = space.start(&["--jobs=3", "c", "d"]);
+    running.wait_for("task-started", "c");
+    crate::kit::wait_until("c reads", || space.exists("out/c"));
+    // Somebody else deletes what is large in the store.
+    let files = space.store_files("blobs");
+    assert_eq!(files.len(), 1);
+    std::fs::remove_file(&files[0]).expect("is deleted");
+    go(&space, "go-e");
+    running.wait_for("task-hollow", "p");
+    go(&space, "go-c");
+    let ran = running.end();
+    assert_eq!(ran.output.status, 0, "{:?}{}", ran.events, ran.output.stderr);
+    let at = |event: &str, task: &str| ran.events.iter().position(|e| e["event"] == event && e["task"] == task);
+    assert!(at("task-ended", "c") < at("task-started", "p"), "{:?}", ran.events);
+    assert_eq!(space.lines("ran"), ["p", "p"]);
+    assert_eq!((space.read("out/c").len(), space.read("out/d").as_str()), (30_013, "30004\n"));
+    space.nothing_to_do(&["c", "d"]);
+}
+
+#[test]
+fn without_a_sandbox_what_another_run_made_anew_meanwhile_spoils_the_result() {
+    let space = TestSpace::new(SHARED);
+    space.ok(&["run", "p"]);
+    let mut running = space.start(&["c"]);
+    running.wait_for("task-started", "c");
+    crate::kit::wait_until("c reads", || space.exists("out/c"));
+    // The same content, but for a while there was none, or half of it.
+    space.ok(&["run", "--force=p", "p"]);
+    go(&space, "go-c");
+    let ran = running.end();
+    assert_eq!((ran.output.status, ran.ended("failed").as_str()), (1, "c"), "{:?}", ran.events);
+    let ended = ran.events.iter().find(|e| e["event"] == "task-ended" && e["task"] == "c").expect("it ended");
+    assert_eq!(ended["failure"], "input-changed");
+    let again = space.build_twice(&["c"]);
+    assert_eq!((again.ran().as_str(), space.read("out/c").len()), ("c", 30_013));
+}
+
+#[test]
+fn without_a_sandbox_what_tasks_leave_beside_their_inputs_spoils_nothing() {
+    let space = TestSpace::new(
+        r#"
+        [workspace]
+        sandbox = "none"
+        [task.lib]
+        run = "mkdir -p lib && echo x > lib/x"
+        inputs = []
+        outputs = ["lib/"]
+        [task.one]
+        run = "touch lib/cache-one; ln lib/x x-too; until test -e ../go-one; do sleep 0.01; done; cat lib/x > one"
+        inputs = ["lib/"]
+        outputs = ["one"]
+        [task.two]
+        run = "until test -e lib/cache-one; do sleep 0.01; done; cat lib/x > two"
+        inputs = ["lib/"]
+        outputs = ["two"]
+        [task.three]
+        run = "cat lib/x > three"
+        needs = ["two"]
+        inputs = ["lib/"]
+        outputs = ["three"]
+        "#,
+    );
+    let mut running = space.start(&["--jobs=3"]);
+    running.wait_for("task-ended", "three");
+    go(&space, "go-one");
+    let ran = running.end();
+    assert_eq!((ran.output.status, ran.ran().as_str()), (0, "lib one three two"), "{:?}", ran.events);
+}

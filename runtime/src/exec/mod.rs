@@ -7,6 +7,7 @@ mod collect;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 mod filter;
+mod footing;
 mod keeper;
 mod landlock;
 mod lookup;

@@ -139,6 +139,8 @@ struct Ran {
     usage: Usage,
     forced: Option<Forced>,
     result: Result<Artifacts, FailureKind>,
+    /// Inputs made by other tasks that were moved from under it.
+    moved: Vec<String>,
 }
 
 /// When a task has to end.
@@ -155,9 +157,15 @@ struct Confined {
     _scratch: ScratchDir,
 }
 
+impl Default for Ran {
+    fn default() -> Self {
+        Self { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()), moved: vec![] }
+    }
+}
+
 impl From<FailureKind> for Ran {
     fn from(kind: FailureKind) -> Self {
-        Self { usage: Usage::default(), forced: None, result: Err(kind) }
+        Self { result: Err(kind), ..Self::default() }
     }
 }
 
@@ -224,7 +232,8 @@ impl Shared {
             (Err(kind), Ok((stdout, stderr))) => Err(Failure { kind, stdout, stderr }),
             (_, Err(e)) => Err(FailureKind::Executor { why: format!("what it printed could not be kept: {e}") }.into()),
         };
-        let changed = self.workspace.sources_changed(&job.sources);
+        let mut changed = self.workspace.sources_changed(&job.sources);
+        changed.extend(ran.moved);
         let unusable = if ran.forced == Some(Forced::Cancelled) {
             Some(Unusable::Cancelled)
         } else {
@@ -248,9 +257,7 @@ impl Shared {
         // Before anything is written: what a killed run left running may write to the same files.
         let orphans = self.orphans.get_or_init(|| Orphans::open(workspace.store(), workspace.root()));
         let declared = Declared::new(&spec.outputs)?;
-        for (path, entry) in &plain.artifacts {
-            workspace.place(path, entry).map_err(|e| Halt::input(path.clone(), e))?;
-        }
+        let footing = workspace.place_inputs(&plain.artifacts).map_err(|(path, e)| Halt::input(path, e))?;
         for output in spec.outputs.iter().filter(|o| o.kind != OutputKind::Glob) {
             workspace.clear_output(&output.path)?;
         }
@@ -273,7 +280,7 @@ impl Shared {
         };
         let confined = if spec.tier == Tier::Landlock { Some(self.confine(job, plain)?) } else { None };
         let path = plain.path();
-        let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
+        let mut ran = Ran::default();
         for argv in &plain.steps {
             let program = lookup::find(&argv[0], path, &dir).map_err(|why| FailureKind::Spawn { why })?;
             let what = Launch {
@@ -308,6 +315,7 @@ impl Shared {
             }
             workspace.note_leftovers(&spec.outputs, &is_input);
         }
+        ran.moved = footing.moved();
         Ok(ran)
     }
 
@@ -379,7 +387,7 @@ impl Shared {
             (Some(path), None) => return Err(FailureKind::UndeclaredOutput { path: path.to_string() }.into()),
             (None, _) => None,
         };
-        let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
+        let mut ran = Ran::default();
         for argv in &plain.steps {
             let process = entered.start(argv, &stdin, stdout.as_ref())?;
             let ended = process.supervise(streams, ends.deadline, ends.stop, &mut || entered.end_rest());

@@ -10,7 +10,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quipu_store::checkout::{CheckoutError, CheckoutOptions, InTheWay, Limits, Ours, Placed, checkout_with, is_placed};
+use quipu_store::checkout::{
+    CheckoutError, CheckoutOptions, InTheWay, Limits, Ours, Placed, checkout_with, holds, is_placed,
+};
 use quipu_store::ingest::{IngestOptions, Links, ingest_at};
 use quipu_store::receipt::FailureKind;
 use quipu_store::stamp::Stamp;
@@ -20,6 +22,7 @@ use quipu_store::{Store, Take};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::collect::{Artifacts, Declared};
+use super::footing::{Footing, Held};
 use crate::process::OutputSpec;
 
 /// A working directory with what is known of its files. Shared by the driver and the executors of a run.
@@ -28,13 +31,15 @@ pub struct Workspace {
     store: Store,
     index: Mutex<StatIndex>,
     kept: Mutex<Vec<(String, Entry)>>,
+    held: Held,
 }
 
 impl Workspace {
     /// The working directory at `root`.
     pub fn open(store: &Store, root: &Path) -> Self {
         let index = StatIndex::open(store, root);
-        Self { root: index.root().to_owned(), store: store.clone(), index: Mutex::new(index), kept: Mutex::default() }
+        let (root, store) = (index.root().to_owned(), store.clone());
+        Self { root, store, index: Mutex::new(index), kept: Mutex::default(), held: Held::default() }
     }
 
     /// Where it is.
@@ -61,7 +66,9 @@ impl Workspace {
     pub fn place(&self, rel: &str, entry: &Entry) -> Result<Placed, CheckoutError> {
         let ours = {
             let mut index = self.index();
-            if is_placed(&mut index, entry, rel) {
+            // What a running task wrote beside its inputs is not worth pulling them from under it.
+            let is_right = if self.held.has(rel) { holds } else { is_placed };
+            if is_right(&mut index, entry, rel) {
                 return Ok(Placed { settled: true, ..Placed::default() });
             }
             index.ours(rel)
@@ -75,6 +82,17 @@ impl Workspace {
         drop(index);
         self.note_kept(placed.kept.iter().cloned());
         Ok(placed)
+    }
+
+    /// Puts a task's inputs in place, to stay there as long as what is given back lives.
+    pub(super) fn place_inputs(&self, inputs: &[(String, Entry)]) -> Result<Footing<'_>, (String, CheckoutError)> {
+        let mut footing = Footing::new(&self.root, &self.held);
+        for (path, entry) in inputs {
+            self.place(path, entry).map_err(|error| (path.clone(), error))?;
+            footing.hold(path);
+        }
+        footing.settle();
+        Ok(footing)
     }
 
     /// Removes what is at `rel`, a declared output that is about to be made anew. What is not quipu's is kept in the

@@ -20,7 +20,6 @@ use super::super::sandbox::Enter;
 use super::super::secrets::Secrets;
 use super::super::spawn::Reads;
 use super::super::stop::StopFlag;
-use super::super::sys::Usage;
 use super::super::trace::{Trace, Traced};
 use super::super::{Done, Job};
 use super::{Ends, ProcessExecutor, Ran, Shared, executor_failed, gone};
@@ -100,7 +99,7 @@ impl Shared {
             network: spec.network,
         };
         let mut entered = sandbox.enter_over(&task)?;
-        let mut ran = Ran { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()) };
+        let mut ran = Ran::default();
         // What it made the last time is not there, and what it is written in is.
         let gone = spec.outputs.iter().filter(|o| o.kind != OutputKind::Glob).map(|o| format!("/ws/{}", o.path));
         let parents = declared.parents().chain([spec.dir.to_string()]).map(|dir| format!("/ws/{dir}"));

@@ -1,0 +1,106 @@
+//! What a task that works in the workspace itself stands on: its inputs as they were when it started.
+//!
+//! No other task of its run moves them meanwhile; another process, a person or the task itself may. Then nobody can say what
+//! it read.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use quipu_store::stamp::{FileKind, Stamp};
+use rustix::fs::{Mode, OFlags};
+
+/// How many running tasks stand on what is at a path.
+#[derive(Debug, Default)]
+pub(super) struct Held(Mutex<HashMap<String, usize>>);
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a running task uses what is at `path`.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.lock().contains_key(path)
+    }
+
+    fn add(&self, path: &str) {
+        *self.lock().entry(path.to_owned()).or_default() += 1;
+    }
+
+    fn remove(&self, path: &str) {
+        let mut held = self.lock();
+        if let Some(users) = held.get_mut(path) {
+            *users -= 1;
+            if *users == 0 {
+                held.remove(path);
+            }
+        }
+    }
+}
+
+/// Inputs that stay as they are while this lives, as far as this process goes.
+pub(super) struct Footing<'w> {
+    root: PathBuf,
+    held: &'w Held,
+    inputs: Vec<(String, Option<Look>)>,
+}
+
+/// How an input looked.
+enum Look {
+    /// By all but the time of the last change of its attributes: another name, or another mode, is not another content.
+    Leaf(Stamp),
+    /// By what it is. Held open, so that its number is nobody else's.
+    Dir { ino: u64, _open: OwnedFd },
+}
+
+impl<'w> Footing<'w> {
+    /// Nothing is held yet.
+    pub(super) fn new(root: &Path, held: &'w Held) -> Self {
+        Self { root: root.to_owned(), held, inputs: vec![] }
+    }
+
+    /// An input is about to be put in place.
+    pub(super) fn hold(&mut self, path: &str) {
+        self.held.add(path);
+        self.inputs.push((path.to_owned(), None));
+    }
+
+    /// All inputs are in place.
+    pub(super) fn settle(&mut self) {
+        for (path, look) in &mut self.inputs {
+            *look = look_at(&self.root.join(&*path));
+        }
+    }
+
+    /// Inputs that are not any more what they were, or nowhere to be seen.
+    pub(super) fn moved(&self) -> Vec<String> {
+        let moved = self.inputs.iter().filter(|(path, before)| {
+            let now = look_at(&self.root.join(path));
+            match (before, now) {
+                (Some(Look::Leaf(a)), Some(Look::Leaf(b))) => *a != Stamp { ctime_ns: a.ctime_ns, ..b },
+                (Some(Look::Dir { ino: a, .. }), Some(Look::Dir { ino: b, .. })) => *a != b,
+                _ => true,
+            }
+        });
+        moved.map(|(path, _)| path.clone()).collect()
+    }
+}
+
+impl Drop for Footing<'_> {
+    fn drop(&mut self) {
+        self.inputs.iter().for_each(|(path, _)| self.held.remove(path));
+    }
+}
+
+fn look_at(path: &Path) -> Option<Look> {
+    let stamp = Stamp::of(&rustix::fs::lstat(path).ok()?);
+    if stamp.kind != FileKind::Dir {
+        return Some(Look::Leaf(stamp));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let ino = rustix::fs::fstat(&open).ok()?.st_ino;
+    Some(Look::Dir { ino, _open: open })
+}
