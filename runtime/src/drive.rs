@@ -14,7 +14,7 @@ mod telling;
 mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use quipu_store::cid::{ReceiptId, TaskId};
@@ -41,10 +41,9 @@ use work::Message;
 
 /// Nobody wishes the run to end.
 pub fn never_stop() -> watch::Receiver<Stop> {
-    let (sender, receiver) = watch::channel(Stop::No);
-    // The wish can come as long as the sender lives: here it lives for ever, and nobody has it.
-    std::mem::forget(sender);
-    receiver
+    // The wish can come as long as the sender lives: this one lives for ever, and nobody sends.
+    static NOBODY: LazyLock<watch::Sender<Stop>> = LazyLock::new(|| watch::channel(Stop::No).0);
+    NOBODY.subscribe()
 }
 
 /// Looks everything up, does no work and writes nothing: what [`crate::plan`] reads.
