@@ -76,6 +76,13 @@ pub enum Finding {
         /// One of them.
         first: Link,
     },
+    /// Receipts made elsewhere came with all they name but what was printed, which is shared by choice. Not damage.
+    WithoutLogs {
+        /// How many.
+        receipts: usize,
+        /// One of them.
+        first: ReceiptId,
+    },
     /// A file in `blobs/` that the index does not know.
     Orphan {
         /// The file.
@@ -115,7 +122,14 @@ pub enum Finding {
 impl Finding {
     /// Whether it is damage. The others are states a sound store may be in.
     pub fn is_damage(&self) -> bool {
-        !matches!(self, Self::Hollow { .. } | Self::Orphan { .. } | Self::Leftover { .. } | Self::Network { .. })
+        !matches!(
+            self,
+            Self::Hollow { .. }
+                | Self::WithoutLogs { .. }
+                | Self::Orphan { .. }
+                | Self::Leftover { .. }
+                | Self::Network { .. }
+        )
     }
 }
 
@@ -154,6 +168,10 @@ impl fmt::Display for Finding {
             }
             Self::Hollow { receipt, missing, first } => {
                 write!(f, "receipt {receipt} is hollow: {missing} blocks are not here, {first} among them")
+            }
+            Self::WithoutLogs { receipts, first } => {
+                let receipts = if *receipts == 1 { "1 receipt".to_owned() } else { format!("{receipts} receipts") };
+                write!(f, "{receipts} made elsewhere came without logs, {first} among them; nothing else is missing")
             }
             Self::Orphan { path } => write!(f, "`{}` is in no index; `quipu gc` deletes it", path.display()),
             Self::Leftover { path } => {

@@ -16,12 +16,12 @@ use super::tables::*;
 use super::view::View;
 use super::{Local, locks::Holding};
 use crate::backend::Backend;
-use crate::cid::{Codec, InvocationId, Link, OutputId, ReceiptId, TaskId};
+use crate::cid::{BlobId, Codec, InvocationId, Link, OutputId, ReceiptId, TaskId};
 use crate::error::{CommitError, StoreError};
 use crate::finding::Finding;
 use crate::gc::outputs_of;
 use crate::links::links;
-use crate::receipt::{Output, Via};
+use crate::receipt::{Output, Receipt, Via};
 use crate::rows::{Op, Stored, Table, TaskRow};
 use crate::sign::SignedReceipt;
 use crate::verify::{VerifyOptions, VerifyReport};
@@ -34,6 +34,8 @@ struct Facts {
     /// Of one that is ok.
     output: Option<OutputId>,
     outputs: Vec<Link>,
+    /// Those of them that may have been left out when it was shared: what was printed, of a receipt made elsewhere.
+    logs: Vec<Link>,
 }
 
 /// A check in progress, and what would mend what it found.
@@ -94,6 +96,11 @@ pub(super) fn check(local: &Local, options: &VerifyOptions) -> Result<VerifyRepo
     if options.repair { check.repair(hold) } else { Ok(check.report) }
 }
 
+fn logs_of(receipt: &Receipt) -> Vec<Link> {
+    let streams = receipt.out.as_ref().map(|output| [output.stdout, output.stderr]).unwrap_or_default();
+    streams.into_iter().flatten().map(BlobId::link).collect()
+}
+
 impl Check<'_> {
     fn found(&mut self, finding: Finding) {
         self.report.findings.push(finding);
@@ -126,6 +133,7 @@ impl Check<'_> {
                         settles: receipt.meta.settles.iter().map(|(task, via)| (*task, via.clone())).collect(),
                         output: receipt.out.as_ref().ok().map(Output::id),
                         outputs: outputs_of(receipt),
+                        logs: if kept.own { vec![] } else { logs_of(receipt) },
                     };
                     self.receipts.insert(id, facts);
                 }
@@ -282,17 +290,22 @@ impl Check<'_> {
     /// Receipts that are ok and some of whose outputs are not here, through directories.
     fn hollow(&mut self) -> Result<(), StoreError> {
         let mut below = FxHashMap::default();
-        let mut hollow = Vec::new();
+        let (mut hollow, mut without_logs) = (Vec::new(), Vec::new());
         for (id, facts) in self.receipts.iter().filter(|(_, facts)| facts.output.is_some()) {
             let mut missing = FxHashSet::default();
             for link in &facts.outputs {
                 self.missing_below(*link, &mut below, &mut missing)?;
             }
-            if let Some(first) = missing.iter().min() {
+            if !missing.is_empty() && missing.iter().all(|link| facts.logs.contains(link)) {
+                without_logs.push(*id);
+            } else if let Some(first) = missing.iter().min() {
                 hollow.push(Finding::Hollow { receipt: *id, missing: missing.len(), first: *first });
             }
         }
         hollow.into_iter().for_each(|finding| self.found(finding));
+        if let Some(first) = without_logs.iter().min() {
+            self.found(Finding::WithoutLogs { receipts: without_logs.len(), first: *first });
+        }
         Ok(())
     }
 
