@@ -17,6 +17,7 @@ mod incremental;
 mod language;
 mod leftovers;
 mod moving_ground;
+mod network_store;
 mod pipeline;
 mod printed;
 mod publish;

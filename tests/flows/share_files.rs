@@ -184,6 +184,53 @@ secret-env = ["TOKEN"]
 }
 
 #[test]
+fn attack_21_what_may_use_the_network_is_exported_only_when_asked_for() {
+    if !needs_ns() {
+        return;
+    }
+    let task = |name: &str, more: &str| {
+        format!("[task.{name}]\nrun = \"echo {name} > {name}\"\ninputs = []\noutputs = [\"{name}\"]\n{more}")
+    };
+    let space = TestSpace::new(&format!("[workspace]\n{}{}", task("open", "network = true\n"), task("closed", "")));
+    space.build_twice(&[]);
+    let closed = space.ok(&["export", "-o", "../closed.car"]);
+    assert!(closed.stdout.starts_with("exported 1 receipt, "), "{}", closed.shown());
+    assert!(closed.stderr.contains("1 task left out"), "{}", closed.stderr);
+    let holds = |name: &str, part: &[u8]| {
+        fs::read(space.beside(name)).expect("read").windows(part.len()).any(|window| window == part)
+    };
+    assert!(holds("closed.car", b"closed\n") && !holds("closed.car", b"open\n"));
+    let all = space.ok(&["export", "--all", "-o", "../all.car"]);
+    assert!(all.stdout.starts_with("exported 2 receipts, "), "{}", all.shown());
+    assert!(holds("all.car", b"open\n"));
+}
+
+#[test]
+fn receipts_that_came_without_logs_are_not_called_hollow() {
+    let (one, two) = (exported(), machine(2));
+    two.ok(&["trust", "add", "one", &did(&one)]);
+    two.ok(&["import", &file(&one)]);
+    let told = two.ok(&["verify"]).stdout;
+    assert!(told.starts_with("1 receipt made elsewhere came without logs, bafyr4i"), "{told}");
+    assert!(told.ends_with(": sound\n") && told.lines().count() == 2, "{told}");
+    // What is no log is missed.
+    let large = two.store_files("blobs");
+    assert_eq!(large.len(), 1);
+    fs::remove_file(&large[0]).expect("is removed");
+    two.ok(&["verify", "--repair"]);
+    let told = two.ok(&["verify"]).stdout;
+    assert!(told.contains(" is hollow: 1 blocks are not here, "), "{told}");
+    // Nor is what this store printed itself a thing that was left out.
+    one.edit("quipu.toml", "echo gen $((6*7)) ran", "head -c 50000 /dev/zero");
+    one.ok(&["run", "gen"]);
+    let before: Vec<_> = one.store_files("blobs");
+    one.ok(&["run"]);
+    before.iter().for_each(|file| fs::remove_file(file).expect("is removed"));
+    one.ok(&["verify", "--repair"]);
+    assert!(!one.ok(&["verify"]).stdout.contains("without logs"));
+}
+
+#[test]
 fn single_receipts_go_by_id_and_logs_and_sources_by_choice() {
     let space = machine(1);
     space.build_twice(&[]);
