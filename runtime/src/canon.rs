@@ -4,7 +4,7 @@
 //! accepts exactly the bytes the writer makes, so that one value has one id.
 
 use quipu_store::cid::Link;
-use quipu_store::dag::{DagError, MAX_INT};
+use quipu_store::dag::{DagError, Heads, MAX_INT};
 
 use crate::identity::Ingredients;
 use crate::value::{Await, Branch, MAX_DEPTH, On, Text, Value, canonical};
@@ -94,61 +94,33 @@ pub fn decode(bytes: &[u8]) -> Result<Value, DagError> {
     if bytes.len() > MAX_TASK_BYTES {
         return Err(DagError::TooLarge { found_bytes: bytes.len() as u64, limit_bytes: MAX_TASK_BYTES as u64 });
     }
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader(Heads::new(bytes));
     let value = reader.value(0)?;
-    if reader.rest.is_empty() { Ok(value) } else { Err(shape("bytes after the value")) }
+    if reader.0.left() == 0 { Ok(value) } else { Err(DagError::shape("bytes after the value")) }
 }
 
-fn shape(what: &str) -> DagError {
-    DagError::Shape(what.to_owned())
-}
+struct Reader<'a>(Heads<'a>);
 
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: u64) -> Result<&'a [u8], DagError> {
-        let n = usize::try_from(n).map_err(|_| shape("length beyond the end"))?;
-        let (head, rest) = self.rest.split_at_checked(n).ok_or_else(|| shape("ends in the middle of a value"))?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    /// Major type and argument, in the shortest form only.
-    fn head(&mut self) -> Result<(u8, u64), DagError> {
-        let first = self.take(1)?[0];
-        let info = first & 31;
-        let (n, least) = match info {
-            0..=23 => return Ok((first >> 5, info.into())),
-            24..=27 => {
-                let width = 1_usize << (info - 24);
-                let n = self.take(width as u64)?.iter().fold(0_u64, |n, b| n << 8 | u64::from(*b));
-                (n, if width == 1 { 24 } else { 1_u64 << (width * 4) })
-            }
-            _ => return Err(shape("indefinite length")),
-        };
-        // Booleans and null have no argument; a longer form of a number is another spelling of it.
-        if n < least || first >> 5 == 7 { Err(DagError::NotCanonical) } else { Ok((first >> 5, n)) }
-    }
-
+impl Reader<'_> {
     fn text(&mut self, n: u64) -> Result<Text, DagError> {
-        std::str::from_utf8(self.take(n)?).map(Text::from).map_err(|_| shape("text is not UTF-8"))
+        std::str::from_utf8(self.0.take(n)?).map(Text::from).map_err(|_| DagError::shape("text is not UTF-8"))
     }
 
     fn value(&mut self, depth: usize) -> Result<Value, DagError> {
         // A promise with a path is a map in a list in a map: leave room to say that it is malformed.
         if depth > MAX_DEPTH + 3 {
-            return Err(shape("nested too deeply"));
+            return Err(DagError::shape("nested too deeply"));
         }
-        let in_range =
-            |n: u64| i64::try_from(n).ok().filter(|n| *n <= MAX_INT).ok_or_else(|| shape("integer out of range"));
-        match self.head()? {
+        let in_range = |n: u64| {
+            i64::try_from(n).ok().filter(|n| *n <= MAX_INT).ok_or_else(|| DagError::shape("integer out of range"))
+        };
+        match self.0.head()? {
             (0, n) => Ok(Value::Int(in_range(n)?)),
             (1, n) => Ok(Value::Int(
-                -1 - in_range(n).and_then(|n| if n < MAX_INT { Ok(n) } else { Err(shape("integer out of range")) })?,
+                -1 - in_range(n)
+                    .and_then(|n| if n < MAX_INT { Ok(n) } else { Err(DagError::shape("integer out of range")) })?,
             )),
-            (2, n) => Ok(Value::Bytes(self.take(n)?.into())),
+            (2, n) => Ok(Value::Bytes(self.0.take(n)?.into())),
             (3, n) => Ok(Value::Text(self.text(n)?)),
             (4, n) => {
                 let mut items = vec![];
@@ -160,7 +132,7 @@ impl<'a> Reader<'a> {
             (5, n) => {
                 let mut pairs: Vec<(Text, Value)> = vec![];
                 for _ in 0..n {
-                    let (3, len) = self.head()? else { return Err(shape("key is not text")) };
+                    let (3, len) = self.0.head()? else { return Err(DagError::shape("key is not text")) };
                     let key = self.text(len)?;
                     if pairs.last().is_some_and(|(last, _)| canonical(last, &key).is_ge()) {
                         return Err(DagError::NotCanonical);
@@ -169,26 +141,26 @@ impl<'a> Reader<'a> {
                 }
                 promise_or_map(pairs)
             }
-            (6, 42) => match self.head()? {
-                (2, 37) => match self.take(37)? {
+            (6, 42) => match self.0.head()? {
+                (2, 37) => match self.0.take(37)? {
                     [0, cid @ ..] => {
-                        Link::from_bytes(cid).map(Value::Link).ok_or_else(|| shape("link of another kind"))
+                        Link::from_bytes(cid).map(Value::Link).ok_or_else(|| DagError::shape("link of another kind"))
                     }
-                    _ => Err(shape("link without its leading zero")),
+                    _ => Err(DagError::shape("link without its leading zero")),
                 },
-                _ => Err(shape("link of another length")),
+                _ => Err(DagError::shape("link of another length")),
             },
             (7, 20) => Ok(Value::Bool(false)),
             (7, 21) => Ok(Value::Bool(true)),
             (7, 22) => Ok(Value::Null),
-            _ => Err(shape("a kind of value that has no place here")),
+            _ => Err(DagError::shape("a kind of value that has no place here")),
         }
     }
 }
 
 /// A map, or the promise that it has the shape of. Keys are in canonical order.
 pub(crate) fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagError> {
-    let malformed = || shape("malformed promise");
+    let malformed = || DagError::shape("malformed promise");
     let [(key, inner)] = &pairs[..] else { return Ok(Value::Map(pairs.into())) };
     if &**key == "quipu/at" {
         let Value::List(items) = inner else { return Err(malformed()) };

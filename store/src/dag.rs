@@ -6,6 +6,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use crate::heads::Heads;
+
 /// Integers beyond this lose precision in other implementations and are refused.
 pub const MAX_INT: i64 = (1 << 53) - 1;
 
@@ -30,6 +32,13 @@ pub enum DagError {
     /// A value that has no canonical form (too deep, an integer out of range, and the like).
     #[error("value cannot be encoded: {0}")]
     Unencodable(String),
+}
+
+impl DagError {
+    /// Bytes of another shape than was expected, and what is wrong with it.
+    pub fn shape(what: &str) -> Self {
+        Self::Shape(what.to_owned())
+    }
 }
 
 /// Encodes a value in its canonical form.

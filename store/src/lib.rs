@@ -52,6 +52,7 @@ mod finding;
 mod gc;
 pub mod glance;
 mod hash_file;
+mod heads;
 pub mod ingest;
 pub mod key_file;
 mod links;

@@ -4,7 +4,7 @@
 //! megabytes can be a hundred times that. Memory here is bounded by the depth allowed.
 
 use crate::cid::Link;
-use crate::dag::{DagError, MAX_INT};
+use crate::dag::{DagError, Heads, MAX_INT};
 
 /// Deepest nesting of lists and maps: a little more than any task may have.
 const MAX_DEPTH: usize = 80;
@@ -22,13 +22,13 @@ struct Open<'a> {
 
 /// Checks that `bytes` are exactly one value in its one encoding.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), DagError> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Heads::new(bytes);
     let mut open: Vec<Open<'_>> = vec![];
     loop {
         let (major, n) = reader.head()?;
         let in_map = open.last_mut().filter(|o| o.is_map && o.left % 2 == 0);
         if in_map.is_some() && major != 3 {
-            return Err(shape("a key that is no text"));
+            return Err(DagError::shape("a key that is no text"));
         }
         let mut inner = None;
         match major {
@@ -37,7 +37,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), DagError> {
             2 => drop(reader.take(n)?),
             3 => {
                 let text = reader.take(n)?;
-                std::str::from_utf8(text).map_err(|_| shape("text that is not UTF-8"))?;
+                std::str::from_utf8(text).map_err(|_| DagError::shape("text that is not UTF-8"))?;
                 // Shorter keys first, then by bytes; each once.
                 if let Some(map) = in_map
                     && map.last_key.replace(text).is_some_and(|last| (last.len(), last) >= (text.len(), text))
@@ -47,20 +47,21 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), DagError> {
             }
             4 | 5 => {
                 if open.len() == MAX_DEPTH {
-                    return Err(shape("nested too deeply"));
+                    return Err(DagError::shape("nested too deeply"));
                 }
                 // Every item takes a byte at least.
-                let left = n.checked_mul(u64::from(major) - 3).filter(|left| *left <= reader.rest.len() as u64);
-                let left = left.ok_or_else(|| shape("ends in the middle of a value"))?;
+                let left = n.checked_mul(u64::from(major) - 3).filter(|left| *left <= reader.left() as u64);
+                let left = left.ok_or_else(|| DagError::shape("ends in the middle of a value"))?;
                 inner = Some(Open { left, is_map: major == 5, last_key: None });
             }
             6 if n == LINK_TAG => {
                 let (major, n) = reader.head()?;
                 let link = if major == 2 { reader.take(n)?.strip_prefix(&[0]) } else { None };
-                link.and_then(Link::from_bytes).ok_or_else(|| shape("a link that is no id of this kind of store"))?;
+                link.and_then(Link::from_bytes)
+                    .ok_or_else(|| DagError::shape("a link that is no id of this kind of store"))?;
             }
             7 if (20..=22).contains(&n) => {}
-            _ => return Err(shape("a value of a kind, or of a size, that has no place in blocks")),
+            _ => return Err(DagError::shape("a value of a kind, or of a size, that has no place in blocks")),
         }
         if let Some(above) = open.last_mut() {
             above.left -= 1;
@@ -70,40 +71,8 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), DagError> {
             open.pop();
         }
         if open.is_empty() {
-            return if reader.rest.is_empty() { Ok(()) } else { Err(shape("bytes after the value")) };
+            return if reader.left() == 0 { Ok(()) } else { Err(DagError::shape("bytes after the value")) };
         }
-    }
-}
-
-fn shape(what: &str) -> DagError {
-    DagError::Shape(what.to_owned())
-}
-
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: u64) -> Result<&'a [u8], DagError> {
-        let n = usize::try_from(n).map_err(|_| shape("length beyond the end"))?;
-        let (head, rest) = self.rest.split_at_checked(n).ok_or_else(|| shape("ends in the middle of a value"))?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    /// Major type and argument, in the shortest form only.
-    fn head(&mut self) -> Result<(u8, u64), DagError> {
-        let first = self.take(1)?[0];
-        let (major, short) = (first >> 5, first & 0x1f);
-        let width = match short {
-            0..=23 => return Ok((major, u64::from(short))),
-            24..=27 => 1 << (short - 24),
-            _ => return Err(shape("a length that is not given")),
-        };
-        let n = self.take(width)?.iter().fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
-        let least = if width == 1 { 24 } else { 1 << (4 * width) };
-        // A float, or a simple value in two bytes, is never in short form either: major 7 ends with 22.
-        if n < least || major == 7 { Err(DagError::NotCanonical) } else { Ok((major, n)) }
     }
 }
 

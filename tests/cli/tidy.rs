@@ -17,6 +17,7 @@ const PURE: [&str; 20] = [
     "store/src/tree_diff.rs",
     "store/src/receipt.rs",
     "store/src/sign.rs",
+    "store/src/heads.rs",
     "store/src/strict.rs",
     "store/src/trust.rs",
     "peer/src/ask.rs",
