@@ -247,7 +247,7 @@ impl<'w> Drive<'w> {
     fn look_under_feet(&mut self, task: TaskIdx, step: &Step) {
         let is_in_place = |task: TaskIdx| match &self.subject.workflow.node(task).work {
             Work::Task(recipe) => process::is_in_place(&recipe.args),
-            Work::External(_) => false,
+            Work::External { .. } => false,
         };
         let looks_at =
             |a: TaskIdx, b: TaskIdx| self.subject.inputs(a).contains(&b) || self.subject.after(a).contains(&b);
