@@ -4,18 +4,16 @@
 //! others whose receipts count and when to give up.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use quipu_store::Store;
 use quipu_store::car::{self, MAX_DAG_BYTES};
-use quipu_store::cid::{BlobHasher, BlobId, Codec, InvocationId, Link, TaskId};
-use quipu_store::remote::{Envelopes, Fetched, Pushed, Remote, RemoteError, RemotePolicy, Want};
+use quipu_store::cid::{Codec, InvocationId, Link, TaskId};
+use quipu_store::remote::{
+    Envelopes, Fetched, Incoming, Pushed, Remote, RemoteError, RemotePolicy, Subject, Want, workers,
+};
 use quipu_store::sign::SignedReceipt;
-use quipu_store::{Store, Take};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
@@ -28,10 +26,8 @@ const FETCHES: usize = 8;
 const MAX_RECEIPTS_BYTES: u64 = 64 << 20;
 /// A blob whose size nobody has said: what a task printed.
 const MAX_UNSAID_BYTES: u64 = 1 << 30;
-/// Blobs up to this size are held in memory on their way.
-const SMALL_BYTES: u64 = 1 << 20;
-/// A peer that is slower than this is of no use.
-const LEAST_BYTES_A_SECOND: u64 = 64 << 10;
+/// What is read at once.
+const PART_BYTES: usize = 128 << 10;
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Shorter than the server keeps a connection that nothing is asked on.
 const IDLE: Duration = Duration::from_secs(5);
@@ -61,6 +57,8 @@ impl PeerRemote {
             .proxy(None)
             .max_response_header_size(MAX_HEAD_BYTES)
             .max_idle_age(IDLE)
+            .timeout_per_read(Some(deadline))
+            .timeout_per_write(Some(deadline))
             .max_idle_connections(FETCHES)
             .max_idle_connections_per_host(FETCHES)
             .user_agent("quipu")
@@ -97,17 +95,18 @@ impl PeerRemote {
         Ok(all)
     }
 
-    /// Receipts that are about each id. What cannot be verified is handed on, so that it is told of.
-    fn find(&self, ids: &[Link], about: impl Fn(&SignedReceipt) -> Vec<Link>) -> Result<Vec<Envelopes>, RemoteError> {
-        let mut places: HashMap<Link, Vec<usize>> = HashMap::new();
-        for (i, id) in ids.iter().enumerate() {
-            places.entry(*id).or_default().push(i);
+    /// Receipts that are about each subject. What cannot be verified is handed on, so that it is told of.
+    fn find(&self, subjects: &[Subject]) -> Result<Vec<Envelopes>, RemoteError> {
+        let mut places: HashMap<Subject, Vec<usize>> = HashMap::new();
+        for (i, subject) in subjects.iter().enumerate() {
+            places.entry(*subject).or_default().push(i);
         }
+        let ids: Vec<Link> = subjects.iter().map(|subject| subject.link()).collect();
         let mut all: Vec<Envelopes> = vec![vec![]; ids.len()];
-        for bytes in self.envelopes(ids)? {
+        for bytes in self.envelopes(&ids)? {
             match SignedReceipt::verify(&bytes) {
                 Ok(signed) => {
-                    for i in about(&signed).iter().filter_map(|link| places.get(link)).flatten() {
+                    for i in Subject::all_of(&signed).iter().filter_map(|subject| places.get(subject)).flatten() {
                         all[*i].push(bytes.clone());
                     }
                 }
@@ -133,67 +132,28 @@ impl PeerRemote {
             (Codec::DagCbor, size) => size.unwrap_or(MAX_DAG_BYTES).min(MAX_DAG_BYTES),
             (Codec::Raw, size) => size.unwrap_or(MAX_UNSAID_BYTES),
         };
-        let left = ends.saturating_duration_since(Instant::now());
-        let most = (self.deadline + time_for(limit)).min(left);
-        if most.is_zero() {
-            return Err(RemoteError::Slow(self.deadline));
-        }
-        let mut answer = self.get(link, most)?;
+        let mut answer = self.get(link, workers::time_left(self.deadline, limit, ends)?)?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(Fetched::default()),
             _ => return Err(self.unexpected(&answer)),
         }
-        let is_false = Fetched { false_blobs: 1, ..Fetched::default() };
         let said = answer.body().content_length();
         if said.is_some_and(|n| n > limit || want.size.is_some_and(|size| size != n)) {
-            return Ok(is_false);
+            return Ok(Fetched::one(None));
         }
         // One byte more than there may be, to see that there is more.
-        let mut body =
-            answer.body_mut().with_config().limit(limit.saturating_add(1)).reader().take(limit.saturating_add(1));
-        let bytes = if link.codec == Codec::DagCbor || limit <= SMALL_BYTES {
-            let mut bytes = vec![];
-            body.read_to_end(&mut bytes).map_err(|e| self.cut(e))?;
-            if Link::of(link.codec, &bytes) != link {
-                return Ok(is_false);
-            }
-            let size = bytes.len() as u64;
-            store.put(link.codec, bytes)?;
-            size
-        } else {
-            match self.stream(store, BlobId::from_digest(link.digest), &mut body)? {
-                Some(size) => size,
-                None => return Ok(is_false),
-            }
-        };
-        Ok(Fetched { blobs: 1, bytes, false_blobs: 0 })
-    }
-
-    /// Writes a blob beside the store's, hashes it on the way, and moves it in when it is right.
-    fn stream(&self, store: &Store, id: BlobId, body: &mut dyn Read) -> Result<Option<u64>, RemoteError> {
-        let own = |e: io::Error| RemoteError::Store(e.to_string());
-        let dir = Scratch(store.scratch_dir().map_err(own)?);
-        let path = dir.0.join("blob");
-        let mut file = File::create_new(&path).map_err(own)?;
-        let (mut hasher, mut size, mut part) = (BlobHasher::default(), 0, vec![0; 128 << 10]);
+        let most = limit.saturating_add(1);
+        let mut body = answer.body_mut().with_config().limit(most).reader().take(most);
+        let (mut incoming, mut part) = (Incoming::new(store, link), vec![0; PART_BYTES.min(most as usize)]);
         loop {
-            let n = match body.read(&mut part) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            match body.read(&mut part) {
+                Ok(0) => return Ok(Fetched::one(incoming.finish()?)),
+                Ok(n) => incoming.write(&part[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.cut(e)),
-            };
-            hasher.update(&part[..n]);
-            file.write_all(&part[..n]).map_err(own)?;
-            size += n as u64;
+            }
         }
-        drop(file);
-        if hasher.id() != id {
-            return Ok(None);
-        }
-        store.put_file(&path, Take::Move)?;
-        Ok(Some(size))
     }
 
     fn error(&self, error: ureq::Error) -> RemoteError {
@@ -242,72 +202,20 @@ impl Remote for PeerRemote {
     }
 
     fn find_tasks(&self, _: &Store, _: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError> {
-        let ids: Vec<Link> = ids.iter().map(|id| id.link()).collect();
-        self.find(&ids, |signed| signed.receipt.meta.settles.keys().map(|id| id.link()).collect())
+        self.find(&ids.iter().map(|id| Subject::Task(*id)).collect::<Vec<_>>())
     }
 
     fn find_invocations(&self, _: &Store, _: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError> {
-        let ids: Vec<Link> = ids.iter().map(|id| id.link()).collect();
-        self.find(&ids, |signed| vec![signed.receipt.ran.link()])
+        self.find(&ids.iter().map(|id| Subject::Invocation(*id)).collect::<Vec<_>>())
     }
 
     fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError> {
-        // However little each answer takes of its own time, all together have an end.
         let bytes = wants.iter().filter_map(|want| want.size).fold(0, u64::saturating_add);
-        let ends = Instant::now()
-            + self.deadline
-            + time_for(bytes)
-            + self.deadline / 100 * u32::try_from(wants.len()).unwrap_or(u32::MAX).min(100_000);
-        let (next, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let outcome = Mutex::new((Fetched::default(), None));
-        let work = || {
-            while !ended.load(Ordering::Acquire)
-                && let Some(want) = wants.get(next.fetch_add(1, Ordering::AcqRel))
-            {
-                let fetched = self.fetch_one(store, *want, ends);
-                let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                match fetched {
-                    Ok(one) => {
-                        outcome.0.blobs += one.blobs;
-                        outcome.0.bytes += one.bytes;
-                        outcome.0.false_blobs += one.false_blobs;
-                    }
-                    Err(error) => {
-                        outcome.1.get_or_insert(error);
-                        ended.store(true, Ordering::Release);
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            // The calling thread is one of them.
-            for _ in 1..FETCHES.min(wants.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        let (fetched, error) = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match error {
-            Some(error) => Err(error),
-            None => Ok(fetched),
-        }
+        let ends = workers::ends(self.deadline, wants.len(), bytes);
+        workers::each(FETCHES, wants, |want| self.fetch_one(store, *want, ends))
     }
 
     fn push(&self, _: &Store, _: &SignedReceipt) -> Result<Pushed, RemoteError> {
         Err(RemoteError::Denied("a peer is only read from".to_owned()))
-    }
-}
-
-/// How long so many bytes may take: never for more than a day.
-fn time_for(bytes: u64) -> Duration {
-    Duration::from_secs((bytes / LEAST_BYTES_A_SECOND).min(86_400))
-}
-
-/// A directory that goes when it is not needed any more.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -3,15 +3,15 @@
 //! Checks every block before it is kept; leaves it to others whose receipts count and when to give up.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
 use std::sync::Arc;
 
+use quipu_store::Store;
+use quipu_store::car::MAX_DAG_BYTES;
 use quipu_store::cid::{Codec, InvocationId, Link, TaskId};
-use quipu_store::receipt::Output;
-use quipu_store::remote::{Envelopes, Fetched, Pushed, Remote, RemoteError, RemotePolicy, Want};
+use quipu_store::remote::{
+    Envelopes, Fetched, Incoming, Pushed, Remote, RemoteError, RemotePolicy, Subject, Want, reached,
+};
 use quipu_store::sign::SignedReceipt;
-use quipu_store::tree::{self, Entry as TreeEntry, Node};
-use quipu_store::{Store, Take};
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
@@ -20,8 +20,8 @@ use crate::api::Digest;
 use crate::cas::{self, CALLS, Source};
 use crate::client::{Client, Threads};
 use crate::config::{Config, ConfigError};
-use crate::digests::{self, MAX_BLOCK_BYTES};
-use crate::entry::{Entry, Subject, key_command};
+use crate::digests;
+use crate::entry::{self, Entry, key_command};
 
 /// Look-ups at once: they are small, and each waits for the wire alone.
 const LOOKUPS: usize = 64;
@@ -81,9 +81,9 @@ impl Remote for GrpcRemote {
 }
 
 /// An entry of the ActionCache; `None` when there is none.
-async fn entry(client: &Client, subject: Subject) -> Result<Option<Entry>, RemoteError> {
+async fn find_entry(client: &Client, subject: Subject) -> Result<Option<Entry>, RemoteError> {
     let function = client.limits().await?.function;
-    let key = subject.key(function);
+    let key = entry::key(subject, function);
     let results = client.results().await;
     let answer = client.call(0, || {
         let request = api::GetActionResultRequest {
@@ -141,7 +141,7 @@ async fn find(
         let (client, gate) = (client.clone(), Arc::clone(&gate));
         work.spawn(async move {
             let _turn = gate.acquire().await;
-            (i, entry(&client, subject).await)
+            (i, find_entry(&client, subject).await)
         });
     }
     let mut entries: Vec<Option<Entry>> = vec![None; count];
@@ -180,7 +180,7 @@ async fn fetch(client: &Client, store: &Store, wants: Vec<Want>) -> Result<Fetch
         let Some(digest) = digests::find(store, limits.function, want.link)? else { continue };
         let said = u64::try_from(digest.size_bytes).unwrap_or(u64::MAX);
         let structured = want.link.codec == Codec::DagCbor;
-        if want.size.is_some_and(|size| size != said) || (structured && said > MAX_BLOCK_BYTES) {
+        if want.size.is_some_and(|size| size != said) || (structured && said > MAX_DAG_BYTES) {
             // What was said cannot be true.
             digests::forget(store, want.link)?;
             continue;
@@ -200,7 +200,7 @@ async fn fetch(client: &Client, store: &Store, wants: Vec<Want>) -> Result<Fetch
             let mut fetched = Fetched::default();
             for (digest, data) in cas::read_batch(&client, batch).await? {
                 for link in by_digest.get(&digest).into_iter().flatten() {
-                    keep(&store, *link, &data, &mut fetched)?;
+                    fetched.add(keep(&store, *link, &data)?);
                 }
             }
             Ok(fetched)
@@ -213,7 +213,7 @@ async fn fetch(client: &Client, store: &Store, wants: Vec<Want>) -> Result<Fetch
             let _turn = gate.acquire().await;
             let mut fetched = Fetched::default();
             for link in by_digest.get(&digest).into_iter().flatten() {
-                fetch_large(&client, &store, &digest, *link, &mut fetched).await?;
+                fetched.add(fetch_large(&client, &store, &digest, *link).await?);
             }
             Ok(fetched)
         });
@@ -222,11 +222,7 @@ async fn fetch(client: &Client, store: &Store, wants: Vec<Want>) -> Result<Fetch
     // What others bring counts although one failed.
     while let Some(done) = work.join_next().await {
         match done.unwrap_or_else(|e| Err(RemoteError::Odd(e.to_string()))) {
-            Ok(fetched) => {
-                all.blobs += fetched.blobs;
-                all.bytes += fetched.bytes;
-                all.false_blobs += fetched.false_blobs;
-            }
+            Ok(fetched) => all.add(fetched),
             Err(error) => failed = Some(error),
         }
     }
@@ -237,60 +233,27 @@ async fn fetch(client: &Client, store: &Store, wants: Vec<Want>) -> Result<Fetch
 }
 
 /// Keeps bytes that are what the id says.
-fn keep(store: &Store, link: Link, bytes: &[u8], fetched: &mut Fetched) -> Result<(), RemoteError> {
-    if Link::of(link.codec, bytes) == link {
-        store.put(link.codec, bytes.to_vec())?;
-        fetched.blobs += 1;
-        fetched.bytes += bytes.len() as u64;
-    } else {
-        fetched.false_blobs += 1;
-        digests::forget(store, link)?;
-    }
-    Ok(())
+fn keep(store: &Store, link: Link, bytes: &[u8]) -> Result<Fetched, RemoteError> {
+    let mut incoming = Incoming::new(store, link);
+    incoming.write(bytes)?;
+    finish(store, incoming)
 }
 
-/// Streams a large blob into a file beside the store's, hashes it on the way, and moves it in when it is right.
-async fn fetch_large(
-    client: &Client,
-    store: &Store,
-    digest: &Digest,
-    link: Link,
-    fetched: &mut Fetched,
-) -> Result<(), RemoteError> {
-    let own = |e: std::io::Error| RemoteError::Store(e.to_string());
-    let dir = Scratch(store.scratch_dir().map_err(own)?);
-    let path = dir.0.join("blob");
-    let mut file = std::fs::File::create_new(&path).map_err(own)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut take = |chunk: &[u8]| {
-        hasher.update(chunk);
-        file.write_all(chunk).map_err(own)
-    };
-    if !cas::read_stream(client, digest, &mut take).await? {
-        return Ok(());
-    }
-    drop(file);
-    if *hasher.finalize().as_bytes() != link.digest {
-        fetched.false_blobs += 1;
-        digests::forget(store, link)?;
-        return Ok(());
-    }
-    match link.codec {
-        Codec::Raw => drop(store.put_file(&path, Take::Move)?),
-        Codec::DagCbor => drop(store.put(link.codec, std::fs::read(&path).map_err(own)?)?),
-    }
-    fetched.blobs += 1;
-    fetched.bytes += u64::try_from(digest.size_bytes).unwrap_or(0);
-    Ok(())
+/// Streams a large blob in.
+async fn fetch_large(client: &Client, store: &Store, digest: &Digest, link: Link) -> Result<Fetched, RemoteError> {
+    let mut incoming = Incoming::new(store, link);
+    let whole = cas::read_stream(client, digest, &mut |chunk| incoming.write(chunk)).await?;
+    if whole { finish(store, incoming) } else { Ok(Fetched::default()) }
 }
 
-/// A directory that goes when it is not needed any more.
-struct Scratch(std::path::PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+/// Keeps a block, or forgets what was said of it when it is another.
+fn finish(store: &Store, incoming: Incoming<'_>) -> Result<Fetched, RemoteError> {
+    let link = incoming.link();
+    let fetched = Fetched::one(incoming.finish()?);
+    if fetched.false_blobs > 0 {
+        digests::forget(store, link)?;
     }
+    Ok(fetched)
 }
 
 async fn push(client: &Client, store: &Store, signed: &SignedReceipt, logs: bool) -> Result<Pushed, RemoteError> {
@@ -298,7 +261,7 @@ async fn push(client: &Client, store: &Store, signed: &SignedReceipt, logs: bool
     if !limits.takes_results {
         return Err(RemoteError::Denied("it takes no results".to_owned()));
     }
-    let Some(links) = closure(store, signed, logs)? else { return Ok(Pushed::default()) };
+    let Some(links) = reached(store, signed, logs)? else { return Ok(Pushed::default()) };
     let mut ours = Entry { receipts: vec![signed.bytes.clone()], blocks: Default::default() };
     let mut blobs: HashMap<Digest, Source> = HashMap::new();
     for link in links {
@@ -307,18 +270,16 @@ async fn push(client: &Client, store: &Store, signed: &SignedReceipt, logs: bool
         blobs.insert(digest.clone(), Source::Block(link));
         ours.blocks.insert(link, digest);
     }
-    let tasks = signed.receipt.meta.settles.keys().map(|id| Subject::Task(*id));
-    let subjects: Vec<Subject> = tasks.chain([Subject::Invocation(signed.receipt.ran)]).collect();
     for bytes in [key_command(), vec![]] {
         blobs.insert(limits.function.of(&bytes), Source::Here(bytes));
     }
     let mut updates = vec![];
-    for subject in subjects {
+    for subject in Subject::all_of(signed) {
         let mut whole = ours.clone();
-        if let Some(theirs) = entry(client, subject).await? {
+        if let Some(theirs) = find_entry(client, subject).await? {
             whole.merge(subject, theirs);
         }
-        let (key, encoded) = (subject.key(limits.function), whole.encode(limits.function));
+        let (key, encoded) = (entry::key(subject, limits.function), whole.encode(limits.function));
         blobs.insert(key.digest.clone(), Source::Here(key.action));
         blobs.extend(encoded.blobs.into_iter().map(|(digest, bytes)| (digest, Source::Here(bytes))));
         updates.push((key.digest, encoded.result));
@@ -340,39 +301,4 @@ async fn push(client: &Client, store: &Store, signed: &SignedReceipt, logs: bool
         answer.await.map_err(|s: Status| client.error(&s))?;
     }
     Ok(Pushed { blobs: sent, bytes })
-}
-
-/// Every block that a receipt reaches; `None` when some are not here. The blocks of its tasks and of the
-/// invocation are sent as far as they are here: nobody needs them to use the result.
-fn closure(store: &Store, signed: &SignedReceipt, logs: bool) -> Result<Option<Vec<Link>>, RemoteError> {
-    let Ok(output) = &signed.receipt.out else { return Ok(None) };
-    let mut links = vec![];
-    let blocks = signed.receipt.meta.settles.keys().map(|id| id.link()).chain([signed.receipt.ran.link()]);
-    for link in blocks {
-        if store.has(link)? {
-            links.push(link);
-        }
-    }
-    let mut seen: HashSet<Link> = HashSet::new();
-    let mut todo: Vec<Link> = Output { stderr: output.stderr.filter(|_| logs), ..output.clone() }.links().collect();
-    while let Some(link) = todo.pop() {
-        if !seen.insert(link) {
-            continue;
-        }
-        links.push(link);
-        if link.codec == Codec::Raw {
-            continue;
-        }
-        let Some(bytes) = store.get(link, tree::MAX_NODE_BYTES as u64)? else { return Ok(None) };
-        match Node::decode(&bytes) {
-            Ok(Node::Parts(parts)) => todo.extend(parts.into_iter().map(|p| p.link())),
-            Ok(Node::Whole(tree)) => todo.extend(tree.entries().iter().filter_map(|(_, entry)| match entry {
-                TreeEntry::File { blob, .. } => Some(blob.link()),
-                TreeEntry::Dir { tree } => Some(tree.link()),
-                TreeEntry::Symlink { .. } => None,
-            })),
-            Err(_) => return Ok(None),
-        }
-    }
-    Ok(Some(links))
 }

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quipu_store::Store;
 use quipu_store::cid::Link;
-use quipu_store::remote::RemoteError;
+use quipu_store::remote::{Bytes, RemoteError};
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use crate::api;
 use crate::api::Digest;
 use crate::client::Client;
-use crate::digests::{self, Bytes};
+use crate::digests;
 
 /// What a blob costs in a batch beside its bytes.
 const OVERHEAD_BYTES: u64 = 160;
@@ -128,15 +128,12 @@ fn read_whole(store: &Store, source: &Source) -> Result<Vec<u8>, RemoteError> {
     match source {
         Source::Here(bytes) => Ok(bytes.clone()),
         Source::Path(path) => std::fs::read(path).map_err(|e| RemoteError::Store(format!("`{}`: {e}", path.display()))),
-        Source::Block(link) => match digests::open(store, *link)? {
-            Some(Bytes::Here(bytes)) => Ok(bytes),
-            Some(Bytes::File(mut file, size)) => {
-                let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-                file.read_to_end(&mut bytes).map_err(|_| gone(*link))?;
-                Ok(bytes)
-            }
-            None => Err(gone(*link)),
-        },
+        Source::Block(link) => {
+            let mut bytes = vec![];
+            let open = Bytes::open(store, *link)?.ok_or_else(|| gone(*link))?;
+            open.reader().read_to_end(&mut bytes).map_err(|_| gone(*link))?;
+            Ok(bytes)
+        }
     }
 }
 
@@ -232,10 +229,7 @@ impl Chunks {
         let mut reader: Box<dyn Read + Send> = match source {
             Source::Here(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
             Source::Path(path) => Box::new(std::fs::File::open(path).map_err(|e| RemoteError::Store(e.to_string()))?),
-            Source::Block(link) => match digests::open(store, *link)?.ok_or_else(|| gone(*link))? {
-                Bytes::Here(bytes) => Box::new(std::io::Cursor::new(bytes)),
-                Bytes::File(file, _) => Box::new(file),
-            },
+            Source::Block(link) => Bytes::open(store, *link)?.ok_or_else(|| gone(*link))?.reader(),
         };
         let skipped = std::io::copy(&mut reader.by_ref().take(offset), &mut std::io::sink());
         skipped.map_err(|e| RemoteError::Store(e.to_string()))?;

@@ -6,14 +6,12 @@
 use std::fs::File;
 use std::io::Read;
 
-use quipu_store::cid::{BlobId, Codec, Link};
-use quipu_store::{Blob, Store, StoreError};
+use quipu_store::cid::Link;
+use quipu_store::remote::Bytes;
+use quipu_store::{Store, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use crate::api::Digest;
-
-/// Structured blocks larger than this are not ours.
-pub(crate) const MAX_BLOCK_BYTES: u64 = 64 << 20;
 
 /// How a server names blobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +241,7 @@ impl Hasher {
 }
 
 fn hash_both(store: &Store, link: Link) -> Result<Option<([u8; 32], u64)>, StoreError> {
-    match open(store, link)? {
+    match Bytes::open(store, link)? {
         None => Ok(None),
         Some(Bytes::Here(bytes)) => Ok(Some((Sha256::digest(&bytes).into(), bytes.len() as u64))),
         Some(Bytes::File(mut file, size)) => {
@@ -257,31 +255,12 @@ fn hash_both(store: &Store, link: Link) -> Result<Option<([u8; 32], u64)>, Store
     }
 }
 
-/// A block's bytes, as the store has them.
-pub(crate) enum Bytes {
-    /// Checked against the id.
-    Here(Vec<u8>),
-    /// To be checked by who reads it.
-    File(File, u64),
-}
-
-/// Opens a block of this store.
-pub(crate) fn open(store: &Store, link: Link) -> Result<Option<Bytes>, StoreError> {
-    match link.codec {
-        Codec::DagCbor => Ok(store.get(link, MAX_BLOCK_BYTES)?.map(Bytes::Here)),
-        Codec::Raw => match store.blob(BlobId::from_digest(link.digest))? {
-            None => Ok(None),
-            Some(Blob::Inline(bytes)) => Ok(Some(Bytes::Here(bytes))),
-            Some(Blob::File { path, size }) => Ok(File::open(path).ok().map(|file| Bytes::File(file, size))),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quipu_store::cid::{BlobId, Codec};
     use quipu_store::sign::Signer;
-    use quipu_store::{Options, SignerSource};
+    use quipu_store::{Blob, Options, SignerSource};
 
     #[test]
     fn what_was_said_is_replaced_and_what_was_computed_is_not() {

@@ -7,15 +7,13 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use quipu_store::cid::{InvocationId, Link, TaskId};
+use quipu_store::cid::Link;
 use quipu_store::receipt::MAX_RECEIPT_BYTES;
-use quipu_store::sign::SignedReceipt;
+use quipu_store::remote::{MAX_ISSUERS, Subject};
 
 use crate::api;
 use crate::digests::Function;
 
-/// Receipts of other issuers that stay beside ours in one entry.
-const MAX_RECEIPTS: usize = 4;
 /// Receipts up to this size stand in the entry itself.
 const INLINE_BYTES: usize = 64 << 10;
 /// Blocks up to this number are named one by one; more are named in a directory of their own.
@@ -24,13 +22,6 @@ const MAX_FILES: usize = 500;
 const DIRECTORY: &str = "blocks";
 /// Nobody's receipts reach more blocks than this.
 const MAX_BLOCKS: usize = 4_000_000;
-
-/// What is looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Subject {
-    Task(TaskId),
-    Invocation(InvocationId),
-}
 
 /// The messages whose digest is the key of an entry, as a server may want to see them.
 pub(crate) struct Key {
@@ -46,32 +37,22 @@ pub(crate) fn key_command() -> Vec<u8> {
     api::Command { arguments, ..api::Command::default() }.encode_to_vec()
 }
 
-impl Subject {
-    /// Under which key its receipts are found.
-    pub(crate) fn key(self, function: Function) -> Key {
-        let (kind, digest) = match &self {
-            Self::Task(id) => ("task", *id.digest()),
-            Self::Invocation(id) => ("invocation", *id.digest()),
-        };
-        let mut salt = format!("quipu/receipt/1/{kind}/").into_bytes();
-        salt.extend_from_slice(&digest);
-        let action = api::Action {
-            command_digest: Some(function.of(&key_command())),
-            input_root_digest: Some(function.of(b"")),
-            salt,
-            ..api::Action::default()
-        };
-        let action = action.encode_to_vec();
-        Key { digest: function.of(&action), action }
-    }
-
-    /// Whether a receipt is about it.
-    pub(crate) fn is_of(self, signed: &SignedReceipt) -> bool {
-        match self {
-            Self::Task(id) => signed.receipt.meta.settles.contains_key(&id),
-            Self::Invocation(id) => signed.receipt.ran == id,
-        }
-    }
+/// Under which key the receipts of a subject are found.
+pub(crate) fn key(subject: Subject, function: Function) -> Key {
+    let kind = match subject {
+        Subject::Task(_) => "task",
+        Subject::Invocation(_) => "invocation",
+    };
+    let mut salt = format!("quipu/receipt/1/{kind}/").into_bytes();
+    salt.extend_from_slice(&subject.link().digest);
+    let action = api::Action {
+        command_digest: Some(function.of(&key_command())),
+        input_root_digest: Some(function.of(b"")),
+        salt,
+        ..api::Action::default()
+    };
+    let action = action.encode_to_vec();
+    Key { digest: function.of(&action), action }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -153,17 +134,7 @@ impl Entry {
 
     /// Keeps what others said beside what we say of the same subject.
     pub(crate) fn merge(&mut self, subject: Subject, other: Self) {
-        let ours: Vec<_> =
-            self.receipts.iter().filter_map(|r| SignedReceipt::verify(r).ok()).map(|s| s.issuer).collect();
-        let mut kept = false;
-        for bytes in other.receipts {
-            let Ok(signed) = SignedReceipt::verify(&bytes) else { continue };
-            if subject.is_of(&signed) && !ours.contains(&signed.issuer) && self.receipts.len() < MAX_RECEIPTS {
-                self.receipts.push(bytes);
-                kept = true;
-            }
-        }
-        if kept {
+        if subject.merge(&mut self.receipts, other.receipts) {
             for (link, digest) in other.blocks {
                 self.blocks.entry(link).or_insert(digest);
             }
@@ -176,7 +147,7 @@ impl Partial {
     pub(crate) fn add_receipts(&mut self, bytes: &[u8]) {
         if let Ok(envelopes) = Envelopes::decode(bytes) {
             let fits = |r: &Vec<u8>| r.len() <= MAX_RECEIPT_BYTES;
-            self.entry.receipts = envelopes.receipts.into_iter().filter(fits).take(2 * MAX_RECEIPTS).collect();
+            self.entry.receipts = envelopes.receipts.into_iter().filter(fits).take(2 * MAX_ISSUERS).collect();
         }
     }
 
@@ -199,6 +170,7 @@ impl Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quipu_store::cid::{InvocationId, TaskId};
     use quipu_store::receipt::{Meta, Output, Receipt};
     use quipu_store::sign::Signer;
 
@@ -248,16 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn others_receipts_stay_and_ours_is_replaced() {
-        let (task, other) = (TaskId::of(b"t"), TaskId::of(b"other"));
+    fn blocks_of_others_are_named_as_long_as_their_receipts_stay() {
+        let task = TaskId::of(b"t");
         let mut ours = entry(vec![receipt(1, task)], 1);
-        let theirs = vec![receipt(1, task), receipt(2, other), b"no receipt".to_vec(), receipt(3, task)];
-        ours.merge(Subject::Task(task), entry(theirs, 3));
-        assert_eq!(ours.receipts, [receipt(1, task), receipt(3, task)]);
-        assert_eq!(ours.blocks.len(), 3);
-        let many = (4..40).map(|key| receipt(key, task)).collect();
-        ours.merge(Subject::Task(task), entry(many, 0));
-        assert_eq!((ours.receipts.len(), &ours.receipts[0]), (MAX_RECEIPTS, &receipt(1, task)));
+        ours.merge(Subject::Task(task), entry(vec![receipt(1, task), b"no receipt".to_vec()], 5));
+        assert_eq!((ours.receipts.len(), ours.blocks.len()), (1, 1));
+        ours.merge(Subject::Task(task), entry(vec![receipt(3, task)], 3));
+        assert_eq!((ours.receipts.len(), ours.blocks.len()), (2, 3));
     }
 
     #[test]
@@ -273,9 +242,9 @@ mod tests {
 
     #[test]
     fn keys_tell_tasks_from_invocations() {
-        let key = |subject: Subject| subject.key(Function::Sha256).digest;
+        let digest = |subject: Subject| key(subject, Function::Sha256).digest;
         let (task, invocation) = (TaskId::of(b"x"), InvocationId::of(b"x"));
-        assert_ne!(key(Subject::Task(task)), key(Subject::Invocation(invocation)));
-        assert_eq!(key(Subject::Task(task)), key(Subject::Task(TaskId::of(b"x"))));
+        assert_ne!(digest(Subject::Task(task)), digest(Subject::Invocation(invocation)));
+        assert_eq!(digest(Subject::Task(task)), digest(Subject::Task(TaskId::of(b"x"))));
     }
 }

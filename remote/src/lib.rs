@@ -27,7 +27,7 @@ pub use execute::{RemoteExecutor, TIER, Warn};
 /// another writer.
 #[doc(hidden)]
 pub fn key_of_task(id: quipu_store::cid::TaskId) -> api::Digest {
-    entry::Subject::Task(id).key(digests::Function::Sha256).digest
+    entry::key(quipu_store::remote::Subject::Task(id), digests::Function::Sha256).digest
 }
 
 /// The protocol's messages, under shorter names.

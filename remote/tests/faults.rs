@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use quipu_remote::Config;
-use quipu_store::Finding;
 
 use crate::kit::{Machine, alone, config, edited, say, workflow};
 use crate::proxy::{Fault, Proxy};
@@ -37,7 +36,7 @@ fn a_bad_network_costs_a_deadline_and_one_warning() {
         let proxy = Proxy::start(server.port, fault);
         let mut config = impatient(proxy.port);
         config.push = false;
-        let machine = Machine::new(2, &[1], &[&config]);
+        let mut machine = Machine::new(2, &[1], &[&config]);
         let outcome = machine.run(&wanted);
         drop(proxy);
         assert_eq!(outcome.placed, right.placed, "{fault:?}");
@@ -45,15 +44,7 @@ fn a_bad_network_costs_a_deadline_and_one_warning() {
         // What did not come from there was made here, and said.
         assert!(outcome.ran.len() == 1 || outcome.warnings.len() == 1, "{fault:?}: {:?}", outcome.ran);
         longest = longest.max(outcome.took);
-        // Nothing bad was kept: alone, the machine has nothing to do, and its store is sound.
-        let mut engine = machine.engine.clone();
-        engine.remotes.clear();
-        let again = machine.run(&wanted);
-        assert_eq!((again.ran.len(), &again.placed), (0, &right.placed), "{fault:?}");
-        let found = machine.engine.store.verify(&Default::default()).expect("readable");
-        // That bytes of what others made are not here is no damage.
-        let bad = found.findings.iter().filter(|f| !matches!(f, Finding::Hollow { .. }));
-        assert_eq!(bad.count(), 0, "{fault:?}: {:?}", found.findings);
+        machine.kept_nothing_bad(&outcome, &wanted, &format!("{fault:?}"));
     }
     say(&format!("alone {:?}, longest with a bad network {longest:?}", right.took));
     // A deadline of this test is 0.4 s, and one for five million bytes 76 s more: none of that may add up.

@@ -1,10 +1,7 @@
 //! Everything that a server can do wrong, at every kind of question: the same outputs as without a server, one warning,
 //! a bounded number of questions, and nothing kept of a bad answer.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use quipu_runtime::process::OutputKind;
-use quipu_store::Finding;
 use quipu_store::cid::Codec;
 use quipu_store::receipt::Output;
 use quipu_store::tree::Entry;
@@ -13,7 +10,7 @@ use tonic::Code;
 use crate::double::{Double, Ill, Setup, Verb};
 use crate::execute::{Farm, output, spec};
 use crate::faults::impatient;
-use crate::kit::{Machine, Outcome, alone, config, edited, workflow};
+use crate::kit::{Machine, alone, config, each, edited, workflow};
 use crate::proxy::{Fault, Proxy};
 
 const ILLS: [Ill; 16] = [
@@ -35,41 +32,14 @@ const ILLS: [Ill; 16] = [
     Ill::Nonsense,
 ];
 
-/// Cells at once: most of a cell is waiting.
-const AT_ONCE: usize = 8;
-
 fn each_cell(verbs: &[Verb], check: impl Fn(Verb, Ill) + Sync) {
     let cells: Vec<(Verb, Ill)> = verbs.iter().flat_map(|verb| ILLS.map(|ill| (*verb, ill))).collect();
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some((verb, ill)) = cells.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    check(*verb, *ill);
-                }
-            });
-        }
-    });
+    each(&cells, |(verb, ill)| check(*verb, *ill));
 }
 
 /// A server that says nothing is waited for shortly; elsewhere nothing depends on how busy this machine is.
 fn waiting(port: u16, ill: Ill) -> quipu_remote::Config {
     if matches!(ill, Ill::Silent | Ill::Busy(900)) { impatient(port) } else { config(port) }
-}
-
-/// Nothing bad was kept: alone the machine has nothing to do, and its store is sound.
-fn kept_nothing_bad(
-    machine: &mut Machine,
-    outcome: &Outcome,
-    wanted: &std::sync::Arc<quipu_runtime::run::Subject>,
-    cell: &str,
-) {
-    machine.engine.remotes.clear();
-    let again = machine.run(wanted);
-    assert_eq!((again.ran.len(), &again.placed), (0, &outcome.placed), "{cell}: {:?}", again.ran);
-    let found = machine.engine.store.verify(&Default::default()).expect("readable");
-    let bad: Vec<_> = found.findings.iter().filter(|f| !matches!(f, Finding::Hollow { .. })).collect();
-    assert!(bad.is_empty(), "{cell}: {bad:?}");
 }
 
 #[test]
@@ -96,7 +66,7 @@ fn a_cache_that_goes_wrong_costs_one_warning_and_nothing_else() {
         let no_entry = verb == Verb::Lookup && matches!(ill, Ill::Short | Ill::Nonsense);
         let absent = no_entry || matches!(ill, Ill::Refuse(Code::NotFound) | Ill::Gone);
         assert!(helped || absent || outcome.warnings.len() == 1, "{cell}: {:?}", outcome.ran);
-        kept_nothing_bad(&mut machine, &outcome, &wanted, &cell);
+        machine.kept_nothing_bad(&outcome, &wanted, &cell);
     });
 }
 
@@ -113,14 +83,14 @@ fn a_cache_that_takes_badly_harms_nobody() {
         assert_eq!((outcome.ran.len(), &outcome.placed), (4, &right.placed), "{cell}");
         // What went wrong, and that something was not sent.
         assert!(outcome.warnings.len() <= 2, "{cell}: {:?}", outcome.warnings);
-        kept_nothing_bad(&mut machine, &outcome, &wanted, &cell);
+        machine.kept_nothing_bad(&outcome, &wanted, &cell);
         // Whatever got there is whole, or is not used.
         double.recover();
         let mut second = Machine::new(2, &[1], &[&config(double.port)]);
         let outcome = second.run(&wanted);
         assert_eq!(outcome.placed, right.placed, "{cell}");
         assert!(outcome.warnings.len() <= 1, "{cell}: {:?}", outcome.warnings);
-        kept_nothing_bad(&mut second, &outcome, &wanted, &cell);
+        second.kept_nothing_bad(&outcome, &wanted, &cell);
     });
 }
 
@@ -171,20 +141,13 @@ fn a_bad_network_to_a_server_that_executes_is_waited_for_once() {
     let places = [0, 20, 60, 150, 400, 800, 1_500];
     faults.extend(places.iter().flat_map(|k| [Fault::Stall(*k), Fault::Cut(*k), Fault::Flip(*k)]));
     faults.extend([0, 100, 600, 1_500].map(Fault::CutUpload));
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(fault) = faults.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let double = Double::start(Setup::default());
-                    let proxy = Proxy::start(double.port, *fault);
-                    let farm = Farm::new(&impatient(proxy.port));
-                    let tiers = four(&farm, &format!("{fault:?}"));
-                    let warnings = farm.warnings.lock().expect("nobody panics here").clone();
-                    let here = tiers.iter().filter(|t| **t == "here").count();
-                    assert_eq!(warnings.len(), usize::from(here > 0), "{fault:?}: {tiers:?} {warnings:?}");
-                }
-            });
-        }
+    each(&faults, |fault| {
+        let double = Double::start(Setup::default());
+        let proxy = Proxy::start(double.port, *fault);
+        let farm = Farm::new(&impatient(proxy.port));
+        let tiers = four(&farm, &format!("{fault:?}"));
+        let warnings = farm.warnings.lock().expect("nobody panics here").clone();
+        let here = tiers.iter().filter(|t| **t == "here").count();
+        assert_eq!(warnings.len(), usize::from(here > 0), "{fault:?}: {tiers:?} {warnings:?}");
     });
 }

@@ -11,6 +11,15 @@ use crate::cid::{InvocationId, Link, TaskId};
 use crate::sign::SignedReceipt;
 use crate::store::Store;
 
+mod incoming;
+mod outgoing;
+mod subject;
+pub mod workers;
+
+pub use incoming::Incoming;
+pub use outgoing::{Bytes, reached};
+pub use subject::{MAX_ISSUERS, Subject};
+
 /// What a remote may be used for, as its user says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemotePolicy {
@@ -53,6 +62,23 @@ pub struct Fetched {
     pub bytes: u64,
     /// Blocks whose bytes were not what their ids say, and were not kept.
     pub false_blobs: usize,
+}
+
+impl Fetched {
+    /// What one block counts as: kept, with its size, or false.
+    pub fn one(kept: Option<u64>) -> Self {
+        match kept {
+            Some(bytes) => Self { blobs: 1, bytes, false_blobs: 0 },
+            None => Self { false_blobs: 1, ..Self::default() },
+        }
+    }
+
+    /// Counts what another fetch brought.
+    pub fn add(&mut self, other: Self) {
+        self.blobs += other.blobs;
+        self.bytes += other.bytes;
+        self.false_blobs += other.false_blobs;
+    }
 }
 
 /// What a push sent.
