@@ -18,7 +18,7 @@ fmt-check:
     cargo fmt --all --check
 
 lint:
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --features bucket -- -D warnings
     cargo clippy -p quipu --no-default-features --all-targets -- -D warnings
 
 # The tests of every change. Arguments go to cargo: `just test -p quipu-store tree::`.
@@ -27,7 +27,7 @@ test *args:
 
 # Those that take minutes as well (random models with more cases, crash sweeps), and none skipped for want of a tool.
 test-all:
-    PROPTEST_CASES=2000 QUIPU_REQUIRE_INDEPENDENT=1 QUIPU_REQUIRE_SERVERS=1 cargo test --workspace -- --include-ignored
+    PROPTEST_CASES=2000 QUIPU_REQUIRE_INDEPENDENT=1 QUIPU_REQUIRE_SERVERS=1 cargo test --workspace --features bucket -- --include-ignored
 
 # Write the published vectors anew. A diff there is a change of a format.
 bless:

@@ -56,14 +56,12 @@ pub(crate) fn execute_on(
     let Some((_, table)) = tables.into_iter().find(|(n, _)| n == name) else {
         return Err(wrong(&"there is none of that name"));
     };
-    let config: quipu_remote::Config =
-        toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
+    let config: quipu_remote::Config = described(table, &wrong)?;
     let local = engine.executors.find(PROCESS).cloned().ok_or_else(|| wrong(&"there are no processes to send"))?;
-    let env = |variable: &str| std::env::var(variable).ok();
     let workspace = std::sync::Arc::clone(workspace);
     let observers = engine.observers.clone();
     let warn: quipu_remote::Warn = std::sync::Arc::new(move |message| observers.on(0, &RunEvent::Warning { message }));
-    let executor = quipu_remote::RemoteExecutor::new(name, &config, &env, workspace, local, jobs, warn);
+    let executor = quipu_remote::RemoteExecutor::new(name, &config, &variable, workspace, local, jobs, warn);
     engine.executors.register(PROCESS, executor.map_err(|e| wrong(&e))?);
     Ok(config.slots)
 }
@@ -82,45 +80,70 @@ pub(crate) fn execute_on(
 }
 
 type Wrong<'w> = dyn Fn(&dyn std::fmt::Display) -> Diagnosis + 'w;
+/// Nothing, or why a remote was left out.
+type Added = Result<Option<String>, Diagnosis>;
 
-/// Adds what the table describes: a peer where the address is one of HTTP, else a server. A text is why it was left out.
-fn add(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -> Result<Option<String>, Diagnosis> {
+/// Adds what the table describes, by its address: a peer, a bucket, or else a server. A text is why it was left out.
+fn add(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -> Added {
     let url = table.get("url").and_then(toml::Value::as_str).unwrap_or_default();
-    if !url.starts_with("http://") && !url.starts_with("https://") {
-        return add_server(engine, name, table, wrong);
-    }
-    let config: quipu_peer::Config =
-        toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
-    match quipu_peer::PeerRemote::new(name, &config, &|variable| std::env::var(variable).ok()) {
+    let added = match url.split_once("://") {
+        Some(("http" | "https", _)) => add_peer(engine, name, table, wrong),
+        Some(("s3", _)) => add_bucket(engine, name, table, wrong),
+        _ => add_server(engine, name, table, wrong),
+    };
+    // A machine without the password, such as one that builds a stranger's change, builds without the remote.
+    Ok(added?.map(|why| format!("remote `{name}` is left out: {why}")))
+}
+
+/// What a table says, in the words of one kind of remote.
+fn described<T: serde::de::DeserializeOwned>(table: toml::Table, wrong: &Wrong<'_>) -> Result<T, Diagnosis> {
+    toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn add_peer(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -> Added {
+    use quipu_peer::{ConfigError, PeerRemote};
+    match PeerRemote::new(name, &described(table, wrong)?, &variable) {
         Ok(remote) => engine.remotes.push(std::sync::Arc::new(remote)),
-        // A machine without the token builds without the remote.
-        Err(quipu_peer::ConfigError::Token(why)) => return Ok(Some(format!("remote `{name}` is left out: {why}"))),
+        Err(ConfigError::Token(why)) => return Ok(Some(why)),
         Err(error) => return Err(wrong(&error)),
     }
     Ok(None)
 }
 
 #[cfg(feature = "remote")]
-fn add_server(
-    engine: &mut Engine,
-    name: &str,
-    table: toml::Table,
-    wrong: &Wrong<'_>,
-) -> Result<Option<String>, Diagnosis> {
-    use quipu_remote::{Config, ConfigError, GrpcRemote};
-    let config: Config = toml::Value::Table(table).try_into().map_err(|e: toml::de::Error| wrong(&e.message()))?;
-    match GrpcRemote::new(name, &config, &|variable| std::env::var(variable).ok()) {
+fn add_server(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -> Added {
+    use quipu_remote::{ConfigError, GrpcRemote};
+    match GrpcRemote::new(name, &described(table, wrong)?, &variable) {
         Ok(remote) => engine.remotes.push(std::sync::Arc::new(remote)),
-        // A machine without the password, such as one that builds a stranger's change, builds without the remote.
-        Err(ConfigError::Token(why)) => return Ok(Some(format!("remote `{name}` is left out: {why}"))),
+        Err(ConfigError::Token(why)) => return Ok(Some(why)),
         Err(error) => return Err(wrong(&error)),
     }
     Ok(None)
 }
 
 #[cfg(not(feature = "remote"))]
-fn add_server(_: &mut Engine, name: &str, _: toml::Table, _: &Wrong<'_>) -> Result<Option<String>, Diagnosis> {
-    Ok(Some(format!("remote `{name}` is left out: this quipu was built without the feature `remote`")))
+fn add_server(_: &mut Engine, _: &str, _: toml::Table, _: &Wrong<'_>) -> Added {
+    Ok(Some("this quipu was built without the feature `remote`".to_owned()))
+}
+
+#[cfg(feature = "bucket")]
+fn add_bucket(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong<'_>) -> Added {
+    use quipu_bucket::{BucketRemote, ConfigError};
+    match BucketRemote::new(name, &described(table, wrong)?, &variable) {
+        Ok(remote) => engine.remotes.push(std::sync::Arc::new(remote)),
+        Err(ConfigError::Credentials(why)) => return Ok(Some(why)),
+        Err(error) => return Err(wrong(&error)),
+    }
+    Ok(None)
+}
+
+#[cfg(not(feature = "bucket"))]
+fn add_bucket(_: &mut Engine, _: &str, _: toml::Table, _: &Wrong<'_>) -> Added {
+    Ok(Some("this quipu was built without the feature `bucket`".to_owned()))
 }
 
 /// The tables of `[remote.NAME]`, by name; none where there is no file.

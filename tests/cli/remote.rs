@@ -29,11 +29,15 @@ impl Machine {
         self.0.path().join(rel)
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
         command.arg("-C").arg(self.path("ws")).arg("run").args(arguments);
         command.env("QUIPU_STORE", self.path("store")).env("QUIPU_CONFIG", self.path("config"));
-        command.output().expect("it was built")
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("it was built")
     }
 
     /// The last event of a run.
@@ -99,4 +103,34 @@ fn a_command_built_without_remotes_says_so_and_works() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && told.contains("without the feature `remote`"), "{told}");
     assert!(machine.summary().contains("\"ran\":0"));
+}
+
+#[test]
+fn a_bucket_is_described_by_its_address() {
+    let described = "[remote.team]\nurl = \"s3://team-cache\"\nendpoint = \"http://127.0.0.1:1\"\ntimeout = 2\n";
+    let run = |who: Option<&str>| {
+        let machine = Machine::new(described, None);
+        let mut command = machine.command(&[]);
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            command.env_remove(name);
+            command.envs(who.map(|who| (name, who)));
+        }
+        let output = command.output().expect("it was built");
+        assert!(output.status.success() && machine.path("ws/count").exists());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let (nobody, somebody) = (run(None), run(Some("somebody")));
+    if cfg!(feature = "bucket") {
+        assert!(nobody.contains("`team` is left out") && nobody.contains("`AWS_ACCESS_KEY_ID` is not set"), "{nobody}");
+        // There is nobody at that address.
+        assert!(somebody.contains("remote `team`: `team-cache` cannot be reached"), "{somebody}");
+        let machine = Machine::new("[remote.team]\nurl = \"s3://team-cache\"\ntoken-env = \"T\"\n", None);
+        let told = String::from_utf8_lossy(&machine.run(&[]).stderr).into_owned();
+        assert!(told.contains("unknown field `token-env`") && !machine.path("ws/count").exists(), "{told}");
+    } else {
+        assert!(
+            somebody.contains("`team` is left out") && somebody.contains("without the feature `bucket`"),
+            "{somebody}"
+        );
+    }
 }

@@ -48,7 +48,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// The libraries do not talk to the terminal.
-const SILENT: [&str; 5] = ["store/src/", "runtime/src/", "peer/src/", "fetch/src/", "remote/src/"];
+const SILENT: [&str; 6] = ["store/src/", "runtime/src/", "peer/src/", "fetch/src/", "remote/src/", "bucket/src/"];
 const PRINTING: [&str; 7] = ["print!", "println!", "eprint!", "eprintln!", "dbg!", "io::stdout", "io::stderr"];
 
 /// At this length there is a noun hiding in a file.

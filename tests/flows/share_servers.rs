@@ -109,3 +109,46 @@ fn a_secret_gets_to_no_server() {
         assert_eq!(server.holding(never.as_bytes()), Vec::<std::path::PathBuf>::new(), "{never}");
     }
 }
+
+/// A bucket in place of the server, with the same steps.
+#[test]
+#[cfg(feature = "bucket")]
+fn the_walk_through_with_a_bucket_does_what_it_says() {
+    use std::io::{Read, Write};
+    if !needs_ns() {
+        return;
+    }
+    let Some(server) = Server::start_storage() else { return };
+    let here = format!("http://127.0.0.1:{}", server.port);
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port)).expect("it is there");
+    let head = "PUT /team-cache HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("it listens");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.contains(" 200 "), "{answer}");
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/sharing-servers.md")).expect("the page is there");
+    let blocks = blocks(&page.replace("https://objects.example.com", &here));
+    let block = |head: &str| blocks.iter().find(|(h, _)| h == head).unwrap_or_else(|| panic!("has `{head}`")).1.clone();
+    let person = |number: u8, config: &str| {
+        let space = TestSpace::new(&block("toml quipu.toml"));
+        space.use_key(number);
+        space.write("text", "what one has done another need not do again\n");
+        configure(&space, &block(config));
+        space
+    };
+    let run = |space: &TestSpace| {
+        let mut command = space.command(&["run", "--json"]);
+        command.env("AWS_ACCESS_KEY_ID", "somebody").env("AWS_SECRET_ACCESS_KEY", "secret");
+        let output = space.finish(&mut command);
+        assert_eq!(output.status, 0, "{}", output.stderr);
+        output.stdout.lines().last().expect("a summary").to_owned()
+    };
+    let (ci, laptop) = (person(1, "toml ci-bucket"), person(2, "toml laptop-bucket"));
+    assert!(run(&ci).contains("\"ran\":2"));
+    laptop.ok(&["trust", "add", "ci", ci.ok(&["key", "show"]).stdout.trim()]);
+    let said = run(&laptop);
+    assert!(said.contains("\"ran\":0") && said.contains("\"fetched\":2"), "{said}");
+    assert_eq!(laptop.read("report"), "there are 9 words\n");
+    // From then on all is here.
+    laptop.nothing_to_do(&["--offline"]);
+}

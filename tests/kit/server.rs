@@ -1,4 +1,4 @@
-//! A real server of the Remote Execution API on loopback, for as long as a test needs it.
+//! A real server on loopback, of the Remote Execution API or of S3, for as long as a test needs it.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -16,8 +16,18 @@ pub(crate) struct Server {
 impl Server {
     /// A cache, or one that executes as well, where there is one to be had; `None` is said why.
     pub(crate) fn start(exec: bool) -> Option<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/casd.sh");
-        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../servers/casd");
+        Self::run("casd", exec.then_some("--exec"))
+    }
+
+    /// Object storage without a bucket in it, where there is one to be had.
+    #[cfg(feature = "bucket")]
+    pub(crate) fn start_storage() -> Option<Self> {
+        Self::run("moto", None)
+    }
+
+    fn run(name: &str, option: Option<&str>) -> Option<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/servers/{name}.sh"));
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../servers").join(name);
         let installed = Command::new(&script).arg("install").arg(&home).output().expect("bash is there");
         if !installed.status.success() {
             let why = String::from_utf8_lossy(&installed.stderr).into_owned();
@@ -31,7 +41,7 @@ impl Server {
         let log = fs::File::create(data.path().join("log")).expect("a file");
         let mut command = Command::new(script);
         command.arg("serve").arg(home).arg(port.to_string()).arg(data.path().join("data"));
-        command.args(exec.then_some("--exec")).stdout(log.try_clone().expect("a file")).stderr(log);
+        command.args(option).stdout(log.try_clone().expect("a file")).stderr(log);
         let server = Self { child: command.spawn().expect("bash is there"), port, data };
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
