@@ -58,7 +58,7 @@ impl Place {
         let work = place.work(n);
         fs::create_dir_all(&work).expect("is made");
         // As people have it, where that works; and as others must have it. Those with the same graph have the same.
-        let tier = if sandbox_is_there() && place.graph % 2 == 0 { "ns" } else { "none" };
+        let tier = if sandbox_is_there() && place.graph.is_multiple_of(2) { "ns" } else { "none" };
         let mut text = format!("[workspace]\nsandbox = \"{tier}\"\n");
         for (i, task) in graph(place.graph).iter().enumerate() {
             let sources = task.sources.iter().map(|s| format!("s{s}.txt"));

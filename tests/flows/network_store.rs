@@ -1,6 +1,7 @@
 //! A store on a file system that somebody else answers for: FUSE, served by this test out of a directory.
 //!
 //! Needs root and `/dev/fuse`; skipped where one of them is missing.
+#![expect(clippy::host_endian_bytes, reason = "kernel and server are one machine, and speak in its order")]
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
@@ -164,7 +165,10 @@ impl Server {
                 reply.extend([4096_u32, 255, 4096, 0, 0, 0, 0, 0, 0, 0].map(u32::to_ne_bytes).concat());
                 Ok(reply)
             }
-            18 => Ok(drop(self.files.remove(&body.u64(0)))).map(|()| vec![]),
+            18 => {
+                self.files.remove(&body.u64(0));
+                Ok(vec![])
+            }
             20 => self.files[&body.u64(0)].sync_data().map(|()| vec![]).map_err(told),
             26 => {
                 let mut reply = [7_u32, 31, 0, 0, 0, MAX_WRITE, 1].map(u32::to_ne_bytes).concat();
@@ -301,9 +305,11 @@ fn attack_29_a_store_on_a_file_system_that_others_answer_for_works_and_is_warned
     );
     space.write("in", "1");
     let (behind, at) = (space.beside("behind"), space.beside("mounted"));
-    [&behind, &at].map(|dir| fs::create_dir(dir).expect("is made"));
+    for dir in [&behind, &at] {
+        fs::create_dir(dir).expect("is made");
+    }
     let Some(mounted) = Mounted::new(&behind, &at) else {
-        eprintln!("skipped: nothing can be mounted with FUSE here");
+        crate::kit::say("skipped: nothing can be mounted with FUSE here");
         return;
     };
     let run = |args: &[&str]| space.finish(space.command(args).env("QUIPU_STORE", at.join("store")));
