@@ -477,4 +477,6 @@ mod sim;
 #[cfg(test)]
 mod sim_reads;
 #[cfg(test)]
+mod sim_work;
+#[cfg(test)]
 mod tests;
