@@ -130,6 +130,26 @@ pub fn is_in_place(args: &Value) -> bool {
 }
 
 impl ProcessSpec {
+    /// A process with these command lines on a machine of this kind, which is given nothing and makes nothing.
+    pub fn new(steps: Vec<Vec<Value>>, tier: Tier, platform: (Text, Text)) -> Self {
+        Self {
+            steps,
+            env: BTreeMap::new(),
+            dir: "".into(),
+            stdin: None,
+            stdout: None,
+            depfile: None,
+            sources: None,
+            inputs: BTreeMap::new(),
+            outputs: Vec::new(),
+            platform,
+            tools: BTreeMap::new(),
+            tier,
+            network: false,
+            secrets: Vec::new(),
+        }
+    }
+
     /// The arguments as a value.
     pub fn to_args(&self) -> Result<Value, ProcessError> {
         let steps = self.steps.iter().map(|argv| Value::list(argv.iter().cloned()));

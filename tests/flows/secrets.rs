@@ -7,43 +7,25 @@ use crate::kit::{Output, TestSpace, has_ns};
 
 const CANARY: &str = "c4n4ry-7be1-not-to-be-seen";
 
+/// Tasks that are handed it, by name: what they do, and what they make.
+const TASKS: [(&str, &str, &str); 5] = [
+    (
+        "says",
+        "printf %.9s $TOKEN; sleep 0.05; printf '%s|%s\\n' ${TOKEN#?????????} $TOKEN; echo $TOKEN >&2; echo $TOKEN | wc -c > out/length",
+        "out/length",
+    ),
+    ("fails", "echo $TOKEN; echo $TOKEN > o1/left; exit 3", "o1/left"),
+    ("keeps", "echo x$TOKEN > o2/kept", "o2/kept"),
+    ("names", "mkdir -p o3/$TOKEN; touch o3/$TOKEN/x", "o3/"),
+    ("strays", "touch o4/a; touch o4/$TOKEN", "o4/a"),
+];
+
 fn workfile(sandbox: &str) -> String {
-    format!(
-        r#"
-        [workspace]
-        sandbox = "{sandbox}"
-
-        [task.says]
-        run = "printf %.9s $TOKEN; sleep 0.05; printf '%s|%s\n' ${{TOKEN#?????????}} $TOKEN; echo $TOKEN >&2; echo $TOKEN | wc -c > out/length"
-        inputs = []
-        outputs = ["out/length"]
-        secret-env = ["TOKEN"]
-
-        [task.fails]
-        run = "echo $TOKEN; echo $TOKEN > o1/left; exit 3"
-        inputs = []
-        outputs = ["o1/left"]
-        secret-env = ["TOKEN"]
-
-        [task.keeps]
-        run = "echo x$TOKEN > o2/kept"
-        inputs = []
-        outputs = ["o2/kept"]
-        secret-env = ["TOKEN"]
-
-        [task.names]
-        run = "mkdir -p o3/$TOKEN; touch o3/$TOKEN/x"
-        inputs = []
-        outputs = ["o3/"]
-        secret-env = ["TOKEN"]
-
-        [task.strays]
-        run = "touch o4/a; touch o4/$TOKEN"
-        inputs = []
-        outputs = ["o4/a"]
-        secret-env = ["TOKEN"]
-        "#
-    )
+    let task = |(name, run, output): (&str, &str, &str)| {
+        format!("[task.{name}]\nextends = [\"handed\"]\nrun = \"{run}\"\noutputs = [\"{output}\"]\n")
+    };
+    let handed = "[template.handed]\ninputs = []\nsecret-env = [\"TOKEN\"]\n";
+    format!("[workspace]\nsandbox = \"{sandbox}\"\n{handed}{}", TASKS.map(task).concat())
 }
 
 fn run(space: &TestSpace, token: Option<&str>, args: &[&str]) -> Output {

@@ -243,22 +243,13 @@ mod tests {
     use std::fs::File;
     use std::path::Path;
 
-    use super::super::spawn::Reads;
     use super::*;
 
     fn run(script: &str) -> io::Result<(Pid, Keeper)> {
         let argv = ["sh", "-c", script].map(str::to_owned);
         let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
         let program = if script.is_empty() { Path::new("/no/such/program") } else { Path::new("/bin/sh") };
-        let what = Launch {
-            program,
-            argv: &argv,
-            env: &env,
-            dir: Path::new("/"),
-            stdin: &Reads::Nothing,
-            stdout: None,
-            rules: None,
-        };
+        let what = Launch::simple(program, &argv, &env);
         let null = File::options().read(true).write(true).open("/dev/null")?;
         start(&what, [null.as_raw_fd(); 3])
     }

@@ -362,15 +362,8 @@ impl Shared {
         let declared = Declared::new(&spec.outputs)?;
         let sandbox = self.sandbox()?;
         let stdin = self.stdin(spec)?;
-        let task = Enter {
-            workspace: self.workspace.root(),
-            sources: job.sources.iter().map(|(path, stamp)| (&**path, stamp.kind == FileKind::Symlink)).collect(),
-            artifacts: plain.artifacts.iter().map(|(path, entry)| (&**path, entry)).collect(),
-            outputs: &spec.outputs,
-            env: &plain.env,
-            dir: &spec.dir,
-            network: spec.network,
-        };
+        let sources = job.sources.iter().map(|(path, stamp)| (&**path, stamp.kind == FileKind::Symlink)).collect();
+        let task = self.to_enter(plain, sources);
         let mut entered = sandbox.enter(task).inspect_err(|error| {
             if let EnterError::Unavailable(_) = error {
                 let _ = self.unavailable.set(error.to_string());
@@ -398,6 +391,19 @@ impl Shared {
         }
         ran.result = take_outputs(&entered, &declared, secrets, &job.store);
         Ok(ran)
+    }
+
+    /// What a sandbox is to hold.
+    fn to_enter<'a>(&'a self, plain: &'a Plain, sources: Vec<(&'a str, bool)>) -> Enter<'a> {
+        Enter {
+            workspace: self.workspace.root(),
+            sources,
+            artifacts: plain.artifacts.iter().map(|(path, entry)| (&**path, entry)).collect(),
+            outputs: &plain.spec.outputs,
+            env: &plain.env,
+            dir: &plain.spec.dir,
+            network: plain.spec.network,
+        }
     }
 
     /// Adds what a step took and how it ended.

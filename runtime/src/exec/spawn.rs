@@ -71,6 +71,14 @@ pub(crate) struct Launch<'a> {
     pub(crate) rules: Option<&'a Ruleset>,
 }
 
+#[cfg(test)]
+impl<'a> Launch<'a> {
+    /// Of a program that reads nothing.
+    pub(super) fn simple(program: &'a Path, argv: &'a [String], env: &'a [(String, String)]) -> Self {
+        Self { program, argv, env, dir: Path::new("/"), stdin: &Reads::Nothing, stdout: None, rules: None }
+    }
+}
+
 /// A process that runs.
 pub(crate) struct Process {
     pub(crate) pid: Pid,
@@ -340,16 +348,7 @@ mod tests {
         let mut streams = Streams::new(&store, Arc::new(sink), &Secrets::default());
         let argv = ["sh", "-c", script].map(str::to_owned);
         let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
-        let what = Launch {
-            program: Path::new("/bin/sh"),
-            argv: &argv,
-            env: &env,
-            dir: Path::new("/"),
-            stdin: &Reads::Nothing,
-            stdout: None,
-            rules: None,
-        };
-        let process = launch(&what).expect("there is a shell");
+        let process = launch(&Launch::simple(Path::new("/bin/sh"), &argv, &env)).expect("there is a shell");
         let ended =
             process.supervise(&mut streams, limit.map(|l| Instant::now() + l), &stop, &mut || {}).expect("attended");
         let (stdout, stderr) = streams.finish(true).expect("kept");

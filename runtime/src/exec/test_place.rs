@@ -1,6 +1,5 @@
 //! What tests of the process executor share: a workspace, a store, tasks written as shell scripts.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -133,22 +132,10 @@ pub(super) fn text(text: &str) -> Text {
 impl Task {
     pub(super) fn new(tier: Tier, script: &str) -> Self {
         let env = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/home")];
-        let spec = ProcessSpec {
-            steps: vec![["sh", "-euc", script].map(Value::from).to_vec()],
-            env: env.into_iter().map(|(k, v)| (text(k), v.into())).collect(),
-            dir: "".into(),
-            stdin: None,
-            stdout: None,
-            depfile: None,
-            sources: None,
-            inputs: BTreeMap::new(),
-            outputs: Vec::new(),
-            platform: (std::env::consts::OS.into(), std::env::consts::ARCH.into()),
-            tools: BTreeMap::new(),
-            tier,
-            network: false,
-            secrets: Vec::new(),
-        };
+        let platform = (std::env::consts::OS.into(), std::env::consts::ARCH.into());
+        let steps = vec![["sh", "-euc", script].map(Value::from).to_vec()];
+        let mut spec = ProcessSpec::new(steps, tier, platform);
+        spec.env = env.into_iter().map(|(k, v)| (text(k), v.into())).collect();
         Self { spec, sources: Vec::new(), timeout: None }
     }
 

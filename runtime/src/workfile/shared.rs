@@ -15,61 +15,16 @@ use crate::task::Policy;
 const GROUP_KEYS: [&str; 11] =
     ["extends", "when", "vars", "params", "description", "tags", "needs", "matrix", "versions", "only", "exclude"];
 
-/// Keys a task may have beside `wait`.
-const WAIT_KEYS: [&str; 13] = [
-    "extends",
-    "vars",
-    "params",
-    "description",
-    "tags",
-    "matrix",
-    "versions",
-    "only",
-    "exclude",
-    "after",
-    "timeout",
-    "when",
-    "mute",
+/// Keys a task may have that starts no process.
+const OTHERS_KEYS: [&str; 9] =
+    ["extends", "vars", "params", "description", "tags", "matrix", "versions", "only", "exclude"];
+/// Those it may have besides, by the key that says what it does.
+const OTHERS: [(&str, &[&str]); 4] = [
+    ("fetch", &["after", "when", "outputs", "timeout", "retries", "backoff", "publish"]),
+    ("wait", &["after", "timeout", "when", "mute"]),
+    ("external", &["after", "needs", "inputs", "outputs", "publish"]),
+    ("await", &["outputs"]),
 ];
-/// Keys a task may have beside `external`.
-const EXTERNAL_KEYS: [&str; 14] = [
-    "extends",
-    "vars",
-    "params",
-    "description",
-    "tags",
-    "matrix",
-    "versions",
-    "only",
-    "exclude",
-    "after",
-    "needs",
-    "inputs",
-    "outputs",
-    "publish",
-];
-/// Keys a task may have beside `fetch`.
-const FETCH_KEYS: [&str; 16] = [
-    "extends",
-    "vars",
-    "params",
-    "description",
-    "tags",
-    "matrix",
-    "versions",
-    "only",
-    "exclude",
-    "after",
-    "when",
-    "outputs",
-    "timeout",
-    "retries",
-    "backoff",
-    "publish",
-];
-/// Keys a task may have beside `await`.
-const AWAIT_KEYS: [&str; 10] =
-    ["extends", "vars", "params", "description", "tags", "matrix", "versions", "only", "exclude", "outputs"];
 /// How long something is waited for when the task does not say.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -114,15 +69,10 @@ impl Maker<'_, '_, '_, '_> {
         }
         let run = table.has("run") || table.has("steps");
         let external = table.external == Some(true);
-        let kinds = [
-            ("fetch", &FETCH_KEYS[..]),
-            ("wait", &WAIT_KEYS[..]),
-            ("external", &EXTERNAL_KEYS[..]),
-            ("await", &AWAIT_KEYS[..]),
-        ];
-        let kind = kinds.into_iter().find(|(k, _)| table.has(k));
+        let kind = OTHERS.into_iter().find(|(k, _)| table.has(k));
         if let Some((kind, known)) = kind {
-            for (key, place) in table.keys.iter().filter(|(k, _)| *k != kind && !known.contains(k)) {
+            let known = |key: &&str| *key == kind || OTHERS_KEYS.contains(key) || known.contains(key);
+            for (key, place) in table.keys.iter().filter(|(key, _)| !known(key)) {
                 let message = format!("task `{task}` has `{kind}`, and `{key}` beside it");
                 bad(ErrorKind::Type, *place, message, "a task runs something, fetches, waits, or is done elsewhere");
             }

@@ -181,8 +181,8 @@ impl Written<'_> {
             }),
             path if path.starts_with("args.secrets") => self.said("secret-env"),
             path if path.starts_with("args.depfile") => Some(self.text("depfile", table.depfile.as_ref()?)),
-            // All that a task has to say that waits.
-            _ => self.said("wait"),
+            // All that a task has to say that waits, or fetches.
+            _ => self.said("wait").or_else(|| self.said("fetch")),
         }
     }
 

@@ -16,7 +16,6 @@ use quipu_store::tree::Entry;
 use super::super::capture::Streams;
 use super::super::collect::{Artifacts, Declared};
 use super::super::plain::{Halt, Plain};
-use super::super::sandbox::Enter;
 use super::super::secrets::Secrets;
 use super::super::spawn::Reads;
 use super::super::stop::StopFlag;
@@ -89,16 +88,7 @@ impl Shared {
         let declared = Declared::new(&spec.outputs)?;
         let sandbox = self.sandbox()?;
         let stdin = self.stdin(spec)?;
-        let task = Enter {
-            workspace: self.workspace.root(),
-            sources: vec![],
-            artifacts: plain.artifacts.iter().map(|(path, entry)| (&**path, entry)).collect(),
-            outputs: &spec.outputs,
-            env: &plain.env,
-            dir: &spec.dir,
-            network: spec.network,
-        };
-        let mut entered = sandbox.enter_over(&task)?;
+        let mut entered = sandbox.enter_over(&self.to_enter(plain, vec![]))?;
         let mut ran = Ran::default();
         // What it made the last time is not there, and what it is written in is.
         let gone = spec.outputs.iter().filter(|o| o.kind != OutputKind::Glob).map(|o| format!("/ws/{}", o.path));
