@@ -11,12 +11,10 @@ use quipu_runtime::process::Tier;
 use quipu_runtime::task::Invocation;
 use quipu_store::cid::{Codec, Link};
 use quipu_store::receipt::{Output, Receipt};
-use quipu_store::tree::Entry;
-use quipu_store::tree_diff::diff;
 use quipu_store::{Found, Store};
 use tokio::sync::watch;
 
-use super::{Context, accepted, note, print};
+use super::{Context, accepted, compare, note, print};
 use crate::cli::AuditArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
@@ -153,40 +151,21 @@ fn repeat(
         (Some(_), _) => unknown("it was stopped"),
         (None, Err(failure)) => Ok(Finding::Differs(vec![format!("failed here: {}", failure.kind)])),
         (None, Ok(output)) if output.id() == expected.id() => Ok(Finding::Same),
-        (None, Ok(output)) => Ok(Finding::Differs(differences(store, expected, &output))),
+        (None, Ok(output)) => Ok(Finding::Differs(differences(store, expected, &output)?)),
     }
 }
 
-fn differences(store: &Store, expected: &Output, found: &Output) -> Vec<String> {
-    let mut lines = vec![];
-    let mut paths: BTreeSet<&str> = expected.artifacts.keys().map(|p| &**p).collect();
-    paths.extend(found.artifacts.keys().map(|p| &**p));
-    for path in paths {
-        match (expected.artifacts.get(path), found.artifacts.get(path)) {
-            (a, b) if a == b => {}
-            (Some(Entry::Dir { tree: a }), Some(Entry::Dir { tree: b })) => {
-                let trees = (store.tree(*a), store.tree(*b));
-                let changes = match trees {
-                    (Ok(Some(a)), Ok(Some(b))) => diff(|id| store.tree(id), &a, &b, MAX_NAMED).ok(),
-                    _ => None,
-                };
-                match changes {
-                    Some(found) => lines.extend(found.changes.iter().map(|c| format!("{path}/{}", c.path))),
-                    None => lines.push(path.to_owned()),
-                }
-            }
-            _ => lines.push(path.to_owned()),
-        }
+/// In what the receipt and what happened here differ, in words; not of all that, when it is much.
+fn differences(store: &Store, said: &Output, found: &Output) -> Result<Vec<String>, Diagnosis> {
+    let mut all = compare::outputs(store, said, found)?;
+    // What goes to standard error is nothing that anybody relies on.
+    all.retain(|differing| differing.output != compare::STDERR);
+    let mut lines: Vec<String> =
+        all.iter().take(MAX_NAMED).map(|differing| differing.text(["there", "here"])).collect();
+    if all.len() > MAX_NAMED {
+        lines.push(format!("and {} more", all.len() - MAX_NAMED));
     }
-    if expected.stdout != found.stdout {
-        lines.push("standard output".to_owned());
-    }
-    if lines.len() > MAX_NAMED {
-        let more = lines.len() - MAX_NAMED;
-        lines.truncate(MAX_NAMED);
-        lines.push(format!("and {more} more"));
-    }
-    lines
+    Ok(lines)
 }
 
 #[cfg(test)]

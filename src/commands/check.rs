@@ -127,9 +127,9 @@ fn text(checked: &[Checked]) -> String {
                 let _ = writeln!(out, "{task}: came out equal twice");
             }
             (_, Some((first, rest))) => {
-                let _ = writeln!(out, "{task}: {}", first.text());
+                let _ = writeln!(out, "{task}: {}", first.text(compare::TWICE));
                 for differing in rest {
-                    let _ = writeln!(out, "  also {}", differing.text());
+                    let _ = writeln!(out, "  also {}", differing.text(compare::TWICE));
                 }
             }
             _ => {

@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 
 use quipu_runtime::exec::Stream;
-use quipu_store::cid::{BlobId, TreeId};
+use quipu_store::cid::BlobId;
 use quipu_store::receipt::Output;
-use quipu_store::tree::{Entry, Tree};
+use quipu_store::tree::Entry;
 use quipu_store::tree_diff;
 use quipu_store::{Blob, Store};
 use serde::Serialize;
@@ -16,6 +16,8 @@ use serde::Serialize;
 use crate::diagnose::Diagnosis;
 use crate::render::harmless;
 
+/// What standard error is called.
+pub(super) const STDERR: &str = "standard error";
 /// Most differences that are told of one pair.
 const MAX_DIFFERENCES: usize = 50;
 
@@ -26,7 +28,7 @@ pub(super) struct Differing {
     pub(super) output: String,
     /// How it differs: `content`, `kind`, `mode`, `target`, `only-first`, `only-second`.
     pub(super) how: &'static str,
-    /// The first byte that differs, from 0, where both are files or streams.
+    /// The first byte that differs, from 0, where both are files or streams whose content is here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) offset: Option<u64>,
     /// What it was the first time.
@@ -35,18 +37,21 @@ pub(super) struct Differing {
     pub(super) second: Option<String>,
 }
 
+/// When two outcomes of one task came out that ran twice.
+pub(super) const TWICE: [&str; 2] = ["the first time", "the second time"];
+
 impl Differing {
-    /// In words, for a line that begins with the task.
-    pub(super) fn text(&self) -> String {
+    /// In words, for a line that begins with the task; `when` says when the first and the second came out.
+    pub(super) fn text(&self, when: [&str; 2]) -> String {
         let output = harmless(&self.output);
         let side = |text: &Option<String>| text.as_deref().map(harmless).unwrap_or_default();
         let (first, second) = (side(&self.first), side(&self.second));
         match (self.how, self.offset) {
             (_, Some(offset)) => format!("`{output}` differs at byte {offset}: {first} and {second}"),
-            ("only-first", _) => format!("`{output}` was made the first time only"),
-            ("only-second", _) => format!("`{output}` was made the second time only"),
+            ("only-first", _) => format!("`{output}` was made {} only", when[0]),
+            ("only-second", _) => format!("`{output}` was made {} only", when[1]),
             ("mode", _) => format!("`{output}` was executable only once"),
-            _ => format!("`{output}` was {first} and {second}"),
+            _ => format!("`{output}` was {first} {}, and {second} {}", when[0], when[1]),
         }
     }
 }
@@ -63,11 +68,11 @@ pub(super) fn outputs(store: &Store, first: &Output, second: &Output) -> Result<
     let streams = [(Stream::Stdout, first.stdout, second.stdout), (Stream::Stderr, first.stderr, second.stderr)];
     for (stream, a, b) in streams {
         if a != b {
-            let name = if stream == Stream::Stdout { "standard output" } else { "standard error" };
+            let name = if stream == Stream::Stdout { "standard output" } else { STDERR };
             found.push(Differing {
                 output: name.to_owned(),
                 how: "content",
-                offset: Some(first_byte(store, a, b)?),
+                offset: first_byte(store, a, b)?,
                 first: Some(a.map_or_else(|| "nothing".to_owned(), |id| id.to_string())),
                 second: Some(b.map_or_else(|| "nothing".to_owned(), |id| id.to_string())),
             });
@@ -87,12 +92,10 @@ fn entry(
     if first == second || found.len() >= MAX_DIFFERENCES {
         return Ok(());
     }
-    if let (Some(Entry::Dir { tree: a }), Some(Entry::Dir { tree: b })) = (first, second) {
-        let missing = || Diagnosis::usage(format!("directory `{path}` is not in the store any more"));
-        let tree = |id: TreeId| -> Result<Tree, Diagnosis> { store.tree(id)?.ok_or_else(missing) };
-        let limit = MAX_DIFFERENCES - found.len();
-        let diff = tree_diff::diff(|id| store.tree(id), &tree(*a)?, &tree(*b)?, limit);
-        let diff = diff.map_err(|e| Diagnosis::system("cannot compare", &e))?;
+    if let (Some(Entry::Dir { tree: a }), Some(Entry::Dir { tree: b })) = (first, second)
+        && let (Some(a), Some(b)) = (store.tree(*a)?, store.tree(*b)?)
+        && let Ok(diff) = tree_diff::diff(|id| store.tree(id), &a, &b, MAX_DIFFERENCES - found.len())
+    {
         for change in diff.changes {
             let path = format!("{path}/{}", change.path);
             entry(store, &path, change.old.as_ref(), change.new.as_ref(), found)?;
@@ -104,9 +107,11 @@ fn entry(
         (None, _) => ("only-second", None),
         (Some(Entry::File { blob: a, .. }), Some(Entry::File { blob: b, .. })) if a == b => ("mode", None),
         (Some(Entry::File { blob: a, .. }), Some(Entry::File { blob: b, .. })) => {
-            ("content", Some(first_byte(store, Some(*a), Some(*b))?))
+            ("content", first_byte(store, Some(*a), Some(*b))?)
         }
         (Some(Entry::Symlink { .. }), Some(Entry::Symlink { .. })) => ("target", None),
+        // What is in them is not here any more.
+        (Some(Entry::Dir { .. }), Some(Entry::Dir { .. })) => ("content", None),
         _ => ("kind", None),
     };
     found.push(Differing { output: path.to_owned(), how, offset, first: first.map(said), second: second.map(said) });
@@ -121,9 +126,10 @@ fn said(entry: &Entry) -> String {
     }
 }
 
-/// The first byte in which two blobs differ; the length of the shorter where that is all they differ in.
-fn first_byte(store: &Store, a: Option<BlobId>, b: Option<BlobId>) -> Result<u64, Diagnosis> {
-    let (mut a, mut b) = (reader(store, a)?, reader(store, b)?);
+/// The first byte in which two blobs differ; the length of the shorter where that is all they differ in. None where one is
+/// not here any more.
+fn first_byte(store: &Store, a: Option<BlobId>, b: Option<BlobId>) -> Result<Option<u64>, Diagnosis> {
+    let (Some(mut a), Some(mut b)) = (reader(store, a)?, reader(store, b)?) else { return Ok(None) };
     let unread = |e: io::Error| Diagnosis::system("cannot read what is compared", &e);
     let (mut left, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut offset = 0;
@@ -132,7 +138,7 @@ fn first_byte(store: &Store, a: Option<BlobId>, b: Option<BlobId>) -> Result<u64
         let equal = left[..m].iter().zip(&right[..n]).take_while(|(a, b)| a == b).count();
         offset += equal as u64;
         if equal < left.len() {
-            return Ok(offset);
+            return Ok(Some(offset));
         }
     }
 }
@@ -151,14 +157,14 @@ fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(len)
 }
 
-fn reader(store: &Store, id: Option<BlobId>) -> Result<Box<dyn Read>, Diagnosis> {
-    let Some(id) = id else { return Ok(Box::new(io::empty())) };
-    match store.blob(id)? {
-        Some(Blob::Inline(bytes)) => Ok(Box::new(Cursor::new(bytes))),
+fn reader(store: &Store, id: Option<BlobId>) -> Result<Option<Box<dyn Read>>, Diagnosis> {
+    let Some(id) = id else { return Ok(Some(Box::new(io::empty()))) };
+    Ok(match store.blob(id)? {
+        Some(Blob::Inline(bytes)) => Some(Box::new(Cursor::new(bytes))),
         Some(Blob::File { path, .. }) => {
             let file = File::open(path).map_err(|e| Diagnosis::system("cannot read what is compared", &e))?;
-            Ok(Box::new(BufReader::new(file)))
+            Some(Box::new(BufReader::new(file)))
         }
-        None => Err(Diagnosis::usage(format!("{id} is not in the store any more"))),
-    }
+        None => None,
+    })
 }

@@ -141,7 +141,7 @@ impl Compared {
             }
             ingredients::text(&mut out, task.differences.as_deref().unwrap_or_default(), 2);
             for output in &task.outputs {
-                let _ = writeln!(out, "  {}", output.text());
+                let _ = writeln!(out, "  {}", output.text(compare::TWICE));
             }
         }
         let _ = writeln!(

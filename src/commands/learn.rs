@@ -345,7 +345,7 @@ fn summary(name: &str, lesson: &Lesson) -> String {
         Ok(differences) => {
             text.push_str("; with nothing else in its sandbox it makes something different:");
             for differing in differences.iter().take(MAX_NAMED) {
-                let _ = write!(text, "\n  {}", differing.text());
+                let _ = write!(text, "\n  {}", differing.text(compare::TWICE));
             }
             text.push_str("\n`quipu check` says whether it is deterministic at all");
         }

@@ -56,7 +56,11 @@ fn a_lie_is_found_told_and_replaces_nothing() {
     assert_eq!(audit.status, 5, "{}", audit.shown());
     assert!(audit.stdout.contains("same     gen"), "{}", audit.stdout);
     assert!(audit.stdout.contains("differs  sum  (by one, receipt bafyr4i"), "{}", audit.stdout);
-    assert!(audit.stdout.contains("         out/sum\n") && !audit.stdout.contains("out/other"), "{}", audit.stdout);
+    assert!(
+        audit.stdout.contains("         `out/sum` differs at byte 5: bafkr4i") && !audit.stdout.contains("out/other"),
+        "{}",
+        audit.stdout
+    );
     assert!(audit.stderr.contains("`quipu trust remove one`"), "{}", audit.stderr);
     // What counts is for a person to decide.
     assert_eq!(two.read("out/sum"), "text\nforged");

@@ -54,7 +54,7 @@ fn compared(out: &mut String, explained: &Explained) {
     }
     if !explained.outputs.is_empty() {
         fold(out, 0, "it came out in another way then:");
-        explained.outputs.iter().for_each(|output| fold(out, 2, &output.text()));
+        explained.outputs.iter().for_each(|output| fold(out, 2, &output.text(["then", "now"])));
     }
 }
 
