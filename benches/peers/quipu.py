@@ -43,9 +43,15 @@ class Quipu(Backend):
         # Only where runs are counted, never where they are timed.
         if RUNLOG.exists():
             told = f"""{EXE} run --json -j{JOBS} | tee .quipu/said.$$ | grep --line-buffered '"end":"ran"' >> {RUNLOG}; """ \
-                   """tail -n1 .quipu/said.$$ | grep -q '"failed":0,"skipped":0,"blocked":0,"cancelled":0'"""
+                   """tail -n1 .quipu/said.$$ | grep -q '"failed":0,"skipped":0,"unmet":0,"blocked":0,"cancelled":0'"""
             return ["sh", "-c", f"mkdir -p .quipu; {told}"]
         return [EXE, "run", "-q", f"-j{JOBS}"]
+
+
+    def stale(self, w, root):
+        # What is not there is not stale: a task that needs a file nobody declared fails, and says which.
+        return sum(p.exists() and p.read_bytes() != want
+                   for t, want in self.expected(w, root).items() for p in [Path(root) / self.out(t)])
 
 
 class QuipuNone(Quipu):
