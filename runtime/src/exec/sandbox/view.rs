@@ -127,12 +127,20 @@ fn entries(dir: &OwnedFd, enough: usize) -> Option<usize> {
     Some(found)
 }
 
-/// Whether `path` is relative, of plain components.
-fn is_plain(path: &str) -> bool {
-    let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= MAX_NAME_BYTES;
-    let mut depth = 0;
-    let mut parts = path.split('/').inspect(|_| depth += 1);
-    parts.all(is_name) && depth <= MAX_DEPTH && !path.contains('\0')
+/// Whether `path` is relative, of plain components. `known` is a directory that was seen to be; it becomes that of `path`, so
+/// that of many files in one directory only the names are looked at.
+fn is_plain<'p>(path: &'p str, known: &mut Option<&'p str>) -> bool {
+    let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= MAX_NAME_BYTES && !part.contains('\0');
+    let Some((dir, name)) = path.rsplit_once('/') else { return is_name(path) };
+    if *known != Some(dir) {
+        let mut depth = 1;
+        let mut parts = dir.split('/').inspect(|_| depth += 1);
+        if !parts.all(is_name) || depth > MAX_DEPTH {
+            return false;
+        }
+        *known = Some(dir);
+    }
+    is_name(name)
 }
 
 pub(super) fn parent(path: &str) -> &str {
@@ -153,13 +161,16 @@ fn is_within(path: &str, dir: &str) -> bool {
 impl View {
     /// Makes the view.
     pub(super) fn new(mut wanted: Wanted<'_>) -> Result<Self, ViewError> {
-        wanted.sources.sort_unstable();
-        wanted.sources.dedup();
+        if !wanted.sources.is_sorted_by(|a, b| a < b) {
+            wanted.sources.sort_unstable();
+            wanted.sources.dedup();
+        }
         let artifacts = wanted.artifacts.iter().map(|(path, _)| *path);
         let outputs = wanted.outputs.iter().map(|o| &*o.path);
         let dir = Some(wanted.dir).filter(|d| !d.is_empty());
+        let mut known = None;
         for path in wanted.sources.iter().map(|(path, _)| *path).chain(artifacts).chain(outputs).chain(dir) {
-            if !is_plain(path) {
+            if !is_plain(path, &mut known) {
                 return Err(ViewError::Path(path.to_owned()));
             }
         }
@@ -359,5 +370,28 @@ impl Covering<'_> {
         }
         seen.append(&mut own);
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leads_elsewhere_is_no_plain_path_whatever_was_seen_before() {
+        let deep = |n: usize| vec!["d"; n].join("/");
+        let long = "n".repeat(MAX_NAME_BYTES + 1);
+        let bad =
+            ["", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a/../a", "a/./a", "a\0", "a\0/b", "a/b\0", &long];
+        let too_deep = deep(MAX_DEPTH + 1);
+        for before in [None, Some("a"), Some("a/b"), Some("d")] {
+            for path in bad.into_iter().chain([&*too_deep]) {
+                let mut known = before;
+                assert!(!is_plain(path, &mut known), "{path:?} after {before:?}");
+            }
+            for path in ["a", "a/b", "a/b/c", "...", &deep(MAX_DEPTH)] {
+                assert!(is_plain(path, &mut { before }), "{path:?} after {before:?}");
+            }
+        }
     }
 }
