@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use super::share_serve::Serving;
-use crate::kit::{TestSpace, needs_programs};
+use crate::kit::{TestSpace, binary, needs_programs};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -18,7 +18,8 @@ pub(super) fn blocks(page: &str) -> Vec<(String, String)> {
 
 /// A shell in place of the command, with the environment that the command would get.
 fn started_by_shell(space: &TestSpace, script: &str) -> Command {
-    let bin = Path::new(env!("CARGO_BIN_EXE_quipu")).parent().expect("a directory");
+    let binary = binary();
+    let bin = binary.parent().expect("a directory");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("is set"));
     let like = space.command(&[]);
     let mut command = Command::new("sh");

@@ -124,7 +124,7 @@ impl TestSpace {
 
     /// The command, to be started by the caller.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+        let mut command = Command::new(binary());
         command.args(args).current_dir(self.path("")).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.dir.path().join("home")).env("TERM", "dumb").env("QUIPU_STORE", self.store());
@@ -330,6 +330,11 @@ impl Output {
         }
         redact(&out.replace(&*self.root.to_string_lossy(), "[dir]"))
     }
+}
+
+/// The command that is tested.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("QUIPU_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_quipu").into(), PathBuf::from)
 }
 
 /// Whether tasks can have namespaces of their own here. Where they cannot, workfiles that do not say are run in the tier
