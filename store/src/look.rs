@@ -188,12 +188,13 @@ pub(crate) fn read_all(
     jobs.sort_unstable_by_key(|job| (std::cmp::Reverse(job.stamp.size), job.index));
     let large = jobs.partition_point(|job| job.stamp.size >= LARGE_BYTES);
     let (large, small) = jobs.split_at(large);
-    let mut buffer = Buffer::new();
-    let mut out: Vec<_> = large.iter().map(|job| read(root, job, looked_ns, &mut buffer)).collect();
+    let mut out: Vec<_> = large.iter().map(|job| read(root, job, looked_ns, &mut Buffer::new())).collect();
     let bytes = small.iter().fold(0_u64, |sum, job| sum.saturating_add(job.stamp.size));
     let threads = if bytes > MANY_BYTES || small.len() > MANY_FILES { parallel::cores() } else { 1 };
     let grain = (small.len() / (16 * threads)).clamp(1, 64);
-    out.extend(parallel::map(threads, grain, small, Buffer::new, |buffer, job| read(root, job, looked_ns, buffer)));
+    let largest = small.first().map_or(0, |job| job.stamp.size);
+    let buffer = || Buffer::up_to(largest);
+    out.extend(parallel::map(threads, grain, small, buffer, |buffer, job| read(root, job, looked_ns, buffer)));
     out
 }
 
