@@ -58,7 +58,8 @@ impl Hinting {
             return None;
         }
         let recipe = self.project.recipe(self.project.subject.workflow.find(&job.name)?);
-        let harmless = recipe.tier == Tier::Ns && !recipe.network && recipe.secret_env.is_empty();
+        let alone = job.company.is_none();
+        let harmless = recipe.tier == Tier::Ns && !recipe.network && recipe.secret_env.is_empty() && alone;
         let is_new = || self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(job.name.to_string());
         (harmless && is_new()).then_some(recipe)
     }

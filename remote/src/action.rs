@@ -134,6 +134,9 @@ fn fits(spec: &ProcessSpec, workers: &Workers) -> Result<(), NotSent> {
     if spec.tier != Tier::Ns {
         return Err(NotSent::Here("only sandboxed tasks are sent"));
     }
+    if !spec.services.is_empty() {
+        return Err(NotSent::Here("it needs services, which run here"));
+    }
     if !spec.secrets.is_empty() {
         return Err(NotSent::Here("it is given a secret"));
     }
@@ -380,6 +383,7 @@ mod tests {
             tier: Tier::Ns,
             network: false,
             secrets: vec![],
+            services: vec![],
         }
     }
 
@@ -395,6 +399,7 @@ mod tests {
         assert!(with(&|s| s.tier = Tier::None));
         assert!(with(&|s| s.network = true));
         assert!(with(&|s| s.secrets = vec!["TOKEN".into()]));
+        assert!(with(&|s| s.services = vec![Value::Null]));
         assert!(with(&|s| s.platform.1 = "pdp11".into()));
         assert!(with(&|s| s.tools = [("cc".into(), BlobId::of(b"cc"))].into()));
         let glob = quipu_runtime::process::OutputSpec { path: "a*".into(), kind: OutputKind::Glob, optional: false };

@@ -82,6 +82,7 @@ pub(crate) fn spec(argv: &[&str]) -> ProcessSpec {
         tier: Tier::Ns,
         network: false,
         secrets: vec![],
+        services: vec![],
     }
 }
 
@@ -123,6 +124,8 @@ impl Farm {
             store: self.store.clone(),
             sink: Arc::new(move |_, bytes| printed.lock().expect("nobody panics here").extend_from_slice(bytes)),
             stop,
+            company: None,
+            ready: Arc::new(|| {}),
         };
         (job, sender)
     }

@@ -61,6 +61,8 @@ fn main() -> Result<(), Failed> {
                     store: store.clone(),
                     sink: Arc::new(|_, _| {}),
                     stop,
+                    company: None,
+                    ready: Arc::new(|| {}),
                 };
                 let started = Instant::now();
                 let done = runtime.block_on(executor.execute(job));

@@ -4,6 +4,7 @@
 //! do starts no thread. Unaware of workfiles and of how anything is shown.
 
 mod awaits;
+mod companies;
 mod elsewhere;
 mod lookups;
 mod push;
@@ -32,6 +33,7 @@ use crate::run::{Run, Subject};
 use crate::task::Work;
 use crate::value::Text;
 use awaits::Awaits;
+use companies::Companies;
 use elsewhere::{Question, Reach};
 use push::Pusher;
 use reads::Reads;
@@ -123,6 +125,7 @@ struct Drive {
     /// What was said already.
     warned: HashSet<String>,
     working: HashMap<TaskIdx, Working>,
+    companies: Companies,
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
     /// Tasks that are done elsewhere.
@@ -169,6 +172,7 @@ impl Drive {
             asked_last: 0,
             started_ms: engine.clock.elapsed_ms(),
             engine,
+            companies: Companies::of(&request.subject),
             subject: request.subject,
             run,
             id: request.id,
@@ -228,7 +232,7 @@ impl Drive {
         let states: Vec<(TaskIdx, State)> = once.map(|t| (t, self.run.state(t))).collect();
         let count = |is: fn(&State) -> bool| states.iter().filter(|(_, s)| is(s)).count();
         let certain = count(|s| matches!(s, State::Staging | State::Queued | State::Following));
-        let conditional = count(|s| matches!(s, State::Waiting | State::Ordering));
+        let conditional = count(|s| matches!(s, State::Waiting | State::Ordering | State::Calling));
         let settled = count(|s| matches!(s, State::Ended(_)));
         if certain + conditional > 0 {
             self.expected_ms = self.durations.take().map(|d| d()).unwrap_or_default();
@@ -293,7 +297,9 @@ impl Drive {
                         heard = wish;
                         (0..times).for_each(|_| self.run.on(Event::Stop));
                         self.stop_asking()?;
-                        for working in self.working.values() {
+                        // Services are asked by the run, once those that need them have ended.
+                        let serves = |t: &TaskIdx| wish < Stop::Kill && self.run.state(*t) == State::Serving;
+                        for (_, working) in self.working.iter().filter(|(task, _)| !serves(task)) {
                             working.stop.send_if_modified(|s| std::mem::replace(s, wish) < wish);
                         }
                     }
@@ -332,7 +338,9 @@ impl Drive {
         let (run, counts, left_out) = (self.id.clone(), self.run.counts(), self.left_out.len());
         let summary = Summary { run, counts, left_out, fetched: self.remotes.fetched(), ms };
         self.emit(|| RunEvent::Summary(summary.clone()));
-        let wall_ms = self.wall_ms.iter().map(|(t, (wall, _, _))| (*t, *wall)).collect();
+        // How long a service stood by says nothing of the next time.
+        let timed = self.wall_ms.iter().filter(|(t, _)| !self.subject.is_service(**t));
+        let wall_ms = timed.map(|(t, (wall, _, _))| (*t, *wall)).collect();
         let has_expiring = self.has_expiring;
         Ok(Report { summary, run: self.run, wall_ms, recorded: self.recorded, has_expiring })
     }
@@ -357,6 +365,11 @@ impl Drive {
                 } else {
                     self.run.on(Event::Staged { task, epoch, hollow });
                 }
+            }
+            Message::Ready { task, epoch } => {
+                // What it takes from now on is others' time.
+                self.spent.remove(&task);
+                self.run.on(Event::Ready { task, epoch });
             }
             Message::Paused { task, epoch } => {
                 self.pauses.remove(&task);

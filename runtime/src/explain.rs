@@ -322,6 +322,7 @@ mod tests {
             tier: Tier::Ns,
             network: false,
             secrets: Vec::new(),
+            services: vec![],
         }
     }
 

@@ -62,6 +62,7 @@ pub mod plan;
 pub mod process;
 pub mod project;
 pub mod run;
+pub mod service;
 pub mod task;
 pub mod value;
 pub mod wait;

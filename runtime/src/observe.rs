@@ -100,6 +100,11 @@ pub enum RunEvent {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// A service is ready: those that need it may start.
+    TaskReady {
+        /// Its name.
+        task: Text,
+    },
     /// A task is tried again.
     TaskRetry {
         /// Its name.

@@ -137,7 +137,7 @@ pub enum Reason {
     Condition,
     /// It is done elsewhere, and nobody has delivered it.
     Undelivered,
-    /// It has a condition, and nothing that it comes after failed.
+    /// It has a condition, and that is not met.
     Unmet,
     /// What is wrong with it.
     Failure {
@@ -208,7 +208,8 @@ impl Plan {
             let status = status(run, task, &held);
             plan.counts.add(status);
             let batch = left.level[task.index()];
-            let inputs_settled = matches!(run.state(task), State::Queued | State::Staging | State::Ordering);
+            let inputs_settled =
+                matches!(run.state(task), State::Queued | State::Staging | State::Ordering | State::Calling);
             let resume = status == Status::Certain && inputs_settled;
             if resume {
                 plan.resume.push(name(task));
@@ -262,7 +263,8 @@ fn status(run: &Run, task: TaskIdx, held: &[Option<TaskIdx>]) -> Status {
         State::Ended(End::Blocked { .. }) => Status::Blocked,
         _ if held[task.index()].is_some() => Status::Blocked,
         State::Ordering if run.awaits_condition(task) => Status::Conditional,
-        State::Ordering | State::Staging | State::Queued | State::Running | State::Pausing => Status::Certain,
+        State::Ordering | State::Calling | State::Staging | State::Queued => Status::Certain,
+        State::Running | State::Serving | State::Pausing => Status::Certain,
         _ if run.is_forced(task) || run.is_hollow(task) => Status::Certain,
         // Looked up for the sake of another task's receipt, or not at rest: nothing says that it will run.
         _ => Status::Conditional,
@@ -415,7 +417,9 @@ impl Left {
         if self.level[task.index()].is_some() {
             waits.extend(subject.inputs(task).iter().copied());
             // Only work has an order; what may be cut off waits for its inputs alone.
-            if matches!(subject.workflow.node(task).work, Work::Task(_)) && run.state(task) == State::Ordering {
+            if matches!(subject.workflow.node(task).work, Work::Task(_))
+                && matches!(run.state(task), State::Ordering | State::Calling)
+            {
                 waits.extend(subject.after(task).iter().copied());
             }
             waits.extend(run.leader(task));

@@ -37,6 +37,9 @@ impl Tier {
     }
 }
 
+/// The argument that holds the services a process needs.
+pub const SERVICES: &str = "services";
+
 /// Where a process in namespaces of its own sees its workspace, whatever it is outside.
 pub const SANDBOX_ROOT: &str = "/ws";
 
@@ -104,6 +107,8 @@ pub struct ProcessSpec {
     pub network: bool,
     /// Names of variables whose values it is handed, and which are part of nothing; sorted.
     pub secrets: Vec<Text>,
+    /// The arguments of the services that run while it does.
+    pub services: Vec<Value>,
 }
 
 /// Why arguments are not those of a process.
@@ -120,7 +125,10 @@ pub enum ProcessError {
 
 /// Whether a process with these arguments is handed nothing that they do not hold: neither the network nor a secret.
 pub fn is_closed(args: &Value) -> bool {
-    args.get("network").is_none() && args.get("secrets").is_none()
+    let is_closed_service = |service: &Value| service.get("process").is_some_and(is_closed);
+    args.get("network").is_none()
+        && args.get("secrets").is_none()
+        && !matches!(args.get(SERVICES), Some(Value::List(services)) if !services.iter().all(is_closed_service))
 }
 
 /// Whether work with these arguments is done in the workspace itself, among what other tasks have put there.
@@ -147,6 +155,7 @@ impl ProcessSpec {
             tier,
             network: false,
             secrets: Vec::new(),
+            services: Vec::new(),
         }
     }
 
@@ -180,6 +189,9 @@ impl ProcessSpec {
         }
         if !self.secrets.is_empty() {
             pairs.push(("secrets", Value::list(self.secrets.iter().cloned().map(Value::Text))));
+        }
+        if !self.services.is_empty() {
+            pairs.push((SERVICES, Value::list(self.services.iter().cloned())));
         }
         if let Some(depfile) = &self.depfile {
             pairs.push((DEPFILE, depfile.to_value()));
@@ -265,6 +277,7 @@ impl ProcessSpec {
             tier: field("sandbox")?.as_text().and_then(Tier::from_name).ok_or(ProcessError::Field("sandbox"))?,
             network: args.get("network") == Some(&Value::Bool(true)),
             secrets,
+            services: args.get(SERVICES).map_or(Ok([].into()), |v| list(v, SERVICES))?.to_vec(),
         })
     }
 }
@@ -282,5 +295,11 @@ mod tests {
         assert!(closed(&[]));
         assert!(!closed(&[("network", Value::Bool(true))]));
         assert!(!closed(&[("secrets", Value::list(["TOKEN".into()]))]));
+        let service = |more: &[(&str, Value)]| {
+            let process = Value::map(more.iter().cloned()).expect("keys differ");
+            (SERVICES, Value::list([Value::map([("process", process)]).expect("one key")]))
+        };
+        assert!(closed(&[service(&[])]));
+        assert!(!closed(&[service(&[("network", Value::Bool(true))])]), "nor is what a service may use");
     }
 }

@@ -22,6 +22,9 @@ pub const EXTERNAL: &str = "/quipu/external";
 /// The command of a task that fetches content by its hash.
 pub const FETCH: &str = "/quipu/fetch";
 
+/// The command of a service: a process that runs while those that come after it do.
+pub const SERVICE: &str = "/quipu/service";
+
 /// The command of a task that waits until something outside is ready.
 pub const WAIT: &str = "/quipu/wait";
 
@@ -113,15 +116,31 @@ pub enum When {
     Failure,
     /// Whatever became of them, also when the run is being stopped.
     Always,
+    /// All of them succeeded, and one of them had to run for that.
+    Changed,
 }
 
 impl When {
+    /// Whether it goes on in a run that is being stopped: it cleans up.
+    pub const fn cleans_up(self) -> bool {
+        matches!(self, Self::Failure | Self::Always)
+    }
+
+    /// Why a task is not run when this is not met.
+    pub const fn unmet(self) -> &'static str {
+        match self {
+            Self::Changed => "nothing that it comes after had to run",
+            _ => "nothing that it comes after failed",
+        }
+    }
+
     /// The name in workfiles.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Failure => "failure",
             Self::Always => "always",
+            Self::Changed => "changed",
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use quipu_runtime::canon::MAX_TASK_BYTES;
 use quipu_runtime::graph::{Graph, TaskIdx};
@@ -13,8 +14,10 @@ use quipu_runtime::identity::{Ids, decode_task};
 use quipu_runtime::narrow::Depfile;
 use quipu_runtime::process::{OutputKind, OutputSpec, ProcessSpec, Tier};
 use quipu_runtime::run::values::artifact;
-use quipu_runtime::task::{DEFAULT_SUBJECT, Invocation, PROCESS, Task, Work};
+use quipu_runtime::service::ServiceSpec;
+use quipu_runtime::task::{DEFAULT_SUBJECT, Invocation, PROCESS, SERVICE, Task, Work};
 use quipu_runtime::value::{Branch, On, Value};
+use quipu_runtime::wait::{WaitFor, WaitSpec};
 use quipu_runtime::workflow::Workflow;
 use quipu_store::cid::{BlobId, TaskId, TreeId};
 use quipu_store::dag::MAX_INT;
@@ -105,6 +108,7 @@ fn process(argv: &[&str], from: TreeId, outputs: Vec<OutputSpec>) -> ProcessSpec
         tier: Tier::Ns,
         network: false,
         secrets: Vec::new(),
+        services: vec![],
     }
 }
 
@@ -184,6 +188,15 @@ fn workflow() -> Workflow {
     );
     exact.depfile = Some(Depfile { path: "main.d".into(), always: vec!["main.c".into()] });
     add("process: compile, saying what it read", task(PROCESS, args(&exact)));
+
+    let ready = WaitSpec { what: WaitFor::Tcp("127.0.0.1:5432".into()), every: Duration::from_millis(200) };
+    let mut server = process(&["server"], sources(&["server.conf"]), vec![]);
+    server.inputs = BTreeMap::from([("schema".into(), ok(codegen, &["outputs", "gen/types.h"]))]);
+    let server = ServiceSpec { process: args(&server), ready }.to_args();
+    add("service: a server", task(SERVICE, server.clone()));
+    let mut check = process(&["check"], sources(&["check"]), vec![]);
+    check.services = vec![server];
+    add("process: check, which needs the server", task(PROCESS, args(&check)));
 
     let whole = |branch| Value::promise(branch, On::Here(compile), [] as [&str; 0]);
     add(

@@ -135,6 +135,8 @@ fn repeat(
         store: store.clone(),
         sink: Arc::new(|_, _| {}),
         stop,
+        company: None,
+        ready: Arc::new(|| {}),
     };
     let done: Done = runtime.block_on(async { executor.execute(job).await });
     let expected = receipt.out.as_ref().expect("only what succeeded was accepted");

@@ -10,10 +10,29 @@ use super::{note, shown};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 
-/// A kind of project, known by a file at its top, and tasks that suit it.
+/// A kind of project, known by a file at its top, and the task that suits it. It runs without a sandbox.
 struct Starter {
     file: &'static str,
-    tasks: &'static str,
+    task: &'static str,
+    description: &'static str,
+    run: &'static str,
+    /// What it takes of the environment, and what that tells.
+    pass_env: Option<(&'static str, &'static str)>,
+    /// Lines of a comment: what a sandbox would do to it.
+    why: &'static [&'static str],
+}
+
+impl Starter {
+    fn text(&self) -> String {
+        let Self { task, description, run, .. } = self;
+        let pass_env =
+            self.pass_env.map_or_else(String::new, |(names, what)| format!("# {what}\npass-env = {names}\n"));
+        let why: String = self.why.iter().map(|line| format!("# {line}\n")).collect();
+        format!(
+            "\n# No inputs are named, so all files of this folder are that git does not ignore.\n[task.{task}]\n\
+             description = \"{description}\"\nrun = {run}\n{pass_env}{why}sandbox = \"none\"\n"
+        )
+    }
 }
 
 const HEAD: &str = "\
@@ -26,69 +45,56 @@ const HEAD: &str = "\
 const STARTERS: [Starter; 5] = [
     Starter {
         file: "Cargo.toml",
-        tasks: r#"
-# No inputs are named, so all files of this folder are that git does not ignore.
-[task.test]
-description = "Run the tests"
-run = ["cargo", "test", "--quiet"]
-# Where cargo is and keeps its things. These become part of the task's id.
-pass-env = ["PATH", "HOME"]
-# It needs what lies in the home directory, and writes `target`: a sandbox shows neither.
-sandbox = "none"
-"#,
+        run: r#"["cargo", "test", "--quiet"]"#,
+        pass_env: Some((
+            r#"["PATH", "HOME"]"#,
+            "Where cargo is and keeps its things. These become part of the task's id.",
+        )),
+        why: &["It needs what lies in the home directory, and writes `target`: a sandbox shows neither."],
+        ..TESTS
     },
     Starter {
         file: "package.json",
-        tasks: r#"
-# No inputs are named, so all files of this folder are that git does not ignore.
-[task.test]
-description = "Run the tests"
-run = ["npm", "test"]
-# Where node is. Becomes part of the task's id.
-pass-env = ["PATH"]
-# It needs `node_modules`, which is no input while git ignores it: a sandbox would not show it.
-sandbox = "none"
-"#,
+        run: r#"["npm", "test"]"#,
+        pass_env: Some((r#"["PATH"]"#, "Where node is. Becomes part of the task's id.")),
+        why: &["It needs `node_modules`, which is no input while git ignores it: a sandbox would not show it."],
+        ..TESTS
     },
     Starter {
         file: "go.mod",
-        tasks: r#"
-# No inputs are named, so all files of this folder are that git does not ignore.
-[task.test]
-description = "Run the tests"
-run = ["go", "test", "./..."]
-# Where go is and keeps its things. These become part of the task's id.
-pass-env = ["PATH", "HOME"]
-# It needs what lies in the home directory: a sandbox does not show it.
-sandbox = "none"
-"#,
+        run: r#"["go", "test", "./..."]"#,
+        pass_env: Some((
+            r#"["PATH", "HOME"]"#,
+            "Where go is and keeps its things. These become part of the task's id.",
+        )),
+        why: &["It needs what lies in the home directory: a sandbox does not show it."],
+        ..TESTS
     },
     Starter {
         file: "pyproject.toml",
-        tasks: r#"
-# No inputs are named, so all files of this folder are that git does not ignore.
-[task.test]
-description = "Run the tests"
-run = ["python3", "-m", "pytest"]
-# Where python is. Becomes part of the task's id.
-pass-env = ["PATH"]
-# It may need packages from outside of this folder, and writes caches into it: a sandbox allows neither.
-sandbox = "none"
-"#,
+        run: r#"["python3", "-m", "pytest"]"#,
+        pass_env: Some((r#"["PATH"]"#, "Where python is. Becomes part of the task's id.")),
+        why: &[
+            "It may need packages from outside of this folder, and writes caches into it: a sandbox allows neither.",
+        ],
+        ..TESTS
     },
     Starter {
         file: "Makefile",
-        tasks: r#"
-# No inputs are named, so all files of this folder are that git does not ignore.
-[task.make]
-description = "What make makes"
-run = ["make"]
-# Name what it makes, and it is kept and put back: outputs = ["bin/", "lib/thing.a"]. Then take the next line out: in a
-# sandbox, what is written and not named is an error.
-sandbox = "none"
-"#,
+        task: "make",
+        description: "What make makes",
+        run: r#"["make"]"#,
+        pass_env: None,
+        why: &[
+            "Name what it makes, and it is kept and put back: outputs = [\"bin/\", \"lib/thing.a\"]. Then take the next line out: in a",
+            "sandbox, what is written and not named is an error.",
+        ],
     },
 ];
+
+/// What is alike in those that run tests.
+const TESTS: Starter =
+    Starter { file: "", task: "test", description: "Run the tests", run: "", pass_env: None, why: &[] };
 
 /// For a folder in which nothing is known.
 const PLAIN: &str = r#"
@@ -133,12 +139,9 @@ pub(super) fn init(start: &Path) -> Result<Exit, Diagnosis> {
 }
 
 fn text(start: &Path) -> String {
-    let found: Vec<&str> = STARTERS.iter().filter(|s| start.join(s.file).is_file()).map(|s| s.tasks).collect();
-    match found[..] {
-        [] => format!("{HEAD}{PLAIN}"),
-        // Several would name their tasks alike; the first is as good as any.
-        [first, ..] => format!("{HEAD}{first}"),
-    }
+    // Several would name their tasks alike; the first is as good as any.
+    let found = STARTERS.iter().find(|starter| start.join(starter.file).is_file());
+    format!("{HEAD}{}", found.map_or_else(|| PLAIN.to_owned(), Starter::text))
 }
 
 #[cfg(test)]
@@ -148,7 +151,7 @@ mod tests {
     #[test]
     fn every_starter_is_a_workfile() {
         let dir = std::env::temp_dir();
-        for tasks in STARTERS.iter().map(|s| s.tasks).chain([PLAIN]) {
+        for tasks in STARTERS.iter().map(Starter::text).chain([PLAIN.to_owned()]) {
             let text = format!("{HEAD}{tasks}");
             let loaded = quipu_runtime::workfile::load_text(&dir, &text);
             assert!(loaded.is_ok_and(|l| !l.recipes.is_empty()), "{text}");

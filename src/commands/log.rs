@@ -4,6 +4,7 @@
 //! terminal made of them.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use quipu_runtime::event_log;
 use quipu_store::Store;
@@ -24,6 +25,7 @@ const MAX_GOALS: usize = 3;
 /// A run as its log tells it.
 struct Logged {
     id: String,
+    path: PathBuf,
     events: Vec<Json>,
 }
 
@@ -41,7 +43,7 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
     let named = args.run.is_some();
     let mut runs = files.into_iter().filter_map(|(id, path)| {
         let events = event_log::read(&path).ok()?;
-        Some(Logged { id, events }).filter(|run| named || run.is_of(key.as_deref()))
+        Some(Logged { id, path, events }).filter(|run| named || run.is_of(key.as_deref()))
     });
     match (&args.task, named) {
         (Some(task), _) => {
@@ -52,6 +54,9 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
             let run = runs.next().ok_or_else(|| Diagnosis::usage("the log of that run cannot be read"))?;
             let mut text = String::new();
             for event in &run.events {
+                if event["event"] == "summary" {
+                    text.push_str(&run.settled(args.json));
+                }
                 let line = if args.json { format!("{event}\n") } else { told(event) };
                 text.push_str(&line);
             }
@@ -132,6 +137,19 @@ impl Logged {
         self.events.iter().find(|e| e["event"] == "run-started").unwrap_or(&Json::Null)
     }
 
+    /// The tasks that were as they had been, and count as done.
+    fn settled(&self, as_json: bool) -> String {
+        let tasks = event_log::settled(&self.path).unwrap_or_default();
+        if as_json {
+            return if tasks.is_empty() {
+                String::new()
+            } else {
+                format!("{}\n", json!({ "event": "settled", "tasks": tasks }))
+            };
+        }
+        tasks.keys().map(|name| format!("{:>10}  cached {}\n", "", harmless(name))).collect()
+    }
+
     fn summary(&self) -> Option<&Json> {
         self.events.iter().find(|e| e["event"] == "summary")
     }
@@ -194,6 +212,7 @@ fn told(event: &Json) -> String {
             let lines = text("text");
             lines.lines().map(|line| format!("{:>10}  {}| {line}\n", "", text("task"))).collect()
         }
+        "task-ready" => format!("{at}ready {}\n", text("task")),
         "task-retry" => format!("{at}retrying {}\n", text("task")),
         "task-hollow" => format!("{at}output of {} is gone from the store\n", text("task")),
         "divergence" => format!("{at}{} came out in two ways\n", text("task")),

@@ -117,7 +117,7 @@ pub(super) fn because(opened: &Opened, task: &Planned) -> Result<String, Diagnos
         (_, Some(Reason::BytesMissing)) => "there is a receipt for it, but bytes of its output are gone".to_owned(),
         (_, Some(Reason::SameAs { task })) => format!("`{task}` does the same work"),
         (_, Some(Reason::Condition)) => format!("it depends on what becomes of {}", waits()),
-        (_, Some(Reason::Unmet)) => "nothing that it comes after failed".to_owned(),
+        (_, Some(Reason::Unmet)) => "its condition is not met by what it comes after".to_owned(),
         (_, Some(Reason::Undelivered)) => "it is done elsewhere, and nobody has delivered it".to_owned(),
         (Status::Blocked, _) => "nobody has a receipt for it".to_owned(),
         (_, Some(Reason::InputsMayChange)) => format!("it depends on what comes out of {}", waits()),

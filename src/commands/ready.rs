@@ -2,6 +2,7 @@
 
 use quipu_runtime::plan::Plan;
 use quipu_runtime::run::Rules;
+use quipu_runtime::value::Text;
 use serde::Serialize;
 
 use super::plan::failed_before;
@@ -40,8 +41,11 @@ pub(super) fn ready(context: &Context, args: &PlanArgs) -> Result<Exit, Diagnosi
     let goals = opened.asked(context, &args.goals)?;
     let expected_ms = memory::durations(&opened.store, &opened.key(), &opened.project);
     let plan = Plan::of(&opened.look(goals, Rules { jobs: 1, expected_ms, ..Rules::default() })?);
-    let left = plan.tasks.iter().filter(|task| task.batch.is_some());
-    let (ready, waiting): (Vec<_>, Vec<_>) = left.partition(|task| task.waits_for.is_empty());
+    let subject = &opened.project.subject;
+    // Who needs a service starts it: nobody hands one out.
+    let left = plan.tasks.iter().filter(|task| task.batch.is_some() && !subject.is_service(task.idx));
+    let is_service = |name: &Text| subject.workflow.find(name).is_some_and(|task| subject.is_service(task));
+    let (ready, waiting): (Vec<_>, Vec<_>) = left.partition(|task| task.waits_for.iter().all(is_service));
     if args.json {
         let blocked = plan.counts.blocked + plan.counts.failed + plan.counts.skipped;
         let mut list = vec![];

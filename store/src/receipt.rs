@@ -104,6 +104,11 @@ pub enum FailureKind {
         /// What they say.
         why: String,
     },
+    /// A service that it needs ended while it ran.
+    Service {
+        /// Which, and how it ended.
+        why: String,
+    },
     /// The executor itself failed.
     Executor {
         /// What went wrong.
@@ -126,13 +131,17 @@ impl FailureKind {
             Self::Spawn { .. } => "spawn",
             Self::BranchMismatch { .. } => "branch-mismatch",
             Self::Delivered { .. } => "delivered",
+            Self::Service { .. } => "service",
             Self::Executor { .. } => "executor",
         }
     }
 
     /// Whether a receipt may record it: what happened to the task, not to this run of quipu.
     pub fn is_recorded(&self) -> bool {
-        !matches!(self, Self::InputChanged { .. } | Self::BranchMismatch { .. } | Self::Executor { .. })
+        !matches!(
+            self,
+            Self::InputChanged { .. } | Self::BranchMismatch { .. } | Self::Service { .. } | Self::Executor { .. }
+        )
     }
 }
 
@@ -149,7 +158,7 @@ impl fmt::Display for FailureKind {
             Self::InputChanged { path } => write!(f, "input `{path}` changed while it ran"),
             Self::Spawn { why } => write!(f, "could not be started: {why}"),
             Self::BranchMismatch { on } => write!(f, "awaits a branch that {on} did not take"),
-            Self::Delivered { why } | Self::Executor { why } => f.write_str(why),
+            Self::Delivered { why } | Self::Service { why } | Self::Executor { why } => f.write_str(why),
         }
     }
 }
@@ -482,7 +491,10 @@ impl WireError {
                 wire.path = Some(path);
             }
             FailureKind::BadOutput { path, why } => (wire.path, wire.why) = (Some(path), Some(why)),
-            FailureKind::Spawn { why } | FailureKind::Delivered { why } | FailureKind::Executor { why } => {
+            FailureKind::Spawn { why }
+            | FailureKind::Delivered { why }
+            | FailureKind::Service { why }
+            | FailureKind::Executor { why } => {
                 wire.why = Some(why);
             }
             FailureKind::BranchMismatch { on } => wire.on = Some(on),

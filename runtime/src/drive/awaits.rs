@@ -11,7 +11,7 @@ use quipu_store::cid::{InvocationId, ReceiptId, TaskId};
 use super::elsewhere::{AboutAwaited, Question};
 use super::{Drive, DriveError};
 use crate::graph::TaskIdx;
-use crate::run::step::{AwaitOn, Event};
+use crate::run::step::{AwaitOn, Event, State};
 
 /// How often to look.
 pub(super) const EVERY: Duration = Duration::from_millis(200);
@@ -44,7 +44,9 @@ impl Drive {
     /// Whether nothing is left to do but to wait for others.
     pub(super) fn has_only_awaits(&self) -> bool {
         let open = &self.awaits.open;
-        !open.is_empty() && self.working.is_empty() && self.run.only_awaits(open.len())
+        let stands_by = |t: &TaskIdx| self.run.state(*t) == State::Serving;
+        let nobody_works = self.working.keys().all(stands_by);
+        !open.is_empty() && nobody_works && self.run.only_awaits(open.len())
     }
 
     /// Settles what was delivered. With a last look, the run ends without the rest.

@@ -15,6 +15,7 @@ impl Drive {
         let name = |task| self.name(task);
         match notice {
             Notice::Ended { task, end } => self.emit(|| self.ended(task, end)),
+            Notice::Ready { task } => self.emit(|| RunEvent::TaskReady { task: name(task) }),
             Notice::Reopened { task } => self.emit(|| RunEvent::TaskReopened { task: name(task) }),
             Notice::Retry { task, attempt } => self.emit(|| RunEvent::TaskRetry { task: name(task), attempt }),
             Notice::Hollow { task } => self.emit(|| RunEvent::TaskHollow { task: name(task) }),
@@ -28,13 +29,19 @@ impl Drive {
             End::Cached => (Ended::Cached, None),
             End::CutOff => (Ended::CutOff, None),
             End::Ran => (Ended::Ran, None),
+            End::Failed if self.subject.is_service(task) => {
+                (Ended::Failed, failure.map(|f| format!("the service did not stay up: {}", f.kind)))
+            }
             End::Failed => (Ended::Failed, failure.map(|f| f.kind.to_string())),
             End::Skipped { cause } => (Ended::Skipped, Some(format!("`{}` did not succeed", self.name(cause)))),
             End::Blocked { cause } if self.run.undelivered().contains(&cause) => {
                 (Ended::Blocked, Some(format!("`{}` is done elsewhere, and was not delivered", self.name(cause))))
             }
             End::Blocked { cause } => (Ended::Blocked, Some(format!("there is no receipt for `{}`", self.name(cause)))),
-            End::Unmet => (Ended::Unmet, Some("nothing that it comes after failed".to_owned())),
+            End::Unmet => {
+                let when = self.subject.workflow.node(task).policy.when;
+                (Ended::Unmet, Some(when.unmet().to_owned()))
+            }
             End::Cancelled => (Ended::Cancelled, None),
         };
         let ran = matches!(end, End::Ran | End::Failed | End::Cancelled);

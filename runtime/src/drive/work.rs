@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::elsewhere::Answer;
 use super::lookups::candidate;
 use super::{Drive, DriveError, Working};
-use crate::exec::{Done, Executor, Job, Stop, Unusable};
+use crate::exec::{Done, Executor, Job, Ready, Stop, Unusable};
 use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
 use crate::plan;
@@ -27,6 +27,8 @@ pub(super) enum Message {
     Arrived { task: TaskIdx, candidate: Box<Candidate> },
     /// Bytes of its inputs were gone by the time it started.
     Gone { task: TaskIdx, epoch: u32 },
+    /// It is a service, and ready.
+    Ready { task: TaskIdx, epoch: u32 },
     /// A pause before the next attempt is over.
     Paused { task: TaskIdx, epoch: u32 },
     /// The store could not be asked.
@@ -74,6 +76,8 @@ impl Drive {
             store: self.engine.store.clone(),
             sink: self.sink(task),
             stop: stopped,
+            company: self.companies.of_task(task),
+            ready: self.readiness(task, epoch),
         };
         if let Some(equip) = &self.equip {
             equip(task, &mut job);
@@ -82,10 +86,13 @@ impl Drive {
         let clock = Arc::clone(&self.engine.clock);
         // What is never cached is done again whatever receipts there are; those of this session counted already.
         let forced = self.run.is_forced(task) || !node.policy.cache;
+        let is_service = self.subject.is_service(task);
         let sender = self.sender.clone();
         self.working.insert(task, Working { stop, via, ins, invocation });
         tokio::spawn(async move {
-            let message = match take_turn(&job, must_run, forced).await {
+            // Nobody waits for the end of another's service.
+            let turn = if is_service { Ok(Turn::Mine(None)) } else { take_turn(&job, must_run, forced).await };
+            let message = match turn {
                 Err(error) => Message::Broken { task, epoch, error },
                 Ok(Turn::Found(candidate)) => Message::Arrived { task, candidate },
                 Ok(Turn::Stopped) => {
@@ -100,13 +107,22 @@ impl Drive {
                     if matches!(done.unusable, Some(Unusable::InputsGone(_))) {
                         Message::Gone { task, epoch }
                     } else {
-                        Message::Done { task, epoch, done: Box::new(done), wall_ms, lease: Some(lease) }
+                        Message::Done { task, epoch, done: Box::new(done), wall_ms, lease }
                     }
                 }
             };
             // A driver that is gone has no use for it.
             let _ = sender.send(message);
         });
+    }
+
+    /// What a service says that it is ready with.
+    fn readiness(&self, task: TaskIdx, epoch: u32) -> Ready {
+        let sender = self.sender.clone();
+        Arc::new(move || {
+            // A driver that is gone has no use for it.
+            let _ = sender.send(Message::Ready { task, epoch });
+        })
     }
 
     /// Time that a task took so far.
@@ -198,7 +214,7 @@ impl Pausing {
 }
 
 enum Turn {
-    Mine(Lease),
+    Mine(Option<Lease>),
     Found(Box<Candidate>),
     Stopped,
 }
@@ -215,7 +231,7 @@ async fn take_turn(job: &Job, must_run: bool, forced: bool) -> Result<Turn, Stor
         if !forced && let Some(candidate) = settled(&job.store, job.id, must_run)? {
             return Ok(Turn::Found(Box::new(candidate)));
         }
-        if let Some(lease) = lease {
+        if lease.is_some() {
             return Ok(Turn::Mine(lease));
         }
         let pause = tokio::time::sleep(Duration::from_millis(wait_ms));

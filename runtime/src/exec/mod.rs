@@ -14,6 +14,7 @@ mod lookup;
 pub mod native;
 mod orphans;
 mod plain;
+mod probe;
 pub mod process;
 #[cfg(test)]
 mod process_tests;
@@ -60,6 +61,9 @@ pub enum Stream {
 /// Takes a task's output while it runs, whole lines where there are any. Called from any thread.
 pub type Sink = Arc<dyn Fn(Stream, &[u8]) + Send + Sync>;
 
+/// Takes it that a service is ready. Called from any thread.
+pub type Ready = Arc<dyn Fn() + Send + Sync>;
+
 /// How urgently work should stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Stop {
@@ -96,6 +100,10 @@ pub struct Job {
     pub sink: Sink,
     /// Told when work should stop.
     pub stop: watch::Receiver<Stop>,
+    /// Which services and tasks that need them it belongs to; those of one number share a network of their own.
+    pub company: Option<u32>,
+    /// To be called once it is ready, if it is a service.
+    pub ready: Ready,
 }
 
 /// What was done, and what it took.
@@ -199,6 +207,8 @@ pub(crate) mod tests {
             store: memory(),
             sink: Arc::new(|_, _| {}),
             stop,
+            company: None,
+            ready: Arc::new(|| {}),
         };
         (job, sender)
     }

@@ -2,7 +2,9 @@
 //!
 //! Knows the arguments of a process and the tiers it may run in; unaware of graphs and receipts.
 
+mod in_sandbox;
 mod learn;
+mod serve;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,20 +15,21 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use quipu_store::Blob;
 use quipu_store::cid::BlobId;
 use quipu_store::receipt::{Failure, FailureKind, Output};
-use quipu_store::stamp::FileKind;
 use quipu_store::tree::Entry;
-use quipu_store::{Blob, Store, Take};
 use rustix::fs::{MemfdFlags, SealFlags};
 
+use self::in_sandbox::or_gone;
 pub use self::learn::Learned;
+use self::serve::{Place, Serve};
 use super::capture::{ScratchDir, Streams};
 use super::collect::{Artifacts, Declared};
 use super::landlock::{Allowed, Ruleset, RulesetError};
 use super::orphans::Orphans;
 use super::plain::{Halt, Plain, result_text};
-use super::sandbox::{Enter, EnterError, Entered, Sandbox};
+use super::sandbox::Sandbox;
 use super::secrets::Secrets;
 use super::spawn::{Ended, Forced, Launch, Reads, launch};
 use super::stop::StopFlag;
@@ -36,6 +39,8 @@ use super::workspace::Workspace;
 use super::{Done, Executor, Job, Stop, Unusable, lookup};
 use crate::process::{OutputKind, ProcessSpec, Tier};
 use crate::run::values::entry_of;
+use crate::service::ServiceSpec;
+use crate::task::SERVICE;
 use crate::value::Value;
 
 /// Runs processes, in the workspace itself or in sandboxes over it. Cheap to clone.
@@ -148,6 +153,8 @@ struct Ran {
 struct Ends<'a> {
     deadline: Option<Instant>,
     stop: &'a StopFlag,
+    /// Set for a service, whose last step goes on until it is asked to end.
+    serve: Option<&'a Serve<'a>>,
 }
 
 /// What a task under rules has of its own.
@@ -184,7 +191,12 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
 
 impl Shared {
     fn run(&self, job: &Job, stop: &StopFlag, trace: Option<&Trace>) -> Done {
-        let plain = match Plain::read(&job.store, &job.invocation.args) {
+        let service = match Self::service(job) {
+            Ok(service) => service,
+            Err(kind) => return Done::failed(kind, "none"),
+        };
+        let args = service.as_ref().map_or(&job.invocation.args, |service| &service.process);
+        let plain = match Plain::read(&job.store, args) {
             Ok(plain) => plain,
             Err(Halt::Failed(kind)) => return Done::failed(kind, "none"),
             Err(Halt::Gone(paths)) => return gone(paths, "none"),
@@ -196,7 +208,12 @@ impl Shared {
         };
         let plain = Plain { env: plain.env.into_iter().chain(secrets.pairs()).collect(), ..plain };
         let deadline = job.timeout.and_then(|t| Instant::now().checked_add(t));
-        let ends = Ends { deadline, stop };
+        if !plain.spec.services.is_empty() && job.company.is_none() {
+            let why = "it needs services, and is run without them".to_owned();
+            return Done::failed(FailureKind::Executor { why }, tier.name());
+        }
+        let serve = service.as_ref().map(|service| Serve::new(&service.ready, job, deadline));
+        let ends = Ends { deadline, stop, serve: serve.as_ref() };
         let mut streams = Streams::new(&job.store, job.sink.clone(), &secrets);
         let ran = if stop.level() == Stop::No {
             let ran = match tier {
@@ -206,7 +223,7 @@ impl Shared {
                 _ if trace.is_some() => {
                     Err(FailureKind::Spawn { why: "only in the sandbox `ns` can a task be traced".into() }.into())
                 }
-                Tier::None | Tier::Landlock => self.run_here(job, &plain, &secrets, deadline, stop, &mut streams),
+                Tier::None | Tier::Landlock => self.run_here(job, &plain, &secrets, ends, &mut streams),
             };
             match ran {
                 Ok(ran) => ran,
@@ -217,7 +234,17 @@ impl Shared {
             Ran { forced: Some(Forced::Cancelled), ..FailureKind::Executor { why: "it was stopped".into() }.into() }
         };
         let ran = Ran { result: ran.result.map_err(|kind| secrets.tell(kind)), ..ran };
+        let ran = serve.iter().fold(ran, |ran, serve| serve.judge(ran));
         self.finish(job, &plain.spec, ran, streams)
+    }
+
+    /// The arguments of a job that is a service.
+    fn service(job: &Job) -> Result<Option<ServiceSpec>, FailureKind> {
+        if &*job.invocation.cmd != SERVICE {
+            return Ok(None);
+        }
+        let why = "its arguments are not those of a service".to_owned();
+        ServiceSpec::from_args(&job.invocation.args).map(Some).ok_or(FailureKind::Executor { why })
     }
 
     fn finish(&self, job: &Job, spec: &ProcessSpec, ran: Ran, streams: Streams) -> Done {
@@ -232,7 +259,9 @@ impl Shared {
             (Err(kind), Ok((stdout, stderr))) => Err(Failure { kind, stdout, stderr }),
             (_, Err(e)) => Err(FailureKind::Executor { why: format!("what it printed could not be kept: {e}") }.into()),
         };
-        let mut changed = self.workspace.sources_changed(&job.sources);
+        // A service that did what it was to do is looked at no more.
+        let is_over = &*job.invocation.cmd == SERVICE && result.is_ok();
+        let mut changed = if is_over { vec![] } else { self.workspace.sources_changed(&job.sources) };
         changed.extend(ran.moved);
         let unusable = if ran.forced == Some(Forced::Cancelled) {
             Some(Unusable::Cancelled)
@@ -249,8 +278,7 @@ impl Shared {
         job: &Job,
         plain: &Plain,
         secrets: &Secrets,
-        deadline: Option<Instant>,
-        stop: &StopFlag,
+        ends: Ends<'_>,
         streams: &mut Streams,
     ) -> Result<Ran, Halt> {
         let (spec, workspace) = (&plain.spec, &*self.workspace);
@@ -281,21 +309,31 @@ impl Shared {
         let confined = if spec.tier == Tier::Landlock { Some(self.confine(job, plain)?) } else { None };
         let path = plain.path();
         let mut ran = Ran::default();
-        for argv in &plain.steps {
+        let start = |argv: &[String], stdin: &Reads, stdout: Option<&File>| {
             let program = lookup::find(&argv[0], path, &dir).map_err(|why| FailureKind::Spawn { why })?;
             let what = Launch {
                 program: &program,
                 argv,
                 env: confined.as_ref().map_or(&plain.env, |confined| &confined.env),
                 dir: &dir,
-                stdin: &stdin,
-                stdout: stdout.as_ref(),
+                stdin,
+                stdout,
                 rules: confined.as_ref().map(|confined| &confined.rules),
             };
-            let process =
-                launch(&what).map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })?;
+            launch(&what).map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })
+        };
+        let files = |path: &str| workspace.root().join(path).exists();
+        let beside = |argv: &[String]| start(argv, &Reads::Nothing, None);
+        let place = Place { files: &files, start: &beside, socket: None };
+        for (i, argv) in plain.steps.iter().enumerate() {
+            let serve = ends.serve.filter(|_| i + 1 == plain.steps.len());
+            serve.map_or(Ok(()), |serve| serve.expect_nothing(&place))?;
+            let process = start(argv, &stdin, stdout.as_ref())?;
             let _noted = orphans.note(process.pid);
-            let ended = process.supervise(streams, deadline, stop, &mut || {});
+            let ended = match serve {
+                None => process.supervise(streams, ends.deadline, ends.stop, &mut || {}),
+                Some(serve) => serve.attend(process, streams, ends.stop, &mut || {}, &place),
+            };
             let ended = ended.map_err(executor_failed("waiting for it"))?;
             self.note(&mut ran, ended);
             if ran.forced.is_some() || ran.result.is_err() {
@@ -348,64 +386,6 @@ impl Shared {
         Ok(Confined { rules, env, _scratch: scratch })
     }
 
-    /// The tier `ns`: in namespaces of its own.
-    fn run_in_sandbox(
-        &self,
-        job: &Job,
-        plain: &Plain,
-        secrets: &Secrets,
-        ends: Ends<'_>,
-        streams: &mut Streams,
-        trace: Option<&Trace>,
-    ) -> Result<Ran, Halt> {
-        let spec = &plain.spec;
-        let declared = Declared::new(&spec.outputs)?;
-        let sandbox = self.sandbox()?;
-        let stdin = self.stdin(spec)?;
-        let sources = job.sources.iter().map(|(path, stamp)| (&**path, stamp.kind == FileKind::Symlink)).collect();
-        let task = self.to_enter(plain, sources);
-        let mut entered = sandbox.enter(task).inspect_err(|error| {
-            if let EnterError::Unavailable(_) = error {
-                let _ = self.unavailable.set(error.to_string());
-            }
-        })?;
-        if let Some(trace) = trace {
-            entered.trace(trace);
-        }
-        let outputs = entered.outputs();
-        let stdout = match (&spec.stdout, &outputs) {
-            (Some(path), Some(outputs)) => {
-                Some(File::create(outputs.join(&**path)).map_err(executor_failed("standard output"))?)
-            }
-            (Some(path), None) => return Err(FailureKind::UndeclaredOutput { path: path.to_string() }.into()),
-            (None, _) => None,
-        };
-        let mut ran = Ran::default();
-        for argv in &plain.steps {
-            let process = entered.start(argv, &stdin, stdout.as_ref())?;
-            let ended = process.supervise(streams, ends.deadline, ends.stop, &mut || entered.end_rest());
-            self.note(&mut ran, ended.map_err(executor_failed("waiting for it"))?);
-            if ran.forced.is_some() || ran.result.is_err() {
-                return Ok(ran);
-            }
-        }
-        ran.result = take_outputs(&entered, &declared, secrets, &job.store);
-        Ok(ran)
-    }
-
-    /// What a sandbox is to hold.
-    fn to_enter<'a>(&'a self, plain: &'a Plain, sources: Vec<(&'a str, bool)>) -> Enter<'a> {
-        Enter {
-            workspace: self.workspace.root(),
-            sources,
-            artifacts: plain.artifacts.iter().map(|(path, entry)| (&**path, entry)).collect(),
-            outputs: &plain.spec.outputs,
-            env: &plain.env,
-            dir: &plain.spec.dir,
-            network: plain.spec.network,
-        }
-    }
-
     /// Adds what a step took and how it ended.
     fn note(&self, ran: &mut Ran, ended: Ended) {
         ran.usage = ran.usage.and(ended.usage);
@@ -413,16 +393,6 @@ impl Shared {
         if let Err(kind) = self.judge(ended.status) {
             ran.result = Err(kind);
         }
-    }
-
-    fn sandbox(&self) -> Result<Arc<Sandbox>, Halt> {
-        let mut sandbox = self.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sandbox) = &*sandbox {
-            return Ok(sandbox.clone());
-        }
-        let made = Arc::new(Sandbox::new(self.workspace.store(), self.workspace.root())?);
-        *sandbox = Some(made.clone());
-        Ok(made)
     }
 
     /// What the task reads from its standard input.
@@ -465,34 +435,6 @@ impl Shared {
     }
 }
 
-/// Takes what a task left in its sandbox.
-fn take_outputs(
-    entered: &Entered<'_>,
-    declared: &Declared<'_>,
-    secrets: &Secrets,
-    store: &Store,
-) -> Result<Artifacts, FailureKind> {
-    if let Some(memory) = entered.memory() {
-        declared.check_nothing_else(&memory, &|path| entered.is_elsewhere(path))?;
-    }
-    let Some(outputs) = entered.outputs() else { return Ok(Artifacts::new()) };
-    let is_input = |path: &str| entered.is_input(path);
-    declared.check_nothing_else(&outputs, &is_input)?;
-    declared.check_hides(&outputs, secrets, &is_input)?;
-    declared.collect(store, &outputs, Take::Move, &is_input, &mut |_| {})
-}
-
-/// A sandbox that cannot be entered because bytes of inputs vanished meanwhile says nothing of the task.
-fn or_gone(halt: Halt, store: &Store, artifacts: &[(String, Entry)]) -> Halt {
-    let is_gone = |entry: &Entry| store.complete(entry).is_ok_and(|complete| !complete);
-    let gone: Vec<String> =
-        artifacts.iter().filter(|(_, entry)| is_gone(entry)).map(|(path, _)| path.clone()).collect();
-    match halt {
-        Halt::Failed(_) if !gone.is_empty() => Halt::Gone(gone),
-        halt => halt,
-    }
-}
-
 /// Nothing ran: inputs have to be made, or fetched, again.
 fn gone(paths: Vec<String>, tier: &'static str) -> Done {
     let why = format!("bytes of `{}` are not in the store any more", paths.join("`, `"));
@@ -503,24 +445,4 @@ fn gone(paths: Vec<String>, tier: &'static str) -> Done {
 fn oom_kills() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
     counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use quipu_store::cid::{BlobId, Codec};
-    use quipu_store::sign::Signer;
-    use quipu_store::{Options, SignerSource};
-
-    use super::*;
-
-    #[test]
-    fn a_sandbox_refused_for_want_of_bytes_asks_for_them_and_any_other_is_a_failure() {
-        let store = Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[1; 32]))));
-        let file = |blob| Entry::File { blob, size: 2, exec: false };
-        let there = store.put(Codec::Raw, b"ab".to_vec()).expect("is put").try_into().expect("is raw");
-        let refused = || Halt::Failed(FailureKind::Executor { why: "sandbox: something is not there any more".into() });
-        let all = [("there".to_owned(), file(there)), ("lost".to_owned(), file(BlobId::of(b"cd")))];
-        assert!(matches!(or_gone(refused(), &store, &all), Halt::Gone(paths) if paths == ["lost"]));
-        assert!(matches!(or_gone(refused(), &store, &all[..1]), Halt::Failed(_)));
-    }
 }

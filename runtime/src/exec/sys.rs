@@ -123,6 +123,35 @@ pub(crate) unsafe fn fork_into(namespaces: i32, child: impl FnOnce() -> i32) -> 
     Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
+/// The same in namespaces that are there, and in new ones beside these.
+///
+/// # Safety
+///
+/// As for [`fork_into`].
+pub(crate) unsafe fn fork_within(
+    there: [&OwnedFd; 2],
+    namespaces: i32,
+    child: impl Fn() -> i32,
+) -> io::Result<(Pid, OwnedFd)> {
+    let made = std::cell::Cell::new(None);
+    let entering = || {
+        let entered = there.into_iter().try_for_each(enter_namespace);
+        made.set(Some(match entered {
+            // SAFETY: as the caller says. The copy is this process's child, not that of who makes it, and so is its descriptor.
+            Ok(()) => unsafe { fork_into(namespaces | libc::CLONE_PARENT, &child) },
+            Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+        }));
+        0
+    };
+    let mut stack = Stack::default();
+    let blocked = SignalsBlocked::new();
+    // SAFETY: the closure makes system calls, and sets a cell that nobody looks at meanwhile.
+    let pid = unsafe { vfork(&mut stack, Kin::Sharing, &entering) };
+    drop(blocked);
+    reap(pid.map_err(io::Error::from_raw_os_error)?)?;
+    made.into_inner().unwrap_or_else(|| Err(io::ErrorKind::Other.into()))
+}
+
 struct ExitOnUnwind;
 
 impl Drop for ExitOnUnwind {
@@ -394,6 +423,30 @@ pub(crate) fn end_all_others() {
 pub(crate) fn enter_namespace(namespace: &OwnedFd) -> Result<(), i32> {
     // SAFETY: integers in, integer out.
     check(unsafe { libc::setns(namespace.as_raw_fd(), 0) }.into())
+}
+
+/// Lets this thread's network talk to itself.
+pub(crate) fn loopback_up() -> Result<(), i32> {
+    let socket = stream_socket(true)?;
+    // SAFETY: all zeroes is a valid request; the name is shorter than its field; the request outlives the calls.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request).into())
+    }
+}
+
+/// A socket of IPv4 or of IPv6 in this thread's network, with which nobody waits.
+pub(crate) fn stream_socket(is_v4: bool) -> Result<OwnedFd, i32> {
+    let domain = if is_v4 { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: integers in, integer out.
+    let fd = unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    check(fd.into())?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Gives this thread namespaces of its own.

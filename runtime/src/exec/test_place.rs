@@ -95,6 +95,8 @@ impl Place {
             store: self.store.clone(),
             sink: Arc::new(|_, _| {}),
             stop,
+            company: None,
+            ready: Arc::new(|| {}),
         };
         (job, sender)
     }

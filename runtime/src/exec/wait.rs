@@ -8,18 +8,15 @@ use std::time::Duration;
 
 use quipu_store::receipt::{FailureKind, Output};
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::Executor;
 use super::native::native;
-use crate::wait::{WaitFor, WaitSpec, http_parts};
+use super::probe::{connect, of_machine, status};
+use crate::wait::{WaitFor, WaitSpec};
 
 /// How long one look may take before the next.
-const ONE_LOOK: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read: its first line is enough.
-const ANSWER_BYTES: usize = 64;
+pub(super) const ONE_LOOK: Duration = Duration::from_secs(10);
 
 /// An executor that waits, with files and commands looked up from `root`.
 pub fn wait(root: PathBuf) -> impl Executor {
@@ -42,24 +39,11 @@ pub fn wait(root: PathBuf) -> impl Executor {
 
 async fn is_ready(root: &Path, what: &WaitFor) -> bool {
     match what {
-        WaitFor::Tcp(address) => TcpStream::connect(&**address).await.is_ok(),
-        WaitFor::Http { url, code } => status(url).await == Some(*code),
+        WaitFor::Tcp(address) => connect(address, &of_machine).await.is_some(),
+        WaitFor::Http { url, code } => status(url, &of_machine).await == Some(*code),
         WaitFor::File(path) => root.join(&**path).exists(),
         WaitFor::Command(argv) => succeeds(root, argv.iter().map(|arg| &**arg)).await,
     }
-}
-
-/// The status code of an answer.
-async fn status(url: &str) -> Option<u16> {
-    let (host, port, path) = http_parts(url)?;
-    let mut stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    stream.take(ANSWER_BYTES as u64).read_to_end(&mut answer).await.ok()?;
-    let line = answer.split(|b| *b == b'\r').next()?;
-    let line = std::str::from_utf8(line).ok()?;
-    line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()
 }
 
 async fn succeeds(root: &Path, mut argv: impl Iterator<Item = &str>) -> bool {

@@ -26,10 +26,11 @@ impl Garden {
         let (mut workflow, mut whens) = (Workflow::new(), vec![]);
         for i in 0..n {
             let does = if dice.one_in(4) { Does::Fail } else { Does::Hash };
-            let when = match dice.roll(4) {
+            let when = match dice.roll(5) {
                 _ if i == 0 => When::Success,
                 0 => When::Failure,
                 1 => When::Always,
+                2 => When::Changed,
                 _ => When::Success,
             };
             let (mut reads, mut after) = (vec![], vec![]);
@@ -90,6 +91,16 @@ fn law(subject: &Subject, report: &Report, task: TaskIdx, when: When, seen: &mut
             return Err(format!("{name} ran, and not all before it succeeded"));
         }
         return Ok(());
+    }
+    if when == When::Changed {
+        let met = ends.iter().any(|e| *e == Some(End::Ran));
+        return match own {
+            Some(End::Unmet) if met => Err(format!("{name} did not run although its condition is met")),
+            _ if ran && !(met && ends.iter().all(succeeded)) => {
+                Err(format!("{name} ran although its condition is not met"))
+            }
+            _ => Ok(()),
+        };
     }
     if !matches!(report.ends.get(&name), Some(State::Ended(_))) {
         return if report.ends.contains_key(&name) && report.ends[&name] != State::Idle {

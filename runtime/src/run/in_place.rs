@@ -36,12 +36,15 @@ pub(super) enum Hindrance {
 
 impl Run {
     fn is_in_place(&self, task: TaskIdx) -> bool {
-        matches!(self.work(task), Work::Task(recipe) if process::is_in_place(&recipe.args))
+        // A service runs for as long as others need it, and must not hold up what these wait for.
+        !self.subject.is_service(task)
+            && matches!(self.work(task), Work::Task(recipe) if process::is_in_place(&recipe.args))
     }
 
-    /// What a task may look at while it runs.
+    /// What a task may look at while it runs: services make nothing.
     fn uses(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        self.subject.inputs(task).iter().chain(self.subject.after(task).iter()).copied().collect()
+        let (inputs, after) = (self.subject.inputs(task), self.subject.after(task));
+        inputs.iter().chain(after.iter()).copied().filter(|used| !self.subject.is_service(*used)).collect()
     }
 
     /// What keeps a task that could start from starting.

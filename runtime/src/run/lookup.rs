@@ -44,7 +44,8 @@ impl Run {
             return self.order(task);
         }
         let external = matches!(self.work(task), Work::External { .. });
-        let by_inputs = slot.inputs_first || self.rules.ignore_shortcuts;
+        // No receipt is as good as a service that runs.
+        let by_inputs = slot.inputs_first || self.rules.ignore_shortcuts || self.subject.is_service(task);
         if by_inputs && !external {
             return self.wait_for_inputs(task);
         }
@@ -361,7 +362,8 @@ impl Run {
             .map(|(from, b)| crate::run::step::Need { from, entries: b.entries, streams: b.streams })
             .filter(|n| !(n.entries.is_empty() && n.streams.is_empty()))
             .collect();
-        if self.slot(task).forced || self.slot(task).must_run || self.policy(task).when != When::Success {
+        let slot = self.slot(task);
+        if slot.forced || slot.must_run || self.policy(task).when != When::Success || subject.is_service(task) {
             return self.order(task);
         }
         #[cfg(test)]

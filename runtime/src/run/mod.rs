@@ -7,6 +7,7 @@ mod gates;
 mod in_place;
 mod lookup;
 mod queue;
+mod services;
 mod settle;
 pub mod step;
 mod stopping;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use quipu_store::cid::{InvocationId, OutputId, ReceiptId};
-use quipu_store::receipt::Via;
+use quipu_store::receipt::{FailureKind, Via};
 use quipu_store::tree::Entry;
 
 pub use gates::Gates;
@@ -135,6 +136,8 @@ struct Slot {
     must_run: bool,
     /// What it runs on was replaced meanwhile.
     stale: bool,
+    /// Why it is being ended: a service that it needs is gone.
+    lost: Option<Box<FailureKind>>,
     placing: bool,
 }
 
@@ -171,6 +174,10 @@ pub struct Run {
     kept_on: HashSet<TaskIdx>,
     /// Goals that are made, and not placed before their checks have passed, and whether they were made just now.
     withheld: BTreeMap<TaskIdx, bool>,
+    /// Services that are ready, and whether they were asked to end.
+    serving: BTreeMap<TaskIdx, bool>,
+    /// Whether services that nobody needs were asked to end since somebody last might have needed one less.
+    is_quiet: bool,
     place_failures: usize,
     diverged: bool,
     in_place: InPlace,
@@ -198,6 +205,8 @@ impl Run {
             asked_to_stop: false,
             kept_on: HashSet::new(),
             withheld: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            is_quiet: true,
             place_failures: 0,
             diverged: false,
             in_place: InPlace::default(),
@@ -254,6 +263,7 @@ impl Run {
                 None if let Some(task) = self.demanded.pop_front() => self.demand(task),
                 None if self.open_gate() => {}
                 None if self.stopping && !self.swept => self.sweep(),
+                None if !self.is_quiet => self.end_unused(),
                 None if self.may_dispatch() && self.dispatch() => {}
                 None => return None,
             }
@@ -297,8 +307,11 @@ impl Run {
                 self.in_flight -= 1;
                 if self.at(task, State::Running, epoch) {
                     self.finished(task, result, receipt, cancelled);
+                } else if self.at(task, State::Serving, epoch) {
+                    self.served(task, result, receipt, cancelled);
                 }
             }
+            Event::Ready { task, epoch } => self.ready(task, epoch),
             Event::Arrived { task, candidate } => self.arrived(task, &candidate),
             Event::Placed { task, epoch, placed } => {
                 self.in_flight -= 1;
@@ -444,6 +457,8 @@ impl Run {
             return true;
         }
         self.enter(task);
+        // What a service held while others use it, they might wait for in vain.
+        let taken = if self.subject.is_service(task) { self.give_back(taken) } else { taken };
         self.outside += 1;
         let (via, ins) = self.made_from(task);
         let must_run = self.must_run(task);
@@ -455,6 +470,11 @@ impl Run {
         let (id, invocation) = self.errand(task).invocation.clone().expect("queued tasks have an invocation");
         self.ask(Step::Execute { task, epoch, attempt, id, invocation, must_run, via, ins });
         true
+    }
+
+    fn give_back(&mut self, taken: Taken) -> Taken {
+        self.free.give(taken);
+        vec![]
     }
 
     /// Whether no receipt may settle it any more: only work will do.
@@ -471,6 +491,8 @@ mod model;
 #[cfg(test)]
 mod mutants;
 #[cfg(test)]
+mod serving;
+#[cfg(test)]
 use mutants::Sabotage;
 #[cfg(test)]
 mod sim;
@@ -478,5 +500,9 @@ mod sim;
 mod sim_reads;
 #[cfg(test)]
 mod sim_work;
+#[cfg(test)]
+mod sim_report;
+#[cfg(test)]
+mod sim_services;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,12 @@ pub(crate) enum Sabotage {
     AnyCondition,
     /// Tasks that work in the workspace itself start whatever others do there.
     Trample,
+    /// Services are never asked to end.
+    NoEndOfServices,
+    /// Services count as ready when they are started.
+    NoReadiness,
+    /// Who needs a service that ended goes on.
+    NoLoss,
 }
 
 /// How many seeds may pass before one catches it: fewer than a plain test run tries.

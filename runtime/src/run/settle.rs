@@ -19,8 +19,7 @@ use crate::value::{Branch, On};
 impl Run {
     /// The task will run: what it must come after is asked for, and waited for.
     pub(super) fn order(&mut self, task: TaskIdx) {
-        let subject = self.shared();
-        let after = subject.after(task);
+        let after = self.work_before(task);
         let missing = after.iter().filter(|d| !self.is_ended(**d)).count() as u32;
         self.demand_all(&after);
         let slot = self.slot_mut(task);
@@ -34,25 +33,33 @@ impl Run {
     fn ordered(&mut self, task: TaskIdx) {
         let when = self.policy(task).when;
         let has_invocation = self.slot(task).errand.as_ref().is_some_and(|e| e.invocation.is_some());
-        match when {
-            When::Success => {}
-            _ if has_invocation => return self.stage(task),
-            _ if self.is_met(task, when) => return self.wait_for_inputs(task),
-            _ => return self.end(task, End::Unmet),
-        }
-        for &before in self.shared().after(task).iter() {
-            match self.slot(before).state {
-                State::Ended(End::Ran | End::Cached | End::CutOff) => {}
-                State::Ended(End::Skipped { cause }) => return self.end(task, End::Skipped { cause }),
-                State::Ended(End::Blocked { cause }) => return self.end(task, End::Blocked { cause }),
-                State::Ended(End::Cancelled) => return self.end(task, End::Cancelled),
-                _ => return self.end(task, End::Skipped { cause: before }),
+        if !when.cleans_up() {
+            for before in self.work_before(task) {
+                if let Some(end) = self.obstacle(before) {
+                    return self.end(task, end);
+                }
             }
         }
-        self.stage(task);
+        match when {
+            When::Success => self.call(task),
+            _ if has_invocation => self.call(task),
+            _ if self.is_met(task, when) => self.wait_for_inputs(task),
+            _ => self.end(task, End::Unmet),
+        }
     }
 
-    fn stage(&mut self, task: TaskIdx) {
+    /// How a task ends that starts only once this one succeeded, or serves, if that can't be.
+    pub(super) fn obstacle(&self, before: TaskIdx) -> Option<End> {
+        match self.slot(before).state {
+            State::Serving | State::Ended(End::Ran | End::Cached | End::CutOff) => None,
+            State::Ended(End::Skipped { cause }) => Some(End::Skipped { cause }),
+            State::Ended(End::Blocked { cause }) => Some(End::Blocked { cause }),
+            State::Ended(End::Cancelled) => Some(End::Cancelled),
+            _ => Some(End::Skipped { cause: before }),
+        }
+    }
+
+    pub(super) fn stage(&mut self, task: TaskIdx) {
         if self.is_stopped(task) {
             // Bytes may be far away, and nobody will use them now.
             return;
@@ -171,6 +178,7 @@ impl Run {
     pub(super) fn finished(&mut self, task: TaskIdx, result: Outcome, receipt: Option<ReceiptId>, cancelled: bool) {
         self.release(task);
         let followers = self.unlead(task);
+        let (result, cancelled, is_final) = self.without_service(task, result, cancelled);
         if cancelled {
             self.end(task, End::Cancelled);
             return followers.into_iter().for_each(|f| self.wait_for_inputs(f));
@@ -196,7 +204,7 @@ impl Run {
             }
             Err(failure) => {
                 followers.into_iter().for_each(|f| self.wait_for_inputs(f));
-                let final_kind = matches!(failure.kind, FailureKind::InputChanged { .. });
+                let final_kind = is_final || matches!(failure.kind, FailureKind::InputChanged { .. });
                 let attempts = self.slot(task).attempts;
                 if attempts <= self.policy(task).retries && !final_kind && !self.is_stopped(task) {
                     self.errand(task).failed = Some((Err(failure), receipt));
@@ -317,17 +325,24 @@ impl Run {
             Lookup::Known(known) => known.candidates = vec![],
             _ => {}
         }
+        self.is_quiet &= self.serving.is_empty();
         self.tell(Notice::Ended { task, end });
         let subject = self.shared();
         for awaiter in subject.awaiters(task).iter() {
             self.count_down(*awaiter, State::Waiting);
         }
+        let state = match (subject.is_service(task), end) {
+            (false, _) => State::Ordering,
+            // Who waits for it starts it anew.
+            (true, End::Ran) => return,
+            (true, _) => State::Calling,
+        };
         for follower in subject.before(task).iter() {
-            self.count_down(*follower, State::Ordering);
+            self.count_down(*follower, state);
         }
     }
 
-    fn count_down(&mut self, task: TaskIdx, state: State) {
+    pub(super) fn count_down(&mut self, task: TaskIdx, state: State) {
         let slot = self.slot_mut(task);
         if slot.state != state || slot.missing == 0 {
             return;
@@ -336,6 +351,7 @@ impl Run {
         if slot.missing == 0 {
             match state {
                 State::Ordering => self.ordered(task),
+                State::Calling => self.called(task),
                 _ => self.todo.push_back(Todo::Ready(task)),
             }
         }
@@ -379,10 +395,13 @@ impl Run {
                     self.slot_mut(awaiter).stale = true;
                     self.fall_behind(awaiter, task);
                 }
+                State::Serving => self.ask_to_end(awaiter),
+                State::Ended(End::Ran) if self.subject.is_service(awaiter) => {}
                 State::Selecting
                 | State::FindingInvocation
                 | State::FindingReads
                 | State::Ordering
+                | State::Calling
                 | State::Staging
                 | State::Queued
                 | State::Pausing

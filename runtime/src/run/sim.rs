@@ -10,9 +10,10 @@ use quipu_store::cid::{BlobId, InvocationId, OutputId, ReceiptId, TaskId, TreeId
 use quipu_store::receipt::{Failure, FailureKind, Output, Via};
 use quipu_store::tree::Entry;
 
+pub(super) use super::sim_report::Report;
 pub(super) use super::sim_work::{Does, in_place, recipe};
-use super::step::{AwaitOn, Candidate, End, Event, Need, Notice, Outcome, Part, Placed, State, Step};
-use super::{Counts, Rules, Run, Subject};
+use super::step::{AwaitOn, Candidate, Event, Need, Notice, Outcome, Part, Placed, Step};
+use super::{Rules, Run, Subject};
 use crate::graph::TaskIdx;
 use crate::narrow::Fingerprint;
 use crate::process;
@@ -82,36 +83,6 @@ pub(super) struct World {
     pub(super) most_attempts: Option<u32>,
 }
 
-#[derive(Default, Debug)]
-pub(super) struct Report {
-    /// Names, in the order they started.
-    pub(super) ran: Vec<String>,
-    pub(super) ends: BTreeMap<String, State>,
-    pub(super) counts: Counts,
-    pub(super) notices: Vec<Notice>,
-    pub(super) outputs: BTreeMap<String, OutputId>,
-    pub(super) receipts: BTreeMap<String, Option<ReceiptId>>,
-    /// Names of tasks whose bytes were asked for.
-    pub(super) staged: BTreeSet<String>,
-    pub(super) looked_up: BTreeSet<String>,
-    pub(super) hollow: BTreeSet<String>,
-    /// Names of tasks that were placed, in that order.
-    pub(super) placed: Vec<String>,
-    /// What each task was asked to do.
-    pub(super) invocations: BTreeMap<String, Arc<Invocation>>,
-    pub(super) failures: BTreeMap<String, FailureKind>,
-    /// Tasks that were to run although a receipt from before the run fits.
-    pub(super) late: Vec<String>,
-    /// Tasks that were to run although nothing that they read changed.
-    pub(super) overlooked: Vec<String>,
-    /// Tasks that were to run without bytes they need.
-    pub(super) starved: Vec<String>,
-    /// Work, or placing, while others looked at what it changes.
-    pub(super) trampled: Vec<String>,
-    /// Given up in the middle.
-    pub(super) crashed: bool,
-}
-
 /// What goes wrong while a run is under way.
 #[derive(Clone, Default)]
 pub(super) struct Trouble {
@@ -122,6 +93,8 @@ pub(super) struct Trouble {
     pub(super) crash_after: Option<usize>,
     /// People ask for the end after so many answers.
     pub(super) stop_after: Option<usize>,
+    /// Services end by themselves, one in so many answers.
+    pub(super) fall_one_in: Option<usize>,
 }
 
 /// A run in its world, step by step.
@@ -133,8 +106,10 @@ pub(super) struct Drive<'w> {
     pub(super) open: Vec<Step>,
     /// Goals whose outputs were to be placed, so far.
     pub(super) placed: Vec<String>,
-    subject: Arc<Subject>,
-    cancelled: BTreeSet<TaskIdx>,
+    pub(super) subject: Arc<Subject>,
+    pub(super) cancelled: BTreeSet<TaskIdx>,
+    /// Services that are ready.
+    pub(super) serving: BTreeSet<TaskIdx>,
     needs: BTreeMap<(TaskIdx, u32), Vec<Need>>,
     since: u64,
 }
@@ -144,11 +119,11 @@ impl<'w> Drive<'w> {
         let run = Run::new(Arc::clone(subject), goals, rules);
         let since = world.clock;
         let subject = Arc::clone(subject);
-        let (report, open, placed, cancelled, needs) = Default::default();
-        Self { world, run, report, open, placed, subject, cancelled, needs, since }
+        let (report, open, placed, cancelled, serving, needs) = Default::default();
+        Self { world, run, report, open, placed, subject, cancelled, serving, needs, since }
     }
 
-    fn name(&self, task: TaskIdx) -> String {
+    pub(super) fn name(&self, task: TaskIdx) -> String {
         self.subject.workflow.node(task).name.to_string()
     }
 
@@ -171,6 +146,7 @@ impl<'w> Drive<'w> {
             Step::Execute { task, .. } => {
                 self.cancelled.remove(&task);
                 self.look_under_feet(task, &step);
+                self.see_services(task);
                 self.open.push(step);
             }
             Step::Place { task, .. } => {
@@ -214,7 +190,10 @@ impl<'w> Drive<'w> {
     pub(super) fn answer(&mut self, i: usize) {
         let step = self.open.swap_remove(i);
         let event = self.event(step);
+        let is_fall = self.is_fall(&event);
         self.run.on(event);
+        // Who needs it hears of that before anything else happens.
+        while is_fall && self.poll() {}
     }
 
     /// Answers everything but work, until only work is open.
@@ -246,7 +225,8 @@ impl<'w> Drive<'w> {
 
     /// Sums up.
     pub(super) fn end(mut self) -> Report {
-        assert!(self.run.is_done(), "nothing is open, yet the run is not done");
+        self.report.left = self.serving.iter().map(|s| self.name(*s)).collect();
+        assert!(self.run.is_done() || !self.report.left.is_empty(), "nothing is open, yet the run is not done");
         self.report.notices.extend(self.run.finish());
         for task in self.subject.workflow.indices() {
             let name = self.name(task);
@@ -302,6 +282,7 @@ impl<'w> Drive<'w> {
                 let in_time = self.world.most_attempts.is_none_or(|most| attempt <= most);
                 Event::Paused { task, epoch, go_on: in_time && !self.cancelled.remove(&task) }
             }
+            Step::Execute { task, .. } if self.subject.is_service(task) => self.serve(step),
             Step::Execute { task, epoch, id, invocation, must_run, via, .. } => {
                 if self.cancelled.remove(&task) {
                     let result = Err(Arc::new(FailureKind::Signal { signal: 15 }.into()));
@@ -323,6 +304,7 @@ impl<'w> Drive<'w> {
                     self.report.starved.push(self.name(task));
                     return Event::Staged { task, epoch, hollow };
                 }
+                self.see_services(task);
                 self.report.ran.push(self.name(task));
                 self.report.invocations.insert(self.name(task), Arc::clone(&invocation));
                 let result = self.world.execute(&invocation);
@@ -356,7 +338,13 @@ impl World {
             assert!(turns < 100_000, "the run does not come to an end");
             // Answers may come before all steps were taken.
             while (drive.open.is_empty() || !dice.one_in(8)) && drive.poll() {}
-            if drive.open.is_empty() {
+            let falls = trouble.fall_one_in.is_some_and(|n| dice.one_in(n));
+            let mut answerable = drive.answerable(falls);
+            if answerable.is_empty() {
+                while drive.poll() {}
+                answerable = drive.answerable(false);
+            }
+            if answerable.is_empty() {
                 break;
             }
             if trouble.crash_after == Some(turns) {
@@ -370,7 +358,7 @@ impl World {
                 trouble.losses_left -= 1;
                 drive.world.lose_blob(dice);
             }
-            drive.answer(dice.roll(drive.open.len()));
+            drive.answer(answerable[dice.roll(answerable.len())]);
         }
         drive.end()
     }
@@ -507,26 +495,6 @@ impl World {
 
 fn id_of(subject: &Subject, name: &str) -> TaskId {
     subject.ids.of(subject.workflow.find(name).expect("named task"))
-}
-
-impl Report {
-    /// Names of tasks that ran, in alphabetical order.
-    pub(super) fn ran_sorted(&self) -> Vec<&str> {
-        let mut ran: Vec<&str> = self.ran.iter().map(String::as_str).collect();
-        ran.sort_unstable();
-        ran
-    }
-
-    pub(super) fn end(&self, name: &str) -> Option<End> {
-        match self.ends.get(name) {
-            Some(State::Ended(end)) => Some(*end),
-            _ => None,
-        }
-    }
-
-    pub(super) fn diverged(&self) -> usize {
-        self.notices.iter().filter(|n| matches!(n, Notice::Divergence { .. })).count()
-    }
 }
 
 pub(super) fn a_failure(code: i32) -> Failure {

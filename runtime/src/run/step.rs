@@ -16,6 +16,8 @@
 //!   Finding -> Awaiting -> Finding | Blocked                                  a task of another workflow
 //!   Running -> Pausing -> Queued                                              a failure that is tried again
 //!   Ordering -> Unmet | Waiting                                               a task with a condition, first of all
+//!   Ordering -> Calling -> Staging                                            a task that needs services
+//!   Running -> Serving -> Ran | Failed                                        a service, and -> Idle when it is needed again
 //!
 //!   any state -> Skipped | Blocked | Cancelled
 //! ```
@@ -220,6 +222,11 @@ pub enum Notice {
         /// The task.
         task: TaskIdx,
     },
+    /// A service can be used.
+    Ready {
+        /// The service.
+        task: TaskIdx,
+    },
     /// A task is tried again.
     Retry {
         /// The task.
@@ -306,6 +313,13 @@ pub enum Event {
         /// Whether it was stopped on request.
         cancelled: bool,
     },
+    /// Before the answer to [`Step::Execute`]: the service can be used.
+    Ready {
+        /// The service.
+        task: TaskIdx,
+        /// As in the step.
+        epoch: u32,
+    },
     /// Answer to [`Step::Await`].
     Awaited {
         /// The task.
@@ -374,6 +388,8 @@ pub enum State {
     FindingReads,
     /// It waits for tasks it must come after.
     Ordering,
+    /// It waits for services it needs.
+    Calling,
     /// Bytes of its inputs are being seen to.
     Staging,
     /// It waits for slots.
@@ -382,6 +398,8 @@ pub enum State {
     Following,
     /// It runs.
     Running,
+    /// It is a service, and can be used.
+    Serving,
     /// It failed, and is tried again after a pause.
     Pausing,
     /// It is done elsewhere, and nobody has delivered it yet.
@@ -411,7 +429,7 @@ pub enum End {
         /// That task.
         cause: TaskIdx,
     },
-    /// Its condition is not met: nothing that it comes after failed.
+    /// Its condition on what became of the tasks it comes after is not met.
     Unmet,
     /// The run was stopped before it ended.
     Cancelled,

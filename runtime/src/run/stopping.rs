@@ -14,13 +14,15 @@ use crate::task::When;
 impl Run {
     /// Marks the tasks with a condition, and what these need beside the tasks they watch.
     pub(super) fn mark_kept_on(&mut self) {
-        let with_condition = |t: &TaskIdx| self.policy(*t).when != When::Success && self.slot(*t).in_scope;
+        let with_condition = |t: &TaskIdx| self.policy(*t).when.cleans_up() && self.slot(*t).in_scope;
         let mut stack: Vec<TaskIdx> = self.subject.workflow.indices().filter(with_condition).collect();
         let mut kept_on = HashSet::new();
         while let Some(task) = stack.pop() {
             if kept_on.insert(task) {
                 stack.extend(self.subject.inputs(task).iter());
-                if self.policy(task).when == When::Success {
+                if self.policy(task).when.cleans_up() {
+                    stack.extend(self.services(task));
+                } else {
                     stack.extend(self.subject.after(task).iter());
                 }
             }
@@ -37,7 +39,12 @@ impl Run {
         let failed = |d: &TaskIdx| {
             matches!(self.slot(*d).state, State::Ended(End::Failed | End::Skipped { .. } | End::Blocked { .. }))
         };
-        when == When::Always || self.subject.after(task).iter().any(failed)
+        let mut before = self.work_before(task).into_iter();
+        match when {
+            When::Success | When::Always => true,
+            When::Failure => before.any(|d| failed(&d)),
+            When::Changed => before.any(|d| self.slot(d).state == State::Ended(End::Ran)),
+        }
     }
 
     /// Whether nothing new starts, not even to clean up.
@@ -55,6 +62,7 @@ impl Run {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
+        self.is_quiet = false;
         #[cfg(test)]
         if self.rules.sabotage == Some(Sabotage::NoCleanUp) {
             self.kept_on.clear();
@@ -77,7 +85,7 @@ impl Run {
         let others = (0..self.slots.len()).map(TaskIdx::new).filter(|t| !self.kept_on.contains(t));
         for task in others.collect::<Vec<_>>() {
             match self.slot(task).state {
-                State::Running | State::Pausing | State::Awaiting | State::Idle | State::Ended(_) => {}
+                State::Running | State::Serving | State::Pausing | State::Awaiting | State::Idle | State::Ended(_) => {}
                 _ => {
                     for follower in self.unlead(task) {
                         self.wait_for_inputs(follower);
@@ -90,6 +98,7 @@ impl Run {
 
     /// What would clean up does not start any more, and ends where it runs.
     pub(super) fn give_up(&mut self) {
+        self.is_quiet = false;
         for task in std::mem::take(&mut self.kept_on) {
             if matches!(self.slot(task).state, State::Running | State::Pausing) {
                 self.steps.push_back(Step::Cancel { task });

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use crate::graph::{Cycle, Graph, TaskIdx};
 use crate::identity::{IdentityError, Ids};
+use crate::task::{SERVICE, Work};
 use crate::workflow::Workflow;
 
 /// A workflow with its edges and ids: what a run is about.
@@ -74,6 +75,11 @@ impl Subject {
         Ok(())
     }
 
+    /// Whether a task is a service: it runs while those that come after it do.
+    pub fn is_service(&self, task: TaskIdx) -> bool {
+        matches!(&self.workflow.node(task).work, Work::Task(recipe) if &*recipe.cmd == SERVICE)
+    }
+
     /// What a task awaits, each once, the same task under two names as one.
     pub fn inputs(&self, task: TaskIdx) -> Cow<'_, [TaskIdx]> {
         self.firsts(self.graph.awaits(task))
@@ -118,7 +124,7 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{DEFAULT_SUBJECT, Node, Policy, Task, Work};
+    use crate::task::{DEFAULT_SUBJECT, Node, Policy, Task};
     use crate::value::{Branch, On, Value};
 
     #[test]

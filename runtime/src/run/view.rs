@@ -115,9 +115,10 @@ impl Run {
         self.subject.workflow.indices().filter(own).collect()
     }
 
-    /// Whether nothing is open but what others do.
+    /// Whether nothing is open but what others do, and services that stand by.
     pub(crate) fn only_awaits(&self, awaits: usize) -> bool {
-        self.steps.is_empty() && self.todo.is_empty() && self.demanded.is_empty() && self.in_flight == awaits
+        let open = awaits + self.serving.len();
+        self.steps.is_empty() && self.todo.is_empty() && self.demanded.is_empty() && self.in_flight == open
     }
 
     /// Whether it has a condition that what it comes after has not decided yet.

@@ -19,15 +19,17 @@ const WAIT_EVERY: Duration = Duration::from_millis(200);
 impl Making<'_, '_, '_> {
     /// What kind of work it is; a mistake in it makes it a group, which nobody sees then.
     pub(super) fn act(&mut self, shared: &Shared, outputs: &[OutputSpec]) -> (Act, Vec<Text>) {
-        let act = match (&self.table.fetch, &self.table.wait) {
-            (Some(fetch), _) => {
+        let table = self.table;
+        let act = match (&table.fetch, &table.wait, &table.service) {
+            (Some(fetch), ..) => {
                 let made = self.fetch(fetch, outputs);
                 return made.map(|(spec, urls)| (Act::Fetch(spec), urls)).unwrap_or_default();
             }
-            (None, Some(wait)) => self.wait(wait).map(Act::Wait).unwrap_or_default(),
-            (None, None) if shared.external => Act::External,
-            (None, None) if let Some(awaited) = &self.table.awaits => self.awaited(awaited).unwrap_or_default(),
-            (None, None) => Act::Process,
+            (None, Some(wait), _) => self.wait("wait", wait).map(Act::Wait).unwrap_or_default(),
+            (None, None, Some(ready)) => self.wait("service", ready).map(Act::Service).unwrap_or_default(),
+            _ if shared.external => Act::External,
+            _ if let Some(awaited) = &table.awaits => self.awaited(awaited).unwrap_or_default(),
+            _ => Act::Process,
         };
         (act, vec![])
     }
@@ -62,7 +64,7 @@ impl Making<'_, '_, '_> {
         }
     }
 
-    fn wait(&mut self, wait: &Wait<'_>) -> Option<WaitSpec> {
+    fn wait(&mut self, key: &str, wait: &Wait<'_>) -> Option<WaitSpec> {
         let mut checked = |text: &Str<'_>, is_good: fn(&str) -> bool, what: &str| {
             let written = self.text(text)?;
             if !is_good(&written) {
@@ -86,7 +88,7 @@ impl Making<'_, '_, '_> {
             WaitOn::File(text) => {
                 let written = self.text(text)?;
                 let path = paths::normalise(&self.cache.dir, &written);
-                WaitFor::File(path.map_err(|why| self.bad_path("wait.file", &written, text.place, &why)).ok()?.into())
+                WaitFor::File(path.map_err(|why| self.bad_path(&format!("{key}.file"), &written, text.place, &why)).ok()?.into())
             }
             WaitOn::Command(Run::Argv(argv)) => {
                 WaitFor::Command(argv.iter().map(|t| self.text(t)).collect::<Option<_>>()?)

@@ -179,6 +179,11 @@ impl Linker<'_> {
         let found = found.map(|found| found.into_iter().flatten().map(|to| to as usize).collect::<Vec<usize>>());
         let recipe = &self.made.recipes[i];
         let error = match found.as_deref() {
+            Ok([to]) if self.made.recipes[*to].is_service() => {
+                let message = format!("task `{}` takes what `{selector}` prints, which is a service", recipe.name);
+                let error = WorkfileError::new(ErrorKind::UnknownTask, place, message);
+                error.hint("a service prints as long as the task runs")
+            }
             Ok([to]) if !self.made.recipes[*to].is_group() => {
                 let to = *to;
                 let awaited = match self.made.recipes[to].act {

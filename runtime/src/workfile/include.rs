@@ -7,14 +7,13 @@ use std::path::Path;
 use quipu_store::cid::BlobId;
 
 use super::errors::{ErrorKind, Place, SourceFile, WorkfileError};
-use super::globs::{Comp, MAX_COMPONENTS, Pattern, States};
+use super::globs::{Pattern, States};
 use super::looked::Looked;
 use super::lower::is_task_name;
-use super::making::is_ours;
 use super::model::{self, Include, Str};
 use super::parse::{MAX_FILE_BYTES, parse};
 use super::paths::{self, Spot};
-use super::{Listed, fetching, members};
+use super::{Listed, fetching, folder, members};
 
 /// Most files that the workfiles of a workspace include.
 const MAX_INCLUDED: usize = 2000;
@@ -246,24 +245,14 @@ fn walk(
     looked: &mut Looked,
     out: &mut Vec<String>,
 ) {
-    looked.folders.insert(dir.into());
-    let Ok(entries) = std::fs::read_dir(root.join(dir)) else { return };
-    if depth > MAX_COMPONENTS || out.len() > MAX_INCLUDED {
+    if out.len() > MAX_INCLUDED {
         return;
     }
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let next = pattern.step(states, name);
-        let named = matches!(pattern.comps().get(depth), Some(Comp::Literal(literal)) if **literal == *name);
-        if next.dead() || (name.starts_with('.') && !named) || is_ours(name) {
-            continue;
-        }
-        let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => walk(root, pattern, next, &path, depth + 1, looked, out),
-            Ok(_) if pattern.accepts(next) => out.push(path),
-            _ => {}
+    for found in folder::entries(root, dir, pattern, states, depth, looked) {
+        if found.is_dir {
+            walk(root, pattern, found.states, &found.path, depth + 1, looked, out);
+        } else if pattern.accepts(found.states) {
+            out.push(found.path);
         }
     }
 }

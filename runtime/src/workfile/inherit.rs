@@ -216,6 +216,7 @@ fn put<'a>(base: &mut TaskTable<'a>, over: &TaskTable<'a>, key: &str) {
         "publish" => base.publish = over.publish,
         "fetch" => base.fetch.clone_from(&over.fetch),
         "wait" => base.wait.clone_from(&over.wait),
+        "service" => base.service.clone_from(&over.service),
         "external" => base.external = over.external,
         "await" => base.awaits.clone_from(&over.awaits),
         "depfile" => base.depfile.clone_from(&over.depfile),

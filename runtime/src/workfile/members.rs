@@ -2,19 +2,18 @@
 //!
 //! Looks at folders and reads workfiles; unaware of tasks.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::FILE_NAME;
 use super::errors::{ErrorKind, Place, SourceFile, WorkfileError};
-use super::globs::{Comp, MAX_COMPONENTS, Pattern, States};
+use super::globs::{Pattern, States};
 use super::looked::Looked;
 use super::lower::is_task_name;
-use super::making::is_ours;
 use super::model::{self, MemberEntry};
 use super::parse::{MAX_FILE_BYTES, parse};
 use super::paths::{self, Spot};
+use super::{FILE_NAME, folder};
 
 /// Most members a workspace may have.
 const MAX_MEMBERS: usize = 10_000;
@@ -185,29 +184,18 @@ fn walk(
     looked: &mut Looked,
     out: &mut Vec<String>,
 ) {
-    looked.folders.insert(dir.into());
-    let Ok(entries) = fs::read_dir(root.join(dir)) else { return };
-    if depth > MAX_COMPONENTS || out.len() > MAX_MEMBERS {
+    if out.len() > MAX_MEMBERS {
         return;
     }
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let next = pattern.step(states, name);
-        let named = matches!(pattern.comps().get(depth), Some(Comp::Literal(literal)) if **literal == *name);
-        let hidden = (name.starts_with('.') && !named) || is_ours(name);
-        if next.dead() || hidden || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-        if pattern.accepts(next) {
-            let file = format!("{path}/{FILE_NAME}");
+    for found in folder::entries(root, dir, pattern, states, depth, looked).into_iter().filter(|found| found.is_dir) {
+        if pattern.accepts(found.states) {
+            let file = format!("{}/{FILE_NAME}", found.path);
             if root.join(&file).is_file() {
-                out.push(path.clone());
+                out.push(found.path.clone());
             }
             looked.paths.insert(file.into());
         }
-        walk(root, pattern, next, &path, depth + 1, looked, out);
+        walk(root, pattern, found.states, &found.path, depth + 1, looked, out);
     }
 }
 

@@ -12,6 +12,7 @@ mod env_file;
 mod errors;
 mod fetching;
 mod findings;
+mod folder;
 pub mod globs;
 mod include;
 mod inherit;
@@ -30,10 +31,12 @@ mod publish;
 mod reach;
 mod read_matrix;
 mod read_params;
+mod read_wait;
 mod reader;
 mod recipe;
 pub mod schema;
 mod select;
+mod services;
 mod shared;
 mod sources;
 mod syntax;
@@ -241,6 +244,7 @@ fn compile(
                     format!("with task `{}` there are more than {MAX_EDGES} edges between tasks", recipe.name);
                 findings.plain(WorkfileError::new(ErrorKind::TooLarge, recipe.place, message));
             }
+            services::check(&made.recipes, &mut findings);
         }
         Err(rings) => rings.into_iter().for_each(|ring| findings.plain(ring)),
     }

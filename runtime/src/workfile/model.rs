@@ -134,7 +134,7 @@ pub(crate) struct Awaited<'a> {
     pub(crate) id: Str<'a>,
 }
 
-/// A `wait` table.
+/// A `wait` or `service` table.
 #[derive(Debug, Clone)]
 pub(crate) struct Wait<'a> {
     pub(crate) on: WaitOn<'a>,
@@ -161,6 +161,7 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) steps: Vec<Run<'a>>,
     pub(crate) wait: Option<Wait<'a>>,
     pub(crate) fetch: Option<Fetch<'a>>,
+    pub(crate) service: Option<Wait<'a>>,
     pub(crate) external: Option<bool>,
     pub(crate) awaits: Option<Awaited<'a>>,
     pub(crate) inputs: Option<Vec<Str<'a>>>,

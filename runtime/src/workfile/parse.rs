@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::errors::{ErrorKind, Place, WorkfileError, near};
-use super::model::{Awaited, Axis, File, MemberEntry, Output, Run, Str, TaskTable, Wait, WaitOn, When, WorkspaceTable};
+use super::model::{Awaited, Axis, File, MemberEntry, Output, Run, Str, TaskTable, When, WorkspaceTable};
 use super::reader::{ALIASES, Owner, Reader, Value, describe};
 use super::syntax;
 use crate::task;
@@ -29,7 +29,7 @@ pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "
 /// Keys of an entry of `members`.
 pub(super) const MEMBER_KEYS: [&str; 4] = ["path", "extends", "tags", "vars"];
 /// Keys of `[task.X]` and of `[template.X]`.
-pub(super) const TASK_KEYS: [&str; 39] = [
+pub(super) const TASK_KEYS: [&str; 40] = [
     "extends",
     "when",
     "vars",
@@ -40,6 +40,7 @@ pub(super) const TASK_KEYS: [&str; 39] = [
     "steps",
     "fetch",
     "wait",
+    "service",
     "external",
     "await",
     "inputs",
@@ -74,8 +75,6 @@ pub(super) const TASK_KEYS: [&str; 39] = [
 const AWAIT_KEYS: [&str; 3] = ["ok", "error", "any"];
 /// Keys for which `false` is a value, and does not take away what is extended.
 const TAKES_FALSE: [&str; 6] = ["publish", "when", "external", "cache", "network", "mute"];
-/// Keys of `wait`.
-const WAIT_KEYS: [&str; 6] = ["tcp", "http", "file", "command", "code", "interval"];
 /// Keys whose loss makes other tasks seem wrong.
 const TEARING: [&str; 10] =
     ["extends", "when", "matrix", "versions", "only", "exclude", "outputs", "stdout", "depfile", "tags"];
@@ -245,6 +244,7 @@ impl Reader {
         Some(match &*text.text {
             "always" => When::Ending(task::When::Always),
             "failure" => When::Ending(task::When::Failure),
+            "changed" => When::Ending(task::When::Changed),
             _ => When::Condition(text),
         })
     }
@@ -294,7 +294,8 @@ impl Reader {
                 "run" => run = self.run(owner, known, value),
                 "steps" => out.steps = self.steps(owner, value),
                 "fetch" => out.fetch = self.fetch(owner, value),
-                "wait" => out.wait = self.wait(owner, value),
+                "wait" => out.wait = self.wait(owner, known, value),
+                "service" => out.service = self.wait(owner, known, value),
                 "external" => out.external = self.bool(owner, known, value),
                 "await" => out.awaits = self.awaited(owner, value),
                 "inputs" => out.inputs = Some(self.texts(owner, known, value).unwrap_or_default()),
@@ -345,7 +346,7 @@ impl Reader {
         out
     }
 
-    fn run<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<Run<'a>> {
+    pub(super) fn run<'a>(&mut self, owner: Owner<'_>, key: &str, value: Value<'a>) -> Option<Run<'a>> {
         let takes = "a string for the shell, or a list of strings";
         let place = self.place(value.span());
         let empty = match value.get_ref() {
@@ -421,38 +422,6 @@ impl Reader {
             return None;
         }
         Some(shell)
-    }
-
-    fn wait<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Wait<'a>> {
-        let place = self.place(value.span());
-        let (mut on, mut code, mut every, errors) = (vec![], None, None, self.errors.len());
-        for (key, value) in self.table(owner, "wait", value)? {
-            let key = self.key(key);
-            match &*key.text {
-                "tcp" => on.extend(self.text(owner, "wait.tcp", value).map(WaitOn::Tcp)),
-                "http" => on.extend(self.text(owner, "wait.http", value).map(|url| WaitOn::Http(url, 200))),
-                "file" => on.extend(self.text(owner, "wait.file", value).map(WaitOn::File)),
-                "command" => on.extend(self.run(owner, "wait.command", value).map(WaitOn::Command)),
-                "code" => code = self.int(owner, "wait.code", &value, 100..=599).map(|n| (n as u16, key.place)),
-                "interval" => every = self.duration(owner, "wait.interval", value),
-                _ => self.unknown(owner, &key, &WAIT_KEYS),
-            }
-        }
-        if on.len() != 1 && self.errors.len() == errors {
-            let message = format!("`wait` of {owner} is for {} things", on.len());
-            let error = self.error(ErrorKind::BadValue, place, message);
-            error.hints.push("one of `tcp`, `http`, `file` and `command`; a task each for more".into());
-        }
-        let mut on = on.pop()?;
-        match (&mut on, code) {
-            (WaitOn::Http(_, wanted), Some((code, _))) => *wanted = code,
-            (_, Some((_, place))) => {
-                let message = format!("`wait` of {owner} has a `code`, and no `http`");
-                self.error(ErrorKind::BadValue, place, message);
-            }
-            _ => {}
-        }
-        Some(Wait { on, every })
     }
 
     fn awaited<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Awaited<'a>> {

@@ -95,6 +95,10 @@ impl Loaded {
         }
         let mut seen = FxHashSet::default();
         all.retain(|recipe| seen.insert(*recipe));
+        // Services are there for others: they are asked for only where nothing else is.
+        if all.iter().any(|i| !self.recipes[*i].is_service()) {
+            all.retain(|i| !self.recipes[*i].is_service());
+        }
         let all_of = self.closure(&all, |recipe, open| open.extend(recipe.reads().chain(recipe.after.iter().copied())));
         let lacking = all_of.iter().map(|i| &self.recipes[*i]).find(|r| r.runs() && !r.lacks.is_empty());
         if let Some((recipe, (param, _))) = lacking.and_then(|r| Some((r, r.lacks.first()?))) {

@@ -25,6 +25,8 @@ pub enum Act {
     Process,
     /// Waiting until something outside is ready.
     Wait(WaitSpec),
+    /// A process that goes on while those that need it run, once this is there.
+    Service(WaitSpec),
     /// Work that is done elsewhere.
     External,
     /// Bringing content here that is known by its hash.
@@ -180,6 +182,11 @@ impl Recipe {
     /// Whether the work itself puts its outputs into the workspace.
     pub fn is_done_in_place(&self) -> bool {
         self.act == Act::Process && self.tier == Tier::None
+    }
+
+    /// Whether it goes on while those that need it run.
+    pub fn is_service(&self) -> bool {
+        matches!(self.act, Act::Service(_))
     }
 
     /// Recipes it takes something from, some of them perhaps twice.

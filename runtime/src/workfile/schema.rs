@@ -166,7 +166,7 @@ struct Task {
     /// Templates it takes keys from, later ones winning. A key that is `false` is taken from none.
     extends: Option<OrFalse<OneOrMany>>,
     /// When it runs: a condition on params, variables, `platform.os` and `platform.arch`; or what must have become of
-    /// the tasks it comes after, `failure` or `always`.
+    /// the tasks it comes after, `failure`, `always` or `changed`.
     when: Option<When>,
     /// Texts by name, for `{{name}}` in this task.
     vars: Option<OrFalse<BTreeMap<String, OrFalse<Scalar>>>>,
@@ -184,6 +184,8 @@ struct Task {
     fetch: Option<OrFalse<Fetch>>,
     /// What it waits for, instead of running something.
     wait: Option<OrFalse<Wait>>,
+    /// What is there once it is ready: its last command goes on while the tasks that need it run.
+    service: Option<OrFalse<Wait>>,
     /// Whether it is done elsewhere: it is settled by what somebody delivers.
     external: Option<bool>,
     /// A task of another workfile or workspace, by its id: this stands for what comes out of it.
@@ -357,7 +359,7 @@ enum Unpack {
     TarGz,
 }
 
-/// What a task waits for: one of `tcp`, `http`, `file` and `command`.
+/// What is waited for: one of `tcp`, `http`, `file` and `command`.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Wait {

@@ -25,6 +25,8 @@ const OTHERS: [(&str, &[&str]); 4] = [
     ("external", &["after", "needs", "inputs", "outputs", "publish"]),
     ("await", &["outputs"]),
 ];
+/// Keys a service cannot have.
+const NOT_OF_SERVICES: [&str; 7] = ["outputs", "publish", "stdout", "stdin", "depfile", "cache", "slots"];
 /// How long something is waited for when the task does not say.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -97,6 +99,17 @@ impl Maker<'_, '_, '_, '_> {
                 bad(ErrorKind::Empty, table.place, message, "say what to `run`, or which tasks it groups");
             }
         }
+        if table.has("service") && kind.is_none() {
+            for (key, place) in table.keys.iter().filter(|(k, _)| NOT_OF_SERVICES.contains(k)) {
+                let message = format!("task `{task}` is a service, and has `{key}`");
+                bad(ErrorKind::Type, *place, message, "a service runs while others do, and makes nothing");
+            }
+            if let Some(When::Ending(when)) = &table.when {
+                let message = format!("task `{task}` is a service, and is to run on `{}`", when.name());
+                let hint = "it runs whenever a task needs it: put `when` there";
+                bad(ErrorKind::BadValue, table.key_place("when"), message, hint);
+            }
+        }
         let ending = match &table.when {
             Some(When::Ending(ending)) => Some(*ending),
             _ => None,
@@ -122,22 +135,23 @@ impl Maker<'_, '_, '_, '_> {
             let message = format!("task `{task}` has `backoff`, but is never tried again");
             bad(ErrorKind::BadValue, table.key_place("backoff"), message, "say how often: `retries = 3`");
         }
+        let waits = table.wait.is_some() || table.service.is_some();
         let tags: Vec<Str<'_>> = table.tags.iter().chain(given.iter().copied()).cloned().collect();
         Shared {
             params: self.params(&table.params, errors).into(),
             tags: self.cache.texts(&tags),
             key_places: table.keys.as_slice().into(),
             policy: Policy {
-                timeout: table.timeout.or(table.wait.as_ref().map(|_| WAIT_TIMEOUT)),
+                timeout: table.timeout.or(waits.then_some(WAIT_TIMEOUT)),
                 retries: table.retries.unwrap_or(0),
                 backoff: table.backoff,
                 when: ending.unwrap_or_default(),
-                cache: table.cache.unwrap_or(ending.is_none() && table.wait.is_none()),
-                // Others run while it waits.
-                slots: match (&table.fetch, &table.wait) {
-                    (Some(_), _) => [("".into(), 0), (SLOT.into(), 1)].into(),
-                    (None, Some(_)) => [("".into(), 0)].into(),
-                    (None, None) => table.slots.clone(),
+                cache: table.cache.unwrap_or(ending.is_none() && !waits),
+                // Others run while it is fetched, waits, or stands by.
+                slots: match &table.fetch {
+                    Some(_) => [("".into(), 0), (SLOT.into(), 1)].into(),
+                    None if waits => [("".into(), 0)].into(),
+                    None => table.slots.clone(),
                 },
                 mute: table.mute.unwrap_or(false),
             },

@@ -11,7 +11,8 @@ use super::recipe::{Act, Recipe, Stdin};
 use super::vars;
 use crate::graph::TaskIdx;
 use crate::process::{ProcessError, ProcessSpec, Tier};
-use crate::task::{EXTERNAL, FETCH, Node, PROCESS, Task, WAIT, When, Work};
+use crate::service::ServiceSpec;
+use crate::task::{EXTERNAL, FETCH, Node, PROCESS, SERVICE, Task, WAIT, When, Work};
 use crate::value::{Branch, On, Text, Value, ValueError};
 use crate::workflow::{DuplicateName, Workflow};
 
@@ -79,7 +80,16 @@ impl Loaded {
         let mut workflow = Workflow::new();
         let outputs: Text = "outputs".into();
         let cmd: Text = PROCESS.into();
-        for (recipe, tree) in self.recipes.iter().zip(sources).filter(|(recipe, _)| recipe.runs()) {
+        let spec_alone = |i: usize| self.spec(&self.recipes[i], sources[i], surroundings, &outputs);
+        // Each service stands by itself: which of them need which says nothing that they do not say together.
+        let spec = |i: usize| {
+            let mut spec = spec_alone(i)?;
+            let services = self.all_services(&self.recipes[i]);
+            let args = |s: usize| service_args(&self.recipes[s], &spec_alone(s)?);
+            spec.services = services.into_iter().map(args).collect::<Result<_, _>>()?;
+            Ok::<_, WorkflowError>(spec)
+        };
+        for (i, recipe) in self.recipes.iter().enumerate().filter(|(_, recipe)| recipe.runs()) {
             let fail = |source| WorkflowError::Args { task: recipe.name.clone(), source };
             if let Act::Await { id, branch } = recipe.act {
                 let work = Work::External { id, branch };
@@ -88,13 +98,14 @@ impl Loaded {
                 continue;
             }
             let (cmd, args) = match &recipe.act {
-                Act::Process => {
-                    (cmd.clone(), self.spec(recipe, *tree, surroundings, &outputs)?.to_args().map_err(fail)?)
-                }
+                Act::Process => (cmd.clone(), spec(i)?.to_args().map_err(fail)?),
+                Act::Service(_) => (SERVICE.into(), service_args(recipe, &spec(i)?)?),
                 Act::Await { .. } => unreachable!("it is no task of this workflow"),
                 Act::Wait(spec) => (WAIT.into(), spec.to_args()),
                 Act::Fetch(spec) => (FETCH.into(), spec.to_args()),
-                Act::External => (EXTERNAL.into(), self.external(recipe, *tree, &outputs).map_err(|e| fail(e.into()))?),
+                Act::External => {
+                    (EXTERNAL.into(), self.external(recipe, sources[i], &outputs).map_err(|e| fail(e.into()))?)
+                }
             };
             // Equal work that depends on what becomes of other tasks is not one task.
             let nonce = match recipe.policy.when {
@@ -106,7 +117,7 @@ impl Loaded {
                 name: recipe.name.clone(),
                 work: Work::Task(task),
                 policy: recipe.policy.clone(),
-                after: recipe.after.iter().map(|i| self.at(*i)).collect(),
+                after: recipe.after.iter().copied().chain(self.services(recipe)).map(|i| self.at(i)).collect(),
             })?;
         }
         Ok(workflow)
@@ -126,7 +137,8 @@ impl Loaded {
 
     /// What comes from other tasks, by where it is found.
     fn inputs<'a>(&'a self, recipe: &'a Recipe, outputs: &'a Text) -> impl Iterator<Item = (Text, Value)> + 'a {
-        let needs = recipe.needs.iter().map(|i| (self.needs_key(*i), self.part(*i, std::slice::from_ref(outputs))));
+        let gives = recipe.needs.iter().filter(|i| !self.recipes[**i].is_service());
+        let needs = gives.map(|i| (self.needs_key(*i), self.part(*i, std::slice::from_ref(outputs))));
         needs.chain(recipe.from.iter().map(|from| (from.path.clone(), self.part(from.producer, &from.at))))
     }
 
@@ -172,6 +184,23 @@ impl Loaded {
         Value::promise(Branch::Ok, On::Here(self.at(*task)), at)
     }
 
+    /// The services that a recipe needs itself.
+    fn services<'a>(&'a self, recipe: &'a Recipe) -> impl Iterator<Item = usize> + 'a {
+        recipe.needs.iter().copied().filter(|i| self.recipes[*i].is_service())
+    }
+
+    /// All services that run while a recipe does, those included that others of them need.
+    fn all_services(&self, recipe: &Recipe) -> BTreeSet<usize> {
+        let mut all = BTreeSet::new();
+        let mut open: Vec<usize> = self.services(recipe).collect();
+        while let Some(i) = open.pop() {
+            if all.insert(i) {
+                open.extend(self.services(&self.recipes[i]));
+            }
+        }
+        all
+    }
+
     fn spec(
         &self,
         recipe: &Recipe,
@@ -213,6 +242,15 @@ impl Loaded {
             tier: recipe.tier,
             network: recipe.network,
             secrets: secrets.into_iter().collect(),
+            services: vec![],
         })
     }
+}
+
+/// The arguments of a recipe that is a service, whose process this is.
+fn service_args(recipe: &Recipe, process: &ProcessSpec) -> Result<Value, WorkflowError> {
+    let Act::Service(ready) = &recipe.act else { unreachable!("only services are asked for theirs") };
+    let process = process.to_args();
+    let process = process.map_err(|source| WorkflowError::Args { task: recipe.name.clone(), source })?;
+    Ok(ServiceSpec { process, ready: ready.clone() }.to_args())
 }

@@ -65,7 +65,8 @@ impl Shared {
         plain.env.extend(secrets.pairs());
         let deadline = job.timeout.and_then(|t| Instant::now().checked_add(t));
         let mut streams = Streams::new(&job.store, job.sink.clone(), &secrets);
-        let ran = match self.over_all(job, &plain, &secrets, Ends { deadline, stop }, &mut streams, trace) {
+        let ran = match self.over_all(job, &plain, &secrets, Ends { deadline, stop, serve: None }, &mut streams, trace)
+        {
             Ok(ran) => ran,
             Err(Halt::Failed(kind)) => kind.into(),
             Err(Halt::Gone(paths)) => return (gone(paths, "ns"), BTreeMap::new()),
@@ -88,7 +89,7 @@ impl Shared {
         let declared = Declared::new(&spec.outputs)?;
         let sandbox = self.sandbox()?;
         let stdin = self.stdin(spec)?;
-        let mut entered = sandbox.enter_over(&self.to_enter(plain, vec![]))?;
+        let mut entered = sandbox.enter_over(&self.to_enter(job, plain, vec![]))?;
         let mut ran = Ran::default();
         // What it made the last time is not there, and what it is written in is.
         let gone = spec.outputs.iter().filter(|o| o.kind != OutputKind::Glob).map(|o| format!("/ws/{}", o.path));

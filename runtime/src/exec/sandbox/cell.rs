@@ -53,6 +53,19 @@ pub(super) struct Template {
     pub(super) writable: Vec<CString>,
 }
 
+/// What network a cell has.
+#[derive(Clone, Copy)]
+pub(super) enum Network<'a> {
+    /// That of the machine.
+    Machine,
+    /// None.
+    None,
+    /// One of its own, in which it can talk to itself.
+    Own,
+    /// That of another cell, with its user namespace, to which it belongs.
+    Of { user: &'a OwnedFd, network: &'a OwnedFd },
+}
+
 /// Namespaces that wait for a task, or have one.
 pub(super) struct Cell {
     pid: Pid,
@@ -79,22 +92,31 @@ impl From<io::Error> for CellError {
 }
 
 impl Cell {
-    /// Makes one. Without `network` there is none in it.
-    pub(super) fn new(template: &Template, network: bool) -> Result<Self, CellError> {
+    /// Makes one.
+    pub(super) fn new(template: &Template, network: Network<'_>) -> Result<Self, CellError> {
         let (mut control, theirs) = UnixStream::pair()?;
-        let namespaces = libc::CLONE_NEWUSER
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWUTS
-            | if network { 0 } else { libc::CLONE_NEWNET };
+        let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS;
         let theirs_raw = theirs.as_raw_fd();
-        // SAFETY: `init` neither allocates nor locks; all it needs is in the template.
-        let forked = unsafe { sys::fork_into(namespaces, || init(template, theirs_raw)) };
+        let more = match network {
+            Network::Machine => libc::CLONE_NEWUSER,
+            Network::None | Network::Own => libc::CLONE_NEWUSER | libc::CLONE_NEWNET,
+            Network::Of { .. } => 0,
+        };
+        let forked = match network {
+            Network::Of { user, network: of } => {
+                // SAFETY: as below.
+                unsafe { sys::fork_within([user, of], namespaces, || init(template, theirs_raw, network)) }
+            }
+            // SAFETY: `init` neither allocates nor locks; all it needs is in the template.
+            _ => unsafe { sys::fork_into(namespaces | more, || init(template, theirs_raw, network)) },
+        };
         let (pid, pidfd) = forked.map_err(CellError::Fork)?;
         drop(theirs);
         let opened = receive(&mut control).and_then(|()| {
             // The network of the machine is nobody's to enter who has rights in a cell alone; who starts there is in it.
-            let names = ["user", "pid", "uts", "mnt"].into_iter().chain((!network).then_some("net"));
+            let names = ["user", "pid", "uts", "mnt"]
+                .into_iter()
+                .chain((!matches!(network, Network::Machine)).then_some("net"));
             let open = |name| File::open(format!("/proc/{}/ns/{name}", pid.as_raw_pid())).map(OwnedFd::from);
             let fds = names.map(open).collect::<Result<Vec<_>, _>>()?;
             control.write_all(&[TAKEN])?;
@@ -153,13 +175,13 @@ fn receive(control: &mut UnixStream) -> Result<(), CellError> {
 /// The whole life of a cell's init.
 ///
 /// Runs in a copy of a process that had many threads. Invariant: nothing here allocates, locks or panics.
-fn init(template: &Template, control: RawFd) -> i32 {
+fn init(template: &Template, control: RawFd, network: Network<'_>) -> i32 {
     if sys::dup_to(control, CONTROL).and_then(|()| sys::close_from(CONTROL + 1)).is_err() {
         return 1;
     }
     // SAFETY: the descriptor was just made and lives as long as this process.
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL) };
-    let last_pid = match set_up(template) {
+    let last_pid = match set_up(template, network) {
         Ok(last_pid) => last_pid,
         Err(failed) => {
             let _ = rustix::io::write(control, &[FAILED]);
@@ -195,7 +217,8 @@ fn init(template: &Template, control: RawFd) -> i32 {
 }
 
 /// Puts the template's mounts together. Gives what the last process number can be set with, where that is possible.
-fn set_up(template: &Template) -> Result<Option<OwnedFd>, Failed> {
+fn set_up(template: &Template, network: Network<'_>) -> Result<Option<OwnedFd>, Failed> {
+    let is_mapped = matches!(network, Network::Of { .. });
     for (index, (path, text)) in [
         (c"/proc/self/setgroups", &b"deny"[..]),
         (c"/proc/self/gid_map", &template.gid_map),
@@ -203,8 +226,12 @@ fn set_up(template: &Template) -> Result<Option<OwnedFd>, Failed> {
     ]
     .into_iter()
     .enumerate()
+    .filter(|_| !is_mapped)
     {
         write_to(path, text).map_err(at(Stage::UserMap, index))?;
+    }
+    if let Network::Own = network {
+        sys::loopback_up().map_err(at_raw(Stage::Loopback, 0))?;
     }
     rustix::system::sethostname(b"quipu").map_err(at(Stage::HostName, 0))?;
     // What is copied from another user namespace hears of the host's mounts and never the other way round, so that

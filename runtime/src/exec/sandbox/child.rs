@@ -138,6 +138,26 @@ pub(super) fn start(
     Ok((pid, own.into_inner()))
 }
 
+/// Makes a socket in a cell's network, of IPv4 or of IPv6, with which nobody waits. Says why not.
+pub(super) fn socket(cell: &Cell, is_v4: bool) -> Result<OwnedFd, i32> {
+    let made = std::cell::Cell::new(Err(libc::ENOTCONN));
+    let making = || {
+        // The user namespace, whose the network is, and the network.
+        let (Some(user), Some(network)) = (cell.namespaces.first(), cell.namespaces.get(4)) else { return 1 };
+        let entered = sys::enter_namespace(user).and_then(|()| sys::enter_namespace(network));
+        made.set(entered.and_then(|()| sys::stream_socket(is_v4)));
+        0
+    };
+    let mut stack = Stack::default();
+    let blocked = sys::SignalsBlocked::new();
+    // SAFETY: the closure makes system calls and sets a cell that nobody looks at meanwhile. It shares descriptors with us,
+    // so that what it opens is ours.
+    let pid = unsafe { sys::vfork(&mut stack, Kin::Sharing, &making) };
+    drop(blocked);
+    let _ = sys::reap(pid?);
+    made.into_inner()
+}
+
 fn enter(
     cell: &Cell,
     place: &Where<'_>,

@@ -5,6 +5,7 @@
 
 mod cell;
 mod child;
+mod company;
 mod mounts;
 mod over;
 mod refusal;
@@ -25,8 +26,9 @@ use quipu_store::tree::Entry;
 use quipu_store::{Blob, Store};
 use rustc_hash::FxHashMap;
 
-use self::cell::{Cell, CellError, Template};
+use self::cell::{Cell, CellError, Network, Template};
 use self::child::{Common, Op, Own, Stacks, Stdin, Step, Where};
+use self::company::Company;
 use self::mounts::{Hidden, c_path, c_string};
 use self::room::{Room, Rooms};
 use self::skeleton::Skeleton;
@@ -48,6 +50,7 @@ pub(crate) struct Sandbox {
     templates: [Template; 2],
     /// Cells that wait for a task, by template.
     idle: [Mutex<Vec<Cell>>; 2],
+    companies: Mutex<FxHashMap<u32, Arc<Company>>>,
     filter: Vec<libc::sock_filter>,
     hidden: Hidden,
     /// Inputs that are not files of the store as they stand, made once each.
@@ -121,6 +124,15 @@ pub(crate) struct Enter<'a> {
     pub(crate) dir: &'a str,
     /// Whether it may use the network.
     pub(crate) network: bool,
+    /// Whom it shares a network with when it may not use the machine's.
+    pub(crate) company: Option<u32>,
+}
+
+/// Where a task's cell comes from, and goes back to.
+enum Pool {
+    /// It has no network, or that of the machine.
+    Alone(usize),
+    Company(Arc<Company>),
 }
 
 /// A task in its sandbox, between its steps.
@@ -130,7 +142,7 @@ pub(crate) struct Entered<'a> {
     /// Where outputs are written, when there are any.
     room: Option<Room>,
     cell: Option<Cell>,
-    network: usize,
+    pool: Pool,
     ops: Vec<Op>,
     own: Option<Own>,
     common: Common<'a>,
@@ -164,6 +176,7 @@ impl Sandbox {
             store: store.clone(),
             templates,
             idle: Default::default(),
+            companies: Mutex::default(),
             filter: filter::program(Sockets::All),
             hidden: Hidden(bases),
             inputs,
@@ -201,12 +214,34 @@ impl Sandbox {
         Ok(if matches!(entry, Entry::Dir { .. }) { Seen::Dir(host) } else { Seen::File(host) })
     }
 
-    fn cell(&self, network: usize) -> Result<Cell, EnterError> {
+    fn pool(&self, task: &Enter<'_>) -> Result<Pool, EnterError> {
+        let Some(number) = task.company.filter(|_| !task.network) else {
+            return Ok(Pool::Alone(usize::from(task.network)));
+        };
+        let mut companies = self.companies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(company) = companies.get(&number) {
+            return Ok(Pool::Company(Arc::clone(company)));
+        }
+        let company = Company::found(&self.templates[0]).map_err(|error| self.explain(0, error))?;
+        let company = companies.entry(number).or_insert(Arc::new(company));
+        Ok(Pool::Company(Arc::clone(company)))
+    }
+
+    fn cell(&self, pool: &Pool) -> Result<Cell, EnterError> {
+        let network = match pool {
+            Pool::Company(company) => return company.cell(&self.templates[0]).map_err(|e| self.explain(0, e)),
+            Pool::Alone(network) => *network,
+        };
         if let Some(cell) = self.idle[network].lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(cell);
         }
+        let of = if network == 1 { Network::Machine } else { Network::None };
+        Cell::new(&self.templates[network], of).map_err(|error| self.explain(network, error))
+    }
+
+    fn explain(&self, network: usize, error: CellError) -> EnterError {
         let template = &self.templates[network];
-        Cell::new(template, network == 1).map_err(|error| match error {
+        match error {
             CellError::Fork(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM)) => {
                 EnterError::Io { what: "its first process", source: error }
             }
@@ -219,7 +254,7 @@ impl Sandbox {
                 EnterError::Unavailable(refusal::of_stage(failed, &bound))
             }
             CellError::Io(source) => EnterError::Io { what: "its first process did not answer", source },
-        })
+        }
     }
 
     /// Makes a task's place ready.
@@ -257,14 +292,14 @@ impl Sandbox {
         };
         let path =
             task.env.iter().find(|(name, _)| name == "PATH").map_or_else(String::new, |(_, value)| value.clone());
-        let network = usize::from(task.network);
-        let cell = Some(self.cell(network)?);
+        let pool = self.pool(task)?;
+        let cell = Some(self.cell(&pool)?);
         Ok(Entered {
             sandbox: self,
             view,
             room,
             cell,
-            network,
+            pool,
             ops,
             own: None,
             common,
@@ -387,6 +422,17 @@ impl Entered<'_> {
         Some(format!("/proc/self/fd/{}", own.ws.as_raw_fd()).into())
     }
 
+    /// Whether it shares a network with its company, which is not the machine's.
+    pub(crate) fn is_apart(&self) -> bool {
+        matches!(self.pool, Pool::Company(_))
+    }
+
+    /// A socket in its network, of IPv4 or of IPv6, with which nobody waits.
+    pub(crate) fn socket(&self, is_v4: bool) -> io::Result<OwnedFd> {
+        let cell = self.cell.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        child::socket(cell, is_v4).map_err(io::Error::from_raw_os_error)
+    }
+
     /// Ends whatever still runs of the task.
     pub(crate) fn end_rest(&mut self) {
         if std::mem::take(&mut self.started)
@@ -407,7 +453,12 @@ impl Drop for Entered<'_> {
             self.sandbox.rooms.give_back(room);
         }
         if let Some(cell) = self.cell.take() {
-            self.sandbox.idle[self.network].lock().unwrap_or_else(PoisonError::into_inner).push(cell);
+            match &self.pool {
+                Pool::Alone(network) => {
+                    self.sandbox.idle[*network].lock().unwrap_or_else(PoisonError::into_inner).push(cell);
+                }
+                Pool::Company(company) => company.give_back(cell),
+            }
         }
     }
 }

@@ -96,6 +96,7 @@ pub(super) fn of_stage(failed: Failed, item: &str) -> String {
     match stage {
         Stage::Descriptors => format!("sandbox: descriptors: {error}"),
         Stage::UserMap => with_reason("mapping the user into its namespace is refused", errno),
+        Stage::Loopback => with_reason("a network for services is refused", errno),
         Stage::HostName => with_reason("setting the host name is refused", errno),
         Stage::Root => with_reason("mounting is refused", errno),
         Stage::Bind if matches!(errno, libc::ENOENT | libc::ENOTDIR) => {
@@ -159,6 +160,7 @@ pub fn ns() -> Result<(), String> {
         env: &env,
         dir: "",
         network: false,
+        company: None,
     };
     let mut entered = sandbox.enter(task).map_err(|e| said(&e))?;
     let process = entered.start(&["true".to_owned()], &Reads::Nothing, None).map_err(|e| said(&e))?;

@@ -9,6 +9,8 @@ pub(super) enum Stage {
     Descriptors,
     /// The user is mapped into its namespace.
     UserMap,
+    /// The network that a company has of its own is put into use.
+    Loopback,
     /// The host gets its name.
     HostName,
     /// A directory becomes a mount that can be the root.
@@ -80,9 +82,10 @@ impl Failed {
     }
 
     /// Those that happen where the answer goes over a socket.
-    const STAGES: [Stage; 9] = [
+    const STAGES: [Stage; 10] = [
         Stage::Descriptors,
         Stage::UserMap,
+        Stage::Loopback,
         Stage::HostName,
         Stage::Root,
         Stage::Bind,

@@ -186,6 +186,7 @@ fn t20_promises_anywhere_in_the_arguments_are_edges_and_are_replaced_in_place() 
         tier: Tier::None,
         network: false,
         secrets: Vec::new(),
+        services: vec![],
     };
     let task = Task {
         sub: DEFAULT_SUBJECT.into(),
