@@ -93,7 +93,7 @@ fn law(subject: &Subject, report: &Report, task: TaskIdx, when: When, seen: &mut
         return Ok(());
     }
     if when == When::Changed {
-        let met = ends.iter().any(|e| *e == Some(End::Ran));
+        let met = ends.contains(&Some(End::Ran));
         return match own {
             Some(End::Unmet) if met => Err(format!("{name} did not run although its condition is met")),
             _ if ran && !(met && ends.iter().all(succeeded)) => {

@@ -499,10 +499,10 @@ mod sim;
 #[cfg(test)]
 mod sim_reads;
 #[cfg(test)]
-mod sim_work;
-#[cfg(test)]
 mod sim_report;
 #[cfg(test)]
 mod sim_services;
+#[cfg(test)]
+mod sim_work;
 #[cfg(test)]
 mod tests;

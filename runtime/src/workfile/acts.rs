@@ -88,7 +88,9 @@ impl Making<'_, '_, '_> {
             WaitOn::File(text) => {
                 let written = self.text(text)?;
                 let path = paths::normalise(&self.cache.dir, &written);
-                WaitFor::File(path.map_err(|why| self.bad_path(&format!("{key}.file"), &written, text.place, &why)).ok()?.into())
+                WaitFor::File(
+                    path.map_err(|why| self.bad_path(&format!("{key}.file"), &written, text.place, &why)).ok()?.into(),
+                )
             }
             WaitOn::Command(Run::Argv(argv)) => {
                 WaitFor::Command(argv.iter().map(|t| self.text(t)).collect::<Option<_>>()?)
