@@ -262,7 +262,7 @@ impl Shared {
         // A service that did what it was to do is looked at no more.
         let is_over = &*job.invocation.cmd == SERVICE && result.is_ok();
         let mut changed = if is_over { vec![] } else { self.workspace.sources_changed(&job.sources) };
-        changed.extend(ran.moved);
+        changed.extend(ran.moved.into_iter().filter(|_| !is_over));
         let unusable = if ran.forced == Some(Forced::Cancelled) {
             Some(Unusable::Cancelled)
         } else {

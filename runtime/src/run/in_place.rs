@@ -41,10 +41,10 @@ impl Run {
             && matches!(self.work(task), Work::Task(recipe) if process::is_in_place(&recipe.args))
     }
 
-    /// What a task may look at while it runs: services make nothing.
+    /// What a task may look at while it runs.
     fn uses(&self, task: TaskIdx) -> Vec<TaskIdx> {
-        let (inputs, after) = (self.subject.inputs(task), self.subject.after(task));
-        inputs.iter().chain(after.iter()).copied().filter(|used| !self.subject.is_service(*used)).collect()
+        // A service goes on meanwhile, and makes nothing.
+        self.subject.inputs(task).iter().copied().chain(self.work_before(task)).collect()
     }
 
     /// What keeps a task that could start from starting.

@@ -76,7 +76,7 @@ impl Shared {
     }
 
     /// What a sandbox is to hold.
-    pub(super) fn to_enter<'a>(&'a self, job: &'a Job, plain: &'a Plain, sources: Vec<(&'a str, bool)>) -> Enter<'a> {
+    pub(super) fn to_enter<'a>(&'a self, job: &Job, plain: &'a Plain, sources: Vec<(&'a str, bool)>) -> Enter<'a> {
         Enter {
             workspace: self.workspace.root(),
             sources,
