@@ -12,7 +12,7 @@ use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::project::Project;
 use quipu_runtime::run::{Rules, Run};
-use quipu_runtime::task::{FETCH, PROCESS, SERVICE, WAIT};
+use quipu_runtime::task::{FETCH, PROCESS, SERVICE, WAIT, WORKER};
 use quipu_runtime::workfile::{self, Given, Loaded};
 use quipu_store::Store;
 
@@ -59,6 +59,7 @@ impl Opened {
         engine.policies = self.trust.policies.clone();
         engine.executors.register(PROCESS, self.processes.clone());
         engine.executors.register(SERVICE, self.processes.clone());
+        engine.executors.register(WORKER, self.processes.workers());
         let root = self.workspace.root().to_owned();
         engine.executors.register(WAIT, wait(root.clone()));
         let options = FetchOptions { offline: self.offline, ..FetchOptions::new(root) };

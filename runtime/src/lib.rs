@@ -66,5 +66,6 @@ pub mod service;
 pub mod task;
 pub mod value;
 pub mod wait;
+pub mod worker;
 pub mod workfile;
 pub mod workflow;

@@ -25,6 +25,9 @@ pub const FETCH: &str = "/quipu/fetch";
 /// The command of a service: a process that runs while those that come after it do.
 pub const SERVICE: &str = "/quipu/service";
 
+/// The command of a task that a persistent worker does.
+pub const WORKER: &str = "/quipu/worker";
+
 /// The command of a task that waits until something outside is ready.
 pub const WAIT: &str = "/quipu/wait";
 

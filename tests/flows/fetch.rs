@@ -171,6 +171,25 @@ fn two_processes_fetch_once() {
     assert_eq!(fs::read(space.path("other/b.in")).expect("is there"), large(1));
 }
 
+#[test]
+fn a_remote_workfile_is_fetched_once_and_is_what_its_hash_says() {
+    let text = "[task.hello]\nrun = 'echo hello > hello'\ninputs = []\noutputs = ['hello']\n";
+    let web = Web::start([("/ci.toml", Page::new(text))]);
+    let include = |content: &str| {
+        let id = quipu_store::cid::BlobId::of(content.as_bytes());
+        format!("include = [{{ url = '{}', name = 'ci', blake3 = '{id}' }}]\n", web.url("/ci.toml"))
+    };
+    let space = TestSpace::new(&include(text));
+    assert_eq!(space.build_twice(&["ci:hello"]).ran(), "ci:hello");
+    assert_eq!(web.asked(), ["/ci.toml"]);
+    space.write("quipu.toml", &include("something else"));
+    let output = space.run(&["run"]);
+    assert_eq!(output.status, 2);
+    assert!(output.stderr.contains("not what `blake3` says"), "{}", output.stderr);
+    space.write("quipu.toml", &include(text));
+    space.ok(&["--offline", "run"]);
+}
+
 /// An archive of these files.
 fn packed(files: &[(&str, &str)], space: &TestSpace, name: &str) -> Vec<u8> {
     let from = space.beside("packing");

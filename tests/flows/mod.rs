@@ -45,4 +45,5 @@ mod undeclared;
 mod untrusted;
 mod variants;
 mod waits;
+mod workers;
 mod workfile_errors;

@@ -5,6 +5,7 @@
 mod in_sandbox;
 mod learn;
 mod serve;
+pub mod worker;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -34,6 +34,8 @@ pub(crate) enum Reads {
     Nothing,
     /// A copy of its own.
     Copy(File),
+    /// What is open already, from where it stands.
+    Open(File),
     /// A file that belongs to others.
     File(PathBuf),
 }
@@ -48,6 +50,7 @@ impl Reads {
                 file.rewind()?;
                 Ok(file)
             }
+            Self::Open(file) => file.try_clone(),
             Self::File(path) => File::open(path),
         }
     }
@@ -252,15 +255,17 @@ impl Process {
     }
 }
 
+/// What there is news of.
 #[derive(Default)]
-struct Ready {
-    ended: bool,
-    stdout: bool,
-    stderr: bool,
-    stop: bool,
+pub(crate) struct Ready {
+    pub(crate) ended: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    pub(crate) stop: bool,
 }
 
-fn wait(
+/// Waits for news of a process, its streams or the wish to stop.
+pub(crate) fn wait(
     pidfd: Option<&OwnedFd>,
     stdout: Option<&OwnedFd>,
     stderr: Option<&OwnedFd>,
@@ -288,7 +293,7 @@ fn wait(
 }
 
 /// Reads from `pipe` at most `rounds` times; closes it at its end.
-fn pump(
+pub(crate) fn pump(
     pipe: &mut Option<OwnedFd>,
     stream: Stream,
     buffer: &mut [u8],

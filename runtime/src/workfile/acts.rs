@@ -28,6 +28,9 @@ impl Making<'_, '_, '_> {
             (None, Some(wait), _) => self.wait("wait", wait).map(Act::Wait).unwrap_or_default(),
             (None, None, Some(ready)) => self.wait("service", ready).map(Act::Service).unwrap_or_default(),
             _ if shared.external => Act::External,
+            _ if let Some(argv) = &table.worker => {
+                Act::Worker(argv.iter().filter_map(|text| self.text(text)).collect())
+            }
             _ if let Some(awaited) = &table.awaits => self.awaited(awaited).unwrap_or_default(),
             _ => Act::Process,
         };

@@ -214,6 +214,7 @@ fn put<'a>(base: &mut TaskTable<'a>, over: &TaskTable<'a>, key: &str) {
         "stdin" => base.stdin.clone_from(&over.stdin),
         "stdout" => base.stdout.clone_from(&over.stdout),
         "publish" => base.publish = over.publish,
+        "worker" => base.worker.clone_from(&over.worker),
         "fetch" => base.fetch.clone_from(&over.fetch),
         "wait" => base.wait.clone_from(&over.wait),
         "service" => base.service.clone_from(&over.service),

@@ -162,6 +162,8 @@ pub(crate) struct TaskTable<'a> {
     pub(crate) wait: Option<Wait<'a>>,
     pub(crate) fetch: Option<Fetch<'a>>,
     pub(crate) service: Option<Wait<'a>>,
+    /// The command line of the worker that `run` is a request to.
+    pub(crate) worker: Option<Vec<Str<'a>>>,
     pub(crate) external: Option<bool>,
     pub(crate) awaits: Option<Awaited<'a>>,
     pub(crate) inputs: Option<Vec<Str<'a>>>,

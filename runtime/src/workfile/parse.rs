@@ -29,7 +29,7 @@ pub(super) const WORKSPACE_KEYS: [&str; 4] = ["members", "default", "sandbox", "
 /// Keys of an entry of `members`.
 pub(super) const MEMBER_KEYS: [&str; 4] = ["path", "extends", "tags", "vars"];
 /// Keys of `[task.X]` and of `[template.X]`.
-pub(super) const TASK_KEYS: [&str; 40] = [
+pub(super) const TASK_KEYS: [&str; 41] = [
     "extends",
     "when",
     "vars",
@@ -38,6 +38,7 @@ pub(super) const TASK_KEYS: [&str; 40] = [
     "tags",
     "run",
     "steps",
+    "worker",
     "fetch",
     "wait",
     "service",
@@ -293,6 +294,7 @@ impl Reader {
                 "tags" => out.tags = self.texts(owner, known, value).unwrap_or_default(),
                 "run" => run = self.run(owner, known, value),
                 "steps" => out.steps = self.steps(owner, value),
+                "worker" => out.worker = self.argv(owner, known, value),
                 "fetch" => out.fetch = self.fetch(owner, value),
                 "wait" => out.wait = self.wait(owner, known, value),
                 "service" => out.service = self.wait(owner, known, value),
@@ -324,7 +326,7 @@ impl Reader {
                 "backoff" => out.backoff = self.duration(owner, known, value),
                 "cache" => out.cache = self.bool(owner, known, value),
                 "slots" => out.slots = self.slots(owner, value, &mut out.removed_entries),
-                "shell" => out.shell = self.shell(owner, value),
+                "shell" => out.shell = self.argv(owner, known, value),
                 "sandbox" => out.sandbox = self.tier(owner, value),
                 "network" => out.network = self.bool(owner, known, value),
                 "publish" => out.publish = self.bool(owner, known, value),
@@ -413,15 +415,16 @@ impl Reader {
         out
     }
 
-    fn shell<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Vec<Str<'a>>> {
+    /// A program and its first arguments.
+    fn argv<'a>(&mut self, owner: Owner<'_>, key: &'static str, value: Value<'a>) -> Option<Vec<Str<'a>>> {
         let place = self.place(value.span());
-        let shell = self.texts(owner, "shell", value)?;
-        if shell.first().is_none_or(|program| program.text.is_empty()) {
-            let error = self.error(ErrorKind::Empty, place, format!("`shell` of {owner} is empty"));
-            error.hints.push("for example `shell = [\"bash\", \"-euo\", \"pipefail\", \"-c\"]`".into());
+        let argv = self.texts(owner, key, value)?;
+        if argv.first().is_none_or(|program| program.text.is_empty()) {
+            let error = self.error(ErrorKind::Empty, place, format!("`{key}` of {owner} is empty"));
+            error.hints.push(format!("for example `{key} = [\"bash\", \"-euo\", \"pipefail\", \"-c\"]`"));
             return None;
         }
-        Some(shell)
+        Some(argv)
     }
 
     fn awaited<'a>(&mut self, owner: Owner<'_>, value: Value<'a>) -> Option<Awaited<'a>> {

@@ -31,6 +31,8 @@ pub enum Act {
     External,
     /// Bringing content here that is known by its hash.
     Fetch(FetchSpec),
+    /// A request to a persistent worker with this command line; its only step is what it is asked.
+    Worker(Vec<Text>),
     /// A task of another workflow.
     Await {
         /// Its id.

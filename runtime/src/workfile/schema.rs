@@ -180,6 +180,8 @@ struct Task {
     run: Option<OrFalse<Run>>,
     /// Several commands, run in sequence until one fails.
     steps: Option<OrFalse<Steps>>,
+    /// Program and arguments of a persistent worker, to which `run` is a request: a list of arguments.
+    worker: Option<OrFalse<Shell>>,
     /// What it fetches, instead of running something.
     fetch: Option<OrFalse<Fetch>>,
     /// What it waits for, instead of running something.

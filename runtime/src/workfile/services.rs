@@ -51,6 +51,7 @@ pub(super) fn check(recipes: &[Recipe], findings: &mut Findings) {
 fn obstacle(recipe: &Recipe, service: &Recipe) -> Option<(String, &'static str)> {
     let what = match recipe.act {
         Act::Process | Act::Service(_) => None,
+        Act::Worker(_) => Some("is done by a worker"),
         Act::Wait(_) => Some("waits"),
         Act::External => Some("is done elsewhere"),
         Act::Fetch(_) => Some("fetches"),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::errors::{ErrorKind, WorkfileError};
 use super::lower::{Maker, is_task_name};
 use super::making::Shared;
-use super::model::{Str, TaskTable, When};
+use super::model::{Run, Str, TaskTable, When};
 use crate::fetch::SLOT;
+use crate::process::Tier;
 use crate::task::Policy;
 
 /// Keys a task may have that runs nothing.
@@ -27,6 +28,8 @@ const OTHERS: [(&str, &[&str]); 4] = [
 ];
 /// Keys a service cannot have.
 const NOT_OF_SERVICES: [&str; 7] = ["outputs", "publish", "stdout", "stdin", "depfile", "cache", "slots"];
+/// Keys a task may not have beside `worker`.
+const NO_WORKER_KEYS: [&str; 6] = ["steps", "shell", "stdin", "stdout", "depfile", "secret-env"];
 /// How long something is waited for when the task does not say.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -108,6 +111,26 @@ impl Maker<'_, '_, '_, '_> {
                 let message = format!("task `{task}` is a service, and is to run on `{}`", when.name());
                 let hint = "it runs whenever a task needs it: put `when` there";
                 bad(ErrorKind::BadValue, table.key_place("when"), message, hint);
+            }
+        }
+        if let Some(argv) = &table.worker {
+            let place = argv.first().map_or(table.place, |program| program.place);
+            for (key, place) in table.keys.iter().filter(|(k, _)| NO_WORKER_KEYS.contains(k)) {
+                let message = format!("task `{task}` has `worker`, and `{key}` beside it");
+                bad(
+                    ErrorKind::Type,
+                    *place,
+                    message,
+                    "a worker is sent arguments, and knows nothing but them and its inputs",
+                );
+            }
+            if !matches!(table.steps[..], [Run::Argv(_)]) && !table.torn {
+                let message = format!("task `{task}` has `worker`, and no list of arguments for it");
+                bad(ErrorKind::Type, place, message, "say in `run` what it is sent: a list of texts");
+            }
+            if table.sandbox.unwrap_or(self.tier) != Tier::Ns {
+                let message = format!("task `{task}` has `worker`, and is not in the sandbox `ns`");
+                bad(ErrorKind::BadValue, place, message, "a worker sees what each request declares, which takes `ns`");
             }
         }
         let ending = match &table.when {

@@ -12,8 +12,9 @@ use super::vars;
 use crate::graph::TaskIdx;
 use crate::process::{ProcessError, ProcessSpec, Tier};
 use crate::service::ServiceSpec;
-use crate::task::{EXTERNAL, FETCH, Node, PROCESS, SERVICE, Task, WAIT, When, Work};
+use crate::task::{EXTERNAL, FETCH, Node, PROCESS, SERVICE, Task, WAIT, WORKER, When, Work};
 use crate::value::{Branch, On, Text, Value, ValueError};
+use crate::worker;
 use crate::workflow::{DuplicateName, Workflow};
 
 /// What every process task sees unless it says otherwise.
@@ -102,6 +103,10 @@ impl Loaded {
                 Act::Service(_) => (SERVICE.into(), service_args(recipe, &spec(i)?)?),
                 Act::Await { .. } => unreachable!("it is no task of this workflow"),
                 Act::Wait(spec) => (WAIT.into(), spec.to_args()),
+                Act::Worker(argv) => {
+                    let process = spec(i)?.to_args().map_err(fail)?;
+                    (WORKER.into(), worker::to_args(&process, argv).map_err(|e| fail(e.into()))?)
+                }
                 Act::Fetch(spec) => (FETCH.into(), spec.to_args()),
                 Act::External => {
                     (EXTERNAL.into(), self.external(recipe, sources[i], &outputs).map_err(|e| fail(e.into()))?)

@@ -342,7 +342,7 @@ impl Entered<'_> {
         };
         let (opened, hidden);
         let stdin = match stdin {
-            Reads::Nothing | Reads::Copy(_) => {
+            Reads::Nothing | Reads::Copy(_) | Reads::Open(_) => {
                 opened = stdin.open().map_err(io_at("standard input"))?;
                 Stdin::Descriptor(opened.as_raw_fd())
             }

@@ -1,0 +1,150 @@
+//! Persistent workers: many tasks, one warm process, which sees what each of them declares.
+
+use crate::kit::{TestSpace, needs_ns};
+
+/// Counts its requests; says how many files of `src` it sees.
+const WORKER: &str = r#"
+n=0
+while IFS= read -r line; do
+  n=$((n + 1))
+  id=${line##*\"requestId\":}; id=${id%%[,\}]*}
+  args=${line#*\"arguments\":\[\"}; in=${args%%\"*}; args=${args#*\",\"}; out=${args%%\"*}
+  code=0
+  case $in in
+    *die*) exit 3 ;;
+    *rubbish*) echo "what?"; continue ;;
+    *late*) id=$((id + 1)) ;;
+    *fail*) code=4 ;;
+    *litter*) echo x > litter; echo x > "$out" ;;
+    *change*) echo more >> "$in"; echo x > "$out" ;;
+    *) { cat "$in"; echo "$n $(ls src | wc -l)"; } > "$out" ;;
+  esac
+  echo "complains" >&2
+  printf '{"exitCode":%s,"output":"did %s\\n","requestId":%s}\n' "$code" "$in" "$id"
+done
+"#;
+
+fn space(words: &str) -> TestSpace {
+    let space = TestSpace::new(&format!(
+        "[task.up]\nmatrix = {{ word = '{words}' }}\nworker = ['sh', 'tools/worker.sh']\n\
+         run = ['src/{{{{word}}}}', 'out/{{{{word}}}}']\ninputs = ['tools/worker.sh', 'src/{{{{word}}}}']\n\
+         outputs = ['out/{{{{word}}}}']\n"
+    ));
+    space.write("tools/worker.sh", WORKER);
+    let words: Vec<String> = match words.split_once("{1..") {
+        Some((name, last)) => {
+            let last: u32 = last.trim_end_matches('}').parse().expect("is a number");
+            (1..=last).map(|n| format!("{name}{n}")).collect()
+        }
+        None => words.split(' ').map(str::to_owned).collect(),
+    };
+    words.iter().for_each(|word| space.write(&format!("src/{word}"), &format!("{word}\n")));
+    space
+}
+
+#[test]
+fn twenty_tasks_are_served_by_one_process_and_a_second_run_asks_nothing() {
+    if !needs_ns() {
+        return;
+    }
+    let space = space("w{1..20}");
+    let ran = space.build_twice(&["-j1"]);
+    assert_eq!(ran.count("ran"), 20, "{}", ran.output.stderr);
+    let mut counts: Vec<u32> = vec![];
+    for n in 1..=20 {
+        let text = space.read(&format!("out/w{n}"));
+        let (first, rest) = text.split_once('\n').expect("two lines");
+        assert_eq!(first, format!("w{n}"));
+        let (count, seen) = rest.trim().split_once(' ').expect("two numbers");
+        assert_eq!(seen, "1", "of `src`, a request sees what it declares");
+        counts.push(count.parse().expect("is a number"));
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, (1..=20).collect::<Vec<_>>(), "one process counted all requests");
+    // One edit is one request.
+    space.write("src/w7", "seven\n");
+    assert_eq!(space.build_twice(&[]).ran(), "up[w7]");
+    assert!(space.read("out/w7").starts_with("seven\n1 "), "a new process, in a new run");
+    let said = space.ok(&["run", "--force", "up[w7]"]);
+    assert!(said.stdout.contains("did src/w7") || said.stderr.contains("did src/w7"), "{}{}", said.stdout, said.stderr);
+    // Another worker is other work.
+    space.edit("tools/worker.sh", "complains", "says");
+    assert_eq!(space.build_twice(&["-j4"]).count("ran"), 20);
+}
+
+#[test]
+fn a_worker_that_is_no_use_fails_its_task_alone_and_is_started_anew() {
+    if !needs_ns() {
+        return;
+    }
+    for (word, expected) in [
+        ("die", "its worker ended before it answered"),
+        ("rubbish", "its worker answers `what?`, which is no answer"),
+        ("late", "and was asked"),
+        ("fail", "exit code 4"),
+        ("litter", "wrote `litter`, which it does not declare"),
+        ("change", "wrote `src/change`, which it does not declare"),
+    ] {
+        let space = space(&format!("a {word} z"));
+        let ran = space.build(&["-j1", "--keep-going"]);
+        assert_eq!((ran.output.status, ran.ended("failed")), (1, format!("up[{word}]")), "{}", ran.output.stderr);
+        let failed = ran.events.iter().find(|e| e["end"] == "failed").expect("one failed");
+        let reason = failed["reason"].as_str().expect("says why");
+        assert!(reason.contains(expected), "{word}: {reason}");
+        assert_eq!(ran.ran(), "up[a] up[z]", "{word}");
+        for other in ["a", "z"] {
+            assert!(space.read(&format!("out/{other}")).ends_with(" 1\n"), "{word}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_ends_with_its_run_and_with_the_time_of_its_task() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        "[task.slow]\nworker = ['sh', 'w.sh', 'SPACE']\nrun = []\ninputs = ['w.sh']\ntimeout = '200ms'\n\
+         [task.quick]\nworker = ['sh', 'w.sh', 'SPACE']\nrun = ['x']\ninputs = ['w.sh']\n",
+    );
+    // Something it started that does not end by itself, and can be told from all other processes.
+    let mark = format!("31{:09}", std::process::id());
+    let workfile = space.read("quipu.toml").replace("SPACE", &mark).replace("run = []", "run = ['hang']");
+    space.write("quipu.toml", &workfile);
+    space.write(
+        "w.sh",
+        "sleep $1 &\nwhile IFS= read -r line; do case $line in *hang*) wait ;; esac; \
+         printf '{\"exitCode\":0,\"requestId\":1}\\n'; done\n",
+    );
+    let running = || {
+        let all = std::fs::read_dir("/proc").expect("is there").flatten();
+        let args = all.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        args.filter(|args| args.split(|b| *b == 0).any(|arg| arg == mark.as_bytes()) && args.starts_with(b"sleep"))
+            .count()
+    };
+    assert_eq!(space.build(&["quick"]).output.status, 0);
+    crate::kit::wait_until("what it started has ended", || running() == 0);
+    let ran = space.build(&["slow"]);
+    let failed = ran.events.iter().find(|e| e["end"] == "failed").expect("one failed");
+    assert_eq!(failed["failure"], "timeout");
+    crate::kit::wait_until("what it started has ended", || running() == 0);
+}
+
+#[test]
+fn what_is_no_request_is_an_error() {
+    let space = TestSpace::new(
+        "[task.a]\nworker = ['w']\nrun = 'x y'\ninputs = []\nsandbox = 'ns'\n\
+         [task.b]\nworker = ['w']\nrun = ['x']\nstdin = 'y'\ninputs = []\nsandbox = 'ns'\n\
+         [task.c]\nworker = ['w']\nrun = ['x']\ninputs = []\nsandbox = 'none'\n\
+         [task.d]\nworker = []\nrun = ['x']\ninputs = []\nsandbox = 'ns'\n",
+    );
+    let output = space.run(&["plan"]);
+    for message in [
+        "task `a` has `worker`, and no list of arguments for it",
+        "task `b` has `worker`, and `stdin` beside it",
+        "task `c` has `worker`, and is not in the sandbox `ns`",
+        "`worker` of task `d` is empty",
+    ] {
+        assert!(output.stderr.contains(message), "{message} in {}", output.stderr);
+    }
+}
