@@ -109,7 +109,7 @@ fn serve_one(
     let [arguments] = &plain.steps[..] else { return Err(failed("a worker takes one request at a time".to_owned())) };
     let sources = stage::sources(&job.store, spec.sources)?;
     let wanted = stage::wanted(&sources, &plain.artifacts);
-    let programs = argv.iter().filter_map(|arg| Some((arg.clone(), (*wanted.get(arg.as_str())?).0.clone()))).collect();
+    let programs = argv.iter().filter_map(|arg| Some((arg.clone(), wanted.get(arg.as_str())?.0.clone()))).collect();
     let key = Key {
         argv,
         env: plain.env.clone(),
