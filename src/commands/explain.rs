@@ -38,6 +38,8 @@ struct Explained {
     task: Option<String>,
     status: &'static str,
     because: String,
+    /// The receipt it is settled by.
+    settled: Option<Settled>,
     /// What would make it run, or settle it.
     outlook: Outlook,
     /// Outputs that are not in the workspace as they were made.
@@ -51,6 +53,16 @@ struct Explained {
     /// In which outputs it differs from then, where it is made of the same.
     outputs: Vec<Differing>,
     ingredients: Vec<Ingredient>,
+}
+
+/// The receipt that a task is settled by.
+#[derive(Serialize)]
+struct Settled {
+    receipt: String,
+    /// The name of a trusted key, or the key, when it was not made here.
+    by: Option<String>,
+    /// In seconds since 1970.
+    issued_at: u64,
 }
 
 /// An earlier task that this one is compared with.
@@ -163,6 +175,7 @@ impl<'a> Explainer<'a> {
             task: Some(planned.task.to_string()),
             status: plan::word(planned.status),
             because,
+            settled: planned.receipt.map_or(Ok(None), |receipt| self.settled(receipt))?,
             outlook: outlook::of(&self, &planned, written.as_ref()),
             missing,
             last,
@@ -184,6 +197,7 @@ impl<'a> Explainer<'a> {
             task: None,
             status: "left out",
             because: found.left_out.as_deref().unwrap_or_default().to_owned(),
+            settled: None,
             outlook: outlook::of_left_out(condition),
             missing: vec![],
             last: past::of_names(self.opened, &[found.name.to_string()])?.map(|(last, _)| last),
@@ -299,6 +313,18 @@ impl<'a> Explainer<'a> {
 
     fn output(&self, receipt: ReceiptId) -> Result<Option<Output>, Diagnosis> {
         Ok(self.opened.store.receipt(receipt)?.and_then(|found| found.signed.receipt.out.clone().ok()))
+    }
+
+    /// By whom and when a receipt was made.
+    fn settled(&self, receipt: ReceiptId) -> Result<Option<Settled>, Diagnosis> {
+        let found = self.opened.store.receipt(receipt)?;
+        Ok(found.map(|found| {
+            let issuer = found.signed.issuer;
+            let name =
+                || self.opened.trust.name_of(issuer).map_or_else(|| issuer.to_string(), |name| format!("`{name}`"));
+            let by = (!found.made_here).then(name);
+            Settled { receipt: receipt.to_string(), by, issued_at: found.signed.receipt.issued_at }
+        }))
     }
 
     /// Outputs of a settled task that are not in the workspace as they were made.

@@ -46,6 +46,8 @@ fn it_says_why_and_what_changed_down_to_the_file_and_the_line() {
     space.build(&[]);
     assert_snapshot!(explain(&space, &["use"]), @r"
     use: cached: there is a receipt for it (quipu.toml:9:7)
+      receipt [id]
+      made here, [moment]
     it would run again if:
       `gen` made something else
       `TERM` of the environment changed (`pass-env`, quipu.toml:13:13)
@@ -88,6 +90,8 @@ fn it_says_why_and_what_changed_down_to_the_file_and_the_line() {
     space.build(&["use"]);
     assert_snapshot!(explain(&space, &["use"]), @r"
     use: cached: there is a receipt for it (quipu.toml:9:7)
+      receipt [id]
+      made here, [moment]
     it would run again if:
       `gen` made something else
       `TERM` of the environment changed (`pass-env`, quipu.toml:13:13)
@@ -351,6 +355,8 @@ fn every_outcome_has_its_reason_and_its_way_on() {
     space.remove("wanted");
     assert_snapshot!(explain("person"), @r"
     person: cached: there is a receipt for it (quipu.toml:27:7)
+      receipt [id]
+      made here, [moment]
     it would have to be delivered again if:
       the workfile said something else of it (quipu.toml:27:7)
     the last time it was settled by a receipt
@@ -359,6 +365,8 @@ fn every_outcome_has_its_reason_and_its_way_on() {
     ");
     assert_snapshot!(explain("wants"), @r"
     wants: cached: there is a receipt for it (quipu.toml:31:7)
+      receipt [id]
+      made here, [moment]
     it would run again if:
       `person` made something else
       the workfile said something else of it (quipu.toml:31:7)

@@ -46,6 +46,8 @@ fn honest_work_is_the_same_again_and_nothing_changes() {
     assert_eq!(audit.stdout, "same     gen  (by one)\nsame     sum  (by one)\n");
     assert!(audit.stderr.contains("2 of 2 receipts made elsewhere repeated"), "{}", audit.stderr);
     assert_eq!(two.read("out/sum"), before);
+    let explained = two.ok(&["explain", "sum"]).stdout;
+    assert!(explained.contains("\n  made by `one`, 20"), "{explained}");
     two.nothing_to_do(&[]);
 }
 

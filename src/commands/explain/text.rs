@@ -14,6 +14,11 @@ pub(super) fn text(explained: &Explained) -> String {
     let mut out = String::new();
     let Explained { name, place, status, because, outlook, missing, .. } = explained;
     fold(&mut out, 0, &format!("{name}: {status}: {because} ({place})"));
+    if let Some(settled) = &explained.settled {
+        let (by, when) = (settled.by.as_deref().map(|by| format!("by {by}")), moment(settled.issued_at));
+        fold(&mut out, 2, &format!("receipt {}", settled.receipt));
+        fold(&mut out, 2, &format!("made {}, {when}", by.as_deref().unwrap_or("here")));
+    }
     let colon = if outlook.conditions.is_empty() { "" } else { ":" };
     fold(&mut out, 0, &format!("{}{colon}", outlook.heading));
     outlook.conditions.iter().for_each(|condition| fold(&mut out, 2, condition));
