@@ -35,7 +35,7 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run tasks and what they need
+    /// Run tasks and what they need, or a workflow by its id
     Run(RunArgs),
     /// Show what a run would do, and run nothing
     Plan(PlanArgs),
@@ -75,9 +75,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: TrustCommand,
     },
-    /// Write receipts with all they reach to a file that another machine imports
+    /// Write receipts with all they reach, or a workflow, to a file for another machine
     Export(ExportArgs),
-    /// Take over receipts and content from a file that another machine exported
+    /// Take over receipts and content, or a workflow, from the file of another machine
     Import(ImportArgs),
     /// Run again what others have done, and compare
     Audit(AuditArgs),
@@ -384,6 +384,16 @@ pub(crate) enum TrustCommand {
     List,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WorkflowFormat {
+    /// The workflow with what its tasks read
+    Car,
+    /// The workflow alone, as JSON
+    DagJson,
+    /// The workflow alone, as the bytes that its id is of
+    DagCbor,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
     /// Tasks, or ids of receipts and tasks [default: all tasks, or what the workspace says]
@@ -392,6 +402,17 @@ pub(crate) struct ExportArgs {
     /// The file to write; `-` for standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Write the tasks themselves as a workflow that `run` takes by its id, and print that; a CAR file holds what they read, too
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        num_args = 0..=1,
+        default_missing_value = "car",
+        require_equals = true,
+        conflicts_with_all = ["logs", "sources", "all"]
+    )]
+    pub(crate) workflow: Option<WorkflowFormat>,
     /// With what the tasks printed
     #[arg(long)]
     pub(crate) logs: bool,
@@ -405,7 +426,7 @@ pub(crate) struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The file; `-` for standard input
+    /// The file: a CAR file, or a workflow as JSON or as a block; `-` for standard input
     pub(crate) file: PathBuf,
     /// Refuse a file that is larger: 500M, 20G
     #[arg(long, value_name = "SIZE", value_parser = quantity::parse_size)]

@@ -7,6 +7,7 @@ mod diagnose;
 mod exit;
 mod include;
 mod project;
+mod provided;
 mod quantity;
 mod remotes;
 mod render;

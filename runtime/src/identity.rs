@@ -227,13 +227,17 @@ fn no_promise(_: On) -> TaskId {
 
 /// Reads a task or invocation block, with its promises by id.
 pub fn decode_task(bytes: &[u8]) -> Result<Task, DagError> {
-    let value = canon::decode(bytes)?;
+    task_of(&canon::decode(bytes)?)
+}
+
+/// The task that a value is.
+pub fn task_of(value: &Value) -> Result<Task, DagError> {
     let shape = |what: &str| DagError::Shape(format!("task block: {what}"));
     let text = |key| match value.get(key) {
         Some(Value::Text(text)) => Ok(text.clone()),
         _ => Err(shape(key)),
     };
-    let Value::Map(pairs) = &value else { return Err(shape("not a map")) };
+    let Value::Map(pairs) = value else { return Err(shape("not a map")) };
     let Some(Value::Bytes(nonce)) = value.get("nonce") else { return Err(shape("nonce")) };
     if pairs.len() != 4 {
         return Err(shape("not exactly sub, cmd, args and nonce"));

@@ -69,3 +69,4 @@ pub mod wait;
 pub mod worker;
 pub mod workfile;
 pub mod workflow;
+pub mod workflow_block;

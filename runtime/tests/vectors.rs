@@ -4,6 +4,9 @@
 //! `QUIPU_BLESS=1 cargo test -p quipu-runtime --test vectors` writes the file anew. `tests/independent/` checks it
 //! with another implementation.
 
+#[path = "vectors/workflows.rs"]
+mod workflows;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use quipu_runtime::identity::decode_task;
 use quipu_runtime::process;
 use quipu_store::car::{self, CarError, ExportOptions, Exported};
-use quipu_store::cid::{BlobId, IdPrefix, ReceiptId, TaskId};
+use quipu_store::cid::{BlobId, ReceiptId, TaskId};
 use quipu_store::receipt::Receipt;
 use quipu_store::remote::CLOSED_TIERS;
 use quipu_store::tree::Entry;
 use quipu_store::{Kind, Store, StoreError};
 
-use super::{Context, accepted, note, print, show};
+use super::{Context, accepted, note, print, show, workflow};
 use crate::cli::ExportArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
@@ -31,7 +31,10 @@ struct Chosen {
 
 /// Exports.
 pub(super) fn export(context: &Context, args: &ExportArgs) -> Result<Exit, Diagnosis> {
-    let by_id = !args.what.is_empty() && args.what.iter().all(|text| is_id(text));
+    if let Some(format) = args.workflow {
+        return workflow::export(context, args, format);
+    }
+    let by_id = !args.what.is_empty() && args.what.iter().all(|text| workflow::is_id(text));
     let opened = if by_id { None } else { Some(Opened::open(context)?) };
     let store = match &opened {
         Some(opened) => opened.store.clone(),
@@ -85,11 +88,6 @@ fn nothing(chosen: &Chosen) -> Diagnosis {
     }
 }
 
-/// A task may be called anything; what begins like an id and is long enough is one.
-fn is_id(text: &str) -> bool {
-    text.len() >= 12 && (text.starts_with("bafyr4i") || text.starts_with("bafkr4i")) && IdPrefix::new(text).is_ok()
-}
-
 fn of_ids(store: &Store, ids: &[String]) -> Result<Chosen, Diagnosis> {
     let mut chosen = Chosen::default();
     for text in ids {
@@ -113,7 +111,7 @@ fn of_ids(store: &Store, ids: &[String]) -> Result<Chosen, Diagnosis> {
 
 fn of_goals(opened: &Opened, args: &ExportArgs) -> Result<Chosen, Diagnosis> {
     let mut chosen = Chosen::default();
-    let (ids, names): (Vec<String>, Vec<String>) = args.what.iter().cloned().partition(|text| is_id(text));
+    let (ids, names): (Vec<String>, Vec<String>) = args.what.iter().cloned().partition(|text| workflow::is_id(text));
     chosen.receipts = of_ids(&opened.store, &ids)?.receipts;
     let goals = opened.goals(&names)?;
     let below = accepted::below(&opened.project.subject, &goals);
@@ -178,6 +176,14 @@ fn write(store: &Store, receipts: &[ReceiptId], options: ExportOptions<'_>, to: 
     if to == Path::new("-") {
         return car::export(store, receipts, options, &mut BufWriter::new(io::stdout().lock())).map_err(failed);
     }
+    whole_file(to, |file| car::export(store, receipts, options, file).map_err(failed))
+}
+
+/// Writes a file under another name until it is whole, and says what was written.
+pub(super) fn whole_file<T>(
+    to: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<T, Diagnosis>,
+) -> Result<T, Diagnosis> {
     // Under another name until it is whole: nobody takes half a file for all of it.
     let mut name = to.file_name().ok_or_else(|| Diagnosis::usage(format!("`{}` is no file", to.display())))?.to_owned();
     name.push(format!(".{}.part", std::process::id()));
@@ -185,7 +191,7 @@ fn write(store: &Store, receipts: &[ReceiptId], options: ExportOptions<'_>, to: 
     let unwritten = |e: io::Error| Diagnosis::system(&format!("cannot write `{}`", to.display()), &e);
     let written = (|| {
         let mut file = BufWriter::with_capacity(1 << 20, File::create_new(&part).map_err(unwritten)?);
-        let done = car::export(store, receipts, options, &mut file).map_err(failed)?;
+        let done = write(&mut file)?;
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(unwritten)?;
         fs::rename(&part, to).map_err(unwritten)?;
         Ok(done)

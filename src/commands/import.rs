@@ -1,13 +1,11 @@
 //! `quipu import`: takes over what another machine has done.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
 
 use quipu_store::car::{self, CarError, ImportOptions, Imported};
 use quipu_store::trust::Policy;
 
+use super::workflow::{self, Begins};
 use super::{Context, note, print};
 use crate::cli::ImportArgs;
 use crate::diagnose::Diagnosis;
@@ -24,21 +22,25 @@ pub(super) fn import(context: &Context, args: &ImportArgs) -> Result<Exit, Diagn
     let settings = context.settings()?;
     let trust = Trust::read(&settings.trust)?;
     let name = args.file.display();
-    let from: Box<dyn Read> = if args.file == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        let failed = |e| Diagnosis::system(&format!("cannot read `{name}`"), &e).exit(Exit::Usage);
-        let file = context.file(&args.file);
-        if file.is_dir() {
-            return Err(failed(io::ErrorKind::IsADirectory.into()));
-        }
-        Box::new(File::open(file).map_err(failed)?)
-    };
+    let from = workflow::open(context, &args.file)?;
     let store = settings.open_store()?;
+    let from = match workflow::begins(from)? {
+        Begins::Workflow(from) => return workflow::import(&store, &name.to_string(), from, args.max_bytes),
+        Begins::Other(from) => from,
+    };
     let mut options = ImportOptions::new(SOURCE);
     options.max_bytes = args.max_bytes.unwrap_or(u64::MAX);
     let imported = car::import(&store, from, &options).map_err(|error| refused(&name.to_string(), error))?;
     tell(&imported, &trust);
+    for link in &imported.workflows {
+        workflow::pin(&store, *link)?;
+        print(&format!("{link}\n"))?;
+    }
+    if imported.receipts.is_empty() && imported.known_receipts == 0 {
+        let what = [count(imported.workflows.len(), "workflow"), count(imported.blocks as usize, "block")].join(", ");
+        note(&format!("imported {what}, {}", size(imported.bytes)));
+        return Ok(Exit::Ok);
+    }
     let known = match imported.known_receipts {
         0 => String::new(),
         n => format!(" ({n} were here already)"),

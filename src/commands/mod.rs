@@ -25,11 +25,13 @@ mod memory;
 mod plan;
 mod ready;
 mod run;
+mod run_workflow;
 mod runs;
 mod serve;
 mod show;
 mod trust;
 mod verify;
+mod workflow;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

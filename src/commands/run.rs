@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use quipu_runtime::drive::{self, Report, Request};
 use quipu_runtime::event_log::EventLog;
 use quipu_runtime::exec::Stop;
+use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::fetch;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
@@ -14,11 +15,12 @@ use quipu_runtime::run::step::Placed;
 use quipu_runtime::task::PROCESS;
 use quipu_store::checkout::{self, CheckoutError};
 use quipu_store::receipt::Output;
+use quipu_store::tree::Entry;
 use tokio::sync::watch;
 
 use crate::cli::{OnDivergence, RunArgs};
 use crate::commands::glance::Glance;
-use crate::commands::{Context, memory, note, plan};
+use crate::commands::{Context, memory, note, plan, run_workflow};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
@@ -28,6 +30,9 @@ use crate::{remotes, render, settings};
 
 /// Runs.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> {
+    if let Some(exit) = run_workflow::run(context, args)? {
+        return Ok(exit);
+    }
     let glance = Glance::of(context, args);
     if let Some(summary) = glance.as_ref().and_then(Glance::look) {
         let teller = render::Teller::of(args);
@@ -82,11 +87,8 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         remembered => remembered?,
     }
     let exit = exit_of(&report);
-    let undelivered = report.run.undelivered();
-    if !undelivered.is_empty() && !args.json {
-        let name = |task: &TaskIdx| harmless(&opened.project.subject.workflow.node(*task).name);
-        let names: Vec<String> = undelivered.iter().map(name).collect();
-        note(&format!("suspended, waiting for {}: {}", names.len(), names.join(", ")));
+    if !args.json {
+        tell_suspended(&report);
     }
     for (task, check) in report.run.withheld() {
         let name = |task: TaskIdx| harmless(&opened.project.subject.workflow.node(task).name);
@@ -102,6 +104,15 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     drop(engine);
     opened.leave();
     Ok(exit)
+}
+
+/// Says what a run ended without, since it is done elsewhere.
+pub(super) fn tell_suspended(report: &Report) {
+    let name = |task: &TaskIdx| harmless(&report.run.subject().workflow.node(*task).name);
+    let names: Vec<String> = report.run.undelivered().iter().map(name).collect();
+    if !names.is_empty() {
+        note(&format!("suspended, waiting for {}: {}", names.len(), names.join(", ")));
+    }
 }
 
 /// A request for work on these tasks that puts nothing in place.
@@ -136,7 +147,7 @@ fn rules(opened: &Opened, args: &RunArgs, goals: &[TaskIdx]) -> Result<Rules, Di
 }
 
 /// The moment, so that runs sort by age, and some randomness.
-fn run_id() -> Result<String, Diagnosis> {
+pub(super) fn run_id() -> Result<String, Diagnosis> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
     let mut random = [0; 4];
     getrandom::fill(&mut random).map_err(|e| Diagnosis::usage(format!("the system gives no random numbers: {e}")))?;
@@ -167,16 +178,22 @@ fn placer(
             if held {
                 continue;
             }
-            match workspace.place(path, entry) {
-                Ok(put) => drop(placed.fetch_or(!put.files.is_empty(), Ordering::Relaxed)),
-                Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => {
-                    return Ok(Placed::Hollow);
-                }
-                Err(error) => return Err(format!("`{path}` cannot be put in place: {error}")),
+            match put(&workspace, path, entry)? {
+                Some(wrote) => drop(placed.fetch_or(wrote, Ordering::Relaxed)),
+                None => return Ok(Placed::Hollow),
             }
         }
         Ok(Placed::Done)
     })
+}
+
+/// Puts something in place and says whether files were written for it; nothing when its bytes are gone.
+pub(super) fn put(workspace: &Workspace, path: &str, entry: &Entry) -> Result<Option<bool>, String> {
+    match workspace.place(path, entry) {
+        Ok(put) => Ok(Some(!put.files.is_empty())),
+        Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => Ok(None),
+        Err(error) => Err(format!("`{path}` cannot be put in place: {error}")),
+    }
 }
 
 fn equip(opened: &Opened) -> drive::Equip {
@@ -194,7 +211,7 @@ fn durations(opened: &Opened) -> Box<dyn FnOnce() -> Vec<u64> + Send> {
     Box::new(move || memory::durations(&store, &key, &project))
 }
 
-fn exit_of(report: &Report) -> Exit {
+pub(super) fn exit_of(report: &Report) -> Exit {
     let counts = &report.summary.counts;
     if report.run.was_stopped() {
         Exit::Interrupted

@@ -21,6 +21,8 @@ pub const MAX_HEADER_BYTES: usize = 32 << 20;
 pub const MAX_DAG_BYTES: u64 = MAX_RECEIPT_BYTES as u64;
 /// Most blocks in a file.
 pub const MAX_BLOCKS: usize = 2 << 20;
+/// How every workflow begins, and no other block of quipu: a map of four, of which this is the first key.
+pub const WORKFLOW_HEAD: &[u8] = b"\xa4\x65goals";
 /// Longest form of a length: 63 bits.
 const MAX_VARINT_BYTES: usize = 9;
 /// An id in binary form.
@@ -46,7 +48,7 @@ pub enum CarError {
     #[error("a CAR file of version {0}; this quipu reads version 1")]
     Version(u64),
     /// Its roots are none, or one of them twice.
-    #[error("its header does not name receipts, each once")]
+    #[error("its header does not name receipts or workflows, each once")]
     Roots,
     /// It ends where there should be more.
     #[error("it ends at byte {at}, in the middle of something")]

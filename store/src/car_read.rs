@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::car::{CarError, MAX_BLOCKS, MAX_DAG_BYTES, Reader};
+use crate::car::{CarError, MAX_BLOCKS, MAX_DAG_BYTES, Reader, WORKFLOW_HEAD};
 use crate::checkout::Limits;
 use crate::cid::{BlobId, Codec, Link, ReceiptId, TreeId};
 use crate::links::links;
@@ -50,6 +50,8 @@ impl ImportOptions {
 pub struct Imported {
     /// Receipts that are new here, with who issued them.
     pub receipts: Vec<(ReceiptId, PublicKey)>,
+    /// Workflows of the file, new here or not.
+    pub workflows: Vec<Link>,
     /// Receipts that were here already.
     pub known_receipts: u64,
     /// Blocks that are new here.
@@ -76,12 +78,14 @@ pub fn import(store: &Store, from: impl Read, options: &ImportOptions) -> Result
     let mut receipts_bytes = 0;
     for id in roots {
         match stage.blocks.get(&id.link()) {
+            Some(Place::Here) | None if check.workflow(id.link())? => imported.workflows.push(id.link()),
             Some(Place::Here) | None => {
                 let known = store.receipt(id)?.ok_or(CarError::MissingRoot(id.link()))?;
                 imported.known_receipts += 1;
                 // What it reaches may have been lost since, or never have come.
                 check.receipt(&known.signed)?;
             }
+            Some(_) if check.workflow(id.link())? => imported.workflows.push(id.link()),
             Some(_) => {
                 let bytes = stage.bytes(id.link())?.ok_or(CarError::MissingRoot(id.link()))?;
                 let signed = SignedReceipt::verify(&bytes).map_err(|source| CarError::Receipt { id, source })?;
@@ -266,6 +270,16 @@ impl<'a> Check<'a> {
         }
         self.reach(receipt.meta.settles.keys().map(|task| task.link()).chain(links(&signed.bytes)).collect())?;
         Ok(complete)
+    }
+
+    /// Whether it is a workflow, with what it names as far as that is there; what its tasks are is for others to say.
+    fn workflow(&mut self, link: Link) -> Result<bool, CarError> {
+        let Some(bytes) = self.stage.bytes(link)?.filter(|bytes| bytes.starts_with(WORKFLOW_HEAD)) else {
+            return Ok(false);
+        };
+        strict::check(&bytes).map_err(|source| CarError::Block { link, source })?;
+        self.reach([link].into_iter().chain(links(&bytes)).collect())?;
+        Ok(true)
     }
 
     fn within(&self, extent: Extent, link: Link) -> Result<(), CarError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const PAGES: [&str; 4] = ["ids.md", "task.md", "receipt.md", "tree.md"];
+const PAGES: [&str; 5] = ["ids.md", "task.md", "receipt.md", "tree.md", "workflow.md"];
 
 fn vectors(file: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join("tests/vectors").join(file)).unwrap_or_default()
@@ -49,7 +49,7 @@ fn every_example_in_the_format_pages_is_a_vector() {
             let file: Value = serde_json::from_str(&vectors(&file)).expect("vectors are JSON");
             assert!(stands_in(&file, &name, &hex), "{page}: `{name}` has other bytes in the vectors than {hex}");
         }
-        let all = ["ids.json", "trees.json", "receipts.json", "tasks.json"].map(vectors).concat();
+        let all = ["ids.json", "trees.json", "receipts.json", "tasks.json", "workflows.json"].map(vectors).concat();
         for id in ids(&text) {
             assert!(all.contains(id), "{page}: {id} is the id of no vector");
         }

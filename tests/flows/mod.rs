@@ -3,6 +3,7 @@
 mod awaited;
 mod build_plans;
 mod by_hand;
+mod by_id;
 mod cancel;
 mod concurrent;
 mod confined;
@@ -23,6 +24,7 @@ mod ordering;
 mod ordinary;
 mod pipeline;
 mod printed;
+mod promises;
 mod publish;
 mod resume;
 mod sandbox;

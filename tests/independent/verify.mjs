@@ -444,8 +444,20 @@ function tasks(file) {
   for (const item of file.reject) refused(item.name, () => readTask(vectorBytes(item)))
 }
 
+function workflows(file) {
+  for (const item of file.accept) {
+    const bytes = unhex(item.bytes)
+    check(`encoding of ${item.name}`, same(dagCbor.encode(fromDagJson(item.block)), bytes))
+    check(`JSON of ${item.name}`, same(dagCbor.encode(fromDagJson(JSON.parse(item.json))), bytes))
+    check(`id of ${item.name}`, idOf(DAG_CBOR, bytes).toString(base32) === item.id)
+    for (const [name, task] of Object.entries(dagCbor.decode(bytes).tasks)) {
+      if (task.run.cmd !== undefined) accepted(`task ${name} of ${item.name}`, () => readTask(dagCbor.encode(task.run)))
+    }
+  }
+}
+
 const directory = process.argv[2]
-const readers = { 'ids.json': ids, 'trees.json': trees, 'receipts.json': receipts, 'tasks.json': tasks }
+const readers = { 'ids.json': ids, 'trees.json': trees, 'receipts.json': receipts, 'tasks.json': tasks, 'workflows.json': workflows }
 for (const [file, read] of Object.entries(readers)) {
   const before = [checks, disagreements]
   read(JSON.parse(readFileSync(join(directory, file), 'utf8')))

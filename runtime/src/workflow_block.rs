@@ -1,0 +1,516 @@
+//! A workflow as a block: named tasks with how they are handled, and goals, in one canonical form under one id.
+//!
+//! Knows the format; unaware of stores and files. The reader takes exactly what the writer makes, from bytes that may
+//! come from anywhere. Normative text: `docs/formats/workflow.md`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use quipu_store::cid::{Codec, Link, TaskId, TreeId};
+use quipu_store::dag::DagError;
+use quipu_store::tree::Name;
+
+use crate::canon::{self, Encoder, MAX_TASK_BYTES};
+use crate::dag_json::{self, DagJsonError};
+use crate::graph::TaskIdx;
+use crate::identity::{Ids, feed, feed_task, task_of};
+use crate::run::{Subject, SubjectError};
+use crate::task::{Node, Policy, Task, When, Work};
+use crate::value::{On, Text, Value};
+use crate::workflow::{DuplicateName, Workflow};
+
+/// Version of the format, under this key.
+const KIND: &str = "quipu/workflow";
+const VERSION: i64 = 1;
+/// Longest name of a task, in bytes.
+const MAX_NAME_BYTES: usize = 4096;
+
+/// A workflow that was read.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Its id.
+    pub id: Link,
+    /// Its tasks with edges and ids.
+    pub subject: Subject,
+    /// What is made when nothing else is asked for.
+    pub goals: Vec<TaskIdx>,
+    /// What it says beside its tasks.
+    pub beside: Beside,
+}
+
+/// What a workflow says of its tasks that is part of no id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Which files are in the trees that tasks read.
+    pub sources: Sources,
+    /// Where tasks that fetch find what they are to fetch, by their names.
+    pub urls: BTreeMap<Text, Vec<Text>>,
+}
+
+/// Paths of the files in each tree, ascending.
+pub type Sources = BTreeMap<TreeId, Vec<Text>>;
+
+/// Why a block is no workflow, or a workflow has no block.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkflowBlockError {
+    /// Not in canonical form, or too large.
+    #[error("{0}")]
+    Dag(#[from] DagError),
+    /// No DAG-JSON.
+    #[error("{0}")]
+    Json(#[from] DagJsonError),
+    /// Not what a workflow is made of.
+    #[error("{0}")]
+    Shape(String),
+    /// Of another version.
+    #[error("a workflow of version {0}; this quipu reads version {VERSION}")]
+    Version(i64),
+    /// A name twice.
+    #[error(transparent)]
+    Name(#[from] DuplicateName),
+    /// Its tasks make no graph.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+}
+
+fn shape(what: impl Into<String>) -> WorkflowBlockError {
+    WorkflowBlockError::Shape(what.into())
+}
+
+/// The block of what `goals` lead to, with its id and with what is said beside about these.
+pub fn encode(subject: &Subject, goals: &[TaskIdx], beside: &Beside) -> Result<(Link, Vec<u8>), WorkflowBlockError> {
+    let workflow = &subject.workflow;
+    let name = |task: TaskIdx| workflow.node(task).name.clone();
+    let mut tasks: BTreeMap<Text, Value> = BTreeMap::new();
+    let mut trees: BTreeMap<Text, Value> = BTreeMap::new();
+    let mut open = goals.to_vec();
+    while let Some(task) = open.pop() {
+        if tasks.contains_key(&name(task)) {
+            continue;
+        }
+        let node = workflow.node(task);
+        if let Some((tree, paths)) = tree_of(&node.work).and_then(|tree| Some((tree, beside.sources.get(&tree)?))) {
+            let mut paths = paths.clone();
+            paths.sort_unstable();
+            paths.dedup();
+            trees.insert(tree.to_string().into(), Value::list(paths.into_iter().map(Value::Text)));
+        }
+        let mut after: Vec<Text> = node.after.iter().map(|t| name(*t)).collect();
+        after.sort_unstable();
+        after.dedup();
+        let mut pairs = vec![("run", run(&node.work, &subject.ids))];
+        let urls = beside.urls.get(&name(task)).cloned().unwrap_or_default();
+        let meta = meta(&node.policy, after, urls);
+        if !meta.is_empty() {
+            pairs.push(("meta", map(meta)));
+        }
+        tasks.insert(name(task), map(pairs));
+        open.extend(subject.graph.awaits(task).iter().chain(&node.after));
+    }
+    let mut goals: Vec<Text> = goals.iter().map(|t| name(*t)).collect();
+    goals.sort_unstable();
+    goals.dedup();
+    let value = map([
+        ("goals", Value::list(goals.into_iter().map(Value::Text))),
+        ("tasks", Value::map(tasks).map_err(|e| shape(e.to_string()))?),
+        ("sources", Value::map(trees).map_err(|e| shape(e.to_string()))?),
+        (KIND, Value::Int(VERSION)),
+    ]);
+    let bytes = bytes_of(&value);
+    if bytes.len() > MAX_TASK_BYTES {
+        let found_bytes = bytes.len() as u64;
+        return Err(DagError::TooLarge { found_bytes, limit_bytes: MAX_TASK_BYTES as u64 }.into());
+    }
+    Ok((Link::of(Codec::DagCbor, &bytes), bytes))
+}
+
+/// Reads a workflow from bytes that may come from anywhere.
+pub fn decode(bytes: &[u8]) -> Result<Read, WorkflowBlockError> {
+    let value = canon::decode(bytes)?;
+    let read = of_value(&value)?;
+    // What has a default and says it, what nothing leads to, goals in another order: there is one form of each workflow.
+    let (id, again) = encode(&read.subject, &read.goals, &read.beside)?;
+    if again != bytes {
+        return Err(shape("it is not in the one form that a workflow has"));
+    }
+    Ok(Read { id, ..read })
+}
+
+/// The block as DAG-JSON: keys sorted, without white space.
+pub fn to_json(bytes: &[u8]) -> Result<String, WorkflowBlockError> {
+    decode(bytes)?;
+    Ok(dag_json::of_value(&canon::decode(bytes)?).to_string())
+}
+
+/// The block that a DAG-JSON text of any layout says.
+pub fn from_json(text: &[u8]) -> Result<Vec<u8>, WorkflowBlockError> {
+    let bytes = bytes_of(&dag_json::read(text)?);
+    decode(&bytes)?;
+    Ok(bytes)
+}
+
+/// Whether bytes begin as a workflow does, and as no other block of quipu.
+pub fn looks_like_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(quipu_store::car::WORKFLOW_HEAD)
+}
+
+fn bytes_of(value: &Value) -> Vec<u8> {
+    let mut encoder = Encoder::default();
+    feed(value, &mut encoder, &by_id);
+    encoder.take()
+}
+
+fn by_id(on: On) -> TaskId {
+    match on {
+        On::Id(id) => id,
+        On::Here(_) => unreachable!("promises were written by id"),
+    }
+}
+
+fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    Value::map(pairs).expect("fixed keys are distinct")
+}
+
+/// The tree of the files that a task reads, if it reads any.
+pub fn tree_of(work: &Work) -> Option<TreeId> {
+    let Work::Task(task) = work else { return None };
+    match task.args.get("inputs")?.get("")? {
+        Value::Link(link) => (*link).try_into().ok(),
+        _ => None,
+    }
+}
+
+/// A task with its promises by id; a task of another workflow is the promise on it.
+fn run(work: &Work, ids: &Ids) -> Value {
+    match work {
+        Work::External { id, branch } => Value::promise(*branch, On::Id(*id), [""; 0]),
+        Work::Task(Task { sub, cmd, args, nonce }) => {
+            let by_id = args.resolved::<Infallible>(&mut |promise| {
+                let id = match promise.on {
+                    On::Here(idx) => ids.of(idx),
+                    On::Id(id) => id,
+                };
+                Ok(Value::promise(promise.branch, On::Id(id), promise.at.iter().cloned()))
+            });
+            let Ok(args) = by_id;
+            map([
+                ("sub", Value::Text(sub.clone())),
+                ("cmd", Value::Text(cmd.clone())),
+                ("args", args),
+                ("nonce", Value::Bytes(nonce.as_slice().into())),
+            ])
+        }
+    }
+}
+
+/// How a task is handled, as far as it is said.
+fn meta(policy: &Policy, after: Vec<Text>, urls: Vec<Text>) -> Vec<(&'static str, Value)> {
+    let Policy { timeout, retries, backoff, when, cache, slots, mute } = policy;
+    let ms = |d: &Duration| Value::Int(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    let mut pairs = vec![];
+    if !after.is_empty() {
+        pairs.push(("after", Value::list(after.into_iter().map(Value::Text))));
+    }
+    if !urls.is_empty() {
+        pairs.push(("urls", Value::list(urls.into_iter().map(Value::Text))));
+    }
+    pairs.extend(timeout.as_ref().map(|d| ("timeout_ms", ms(d))));
+    if *retries > 0 {
+        pairs.push(("retries", Value::Int((*retries).into())));
+    }
+    pairs.extend(backoff.as_ref().map(|d| ("backoff_ms", ms(d))));
+    if *when != When::Success {
+        pairs.push(("when", when.name().into()));
+    }
+    if !cache {
+        pairs.push(("cache", Value::Bool(false)));
+    }
+    if !slots.is_empty() {
+        let slots = slots.iter().map(|(name, n)| (name.clone(), Value::Int((*n).into())));
+        pairs.push(("slots", Value::map(slots).expect("names of a map are distinct")));
+    }
+    if *mute {
+        pairs.push(("mute", Value::Bool(true)));
+    }
+    pairs
+}
+
+fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {
+    match value.get(KIND) {
+        Some(Value::Int(VERSION)) => {}
+        Some(Value::Int(other)) => return Err(WorkflowBlockError::Version(*other)),
+        _ => return Err(shape(format!("it has no `{KIND}`"))),
+    }
+    let (Some(Value::Map(tasks)), Some(Value::List(goals))) = (value.get("tasks"), value.get("goals")) else {
+        return Err(shape("it has no `tasks`, or no `goals`"));
+    };
+    // By name first, and what is done here before what is only awaited: promises are by id.
+    let mut entries = vec![];
+    let mut places: BTreeMap<TaskId, TaskIdx> = BTreeMap::new();
+    let mut names: BTreeMap<Text, TaskIdx> = BTreeMap::new();
+    for (i, (name, entry)) in tasks.iter().enumerate() {
+        let wrong = |what: &str| shape(format!("task `{}`: {what}", name.escape_debug()));
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+            return Err(wrong("that is no name"));
+        }
+        let idx = TaskIdx::new(i);
+        names.insert(name.clone(), idx);
+        let (work, id) = match entry.get("run") {
+            Some(Value::Await(promise)) if promise.at.is_empty() => {
+                let On::Id(id) = promise.on else { unreachable!("a decoded block names tasks by id") };
+                places.entry(id).or_insert(idx);
+                (Work::External { id, branch: promise.branch }, None)
+            }
+            Some(run @ Value::Map(_)) => {
+                let task = task_of(run).map_err(|e| wrong(&e.to_string()))?;
+                let mut encoder = Encoder::default();
+                feed_task(&task, &mut encoder, &by_id);
+                (Work::Task(task), Some(TaskId::of(&encoder.take())))
+            }
+            _ => return Err(wrong("`run` is neither a task nor a promise")),
+        };
+        if let Some(id) = id {
+            places.insert(id, idx);
+        }
+        entries.push((name, entry, work));
+    }
+    let mut workflow = Workflow::new();
+    let mut beside = Beside { sources: read_sources(value)?, ..Beside::default() };
+    for (name, entry, work) in entries {
+        let wrong = |what: &str| shape(format!("task `{name}`: {what}"));
+        let work = match work {
+            Work::Task(task) => {
+                let here = task.args.resolved(&mut |promise| {
+                    let On::Id(id) = promise.on else { unreachable!("a decoded block names tasks by id") };
+                    let on =
+                        places.get(&id).ok_or_else(|| wrong(&format!("awaits {id}, which is not among the tasks")))?;
+                    Ok::<_, WorkflowBlockError>(Value::promise(
+                        promise.branch,
+                        On::Here(*on),
+                        promise.at.iter().cloned(),
+                    ))
+                });
+                Work::Task(Task { args: here?, ..task })
+            }
+            external => external,
+        };
+        let (policy, after, urls) = match entry.get("meta") {
+            None => (Policy::default(), vec![], vec![]),
+            Some(meta) => read_meta(meta).ok_or_else(|| wrong("`meta` has a field of another type"))?,
+        };
+        if !urls.is_empty() {
+            beside.urls.insert(name.clone(), urls);
+        }
+        let after = after.iter().map(|other| {
+            names.get(other).copied().ok_or_else(|| wrong(&format!("comes after `{other}`, which is not there")))
+        });
+        let after = after.collect::<Result<_, _>>()?;
+        workflow.add_node(Node { name: name.clone(), work, policy, after })?;
+    }
+    let goals = goals.iter().map(|goal| {
+        let found = goal.as_text().and_then(|goal| names.get(goal));
+        found.copied().ok_or_else(|| shape("one of its `goals` is no task of it"))
+    });
+    let goals: Vec<TaskIdx> = goals.collect::<Result<_, _>>()?;
+    if goals.is_empty() {
+        return Err(shape("it has no goals"));
+    }
+    let id = Link { codec: Codec::DagCbor, digest: [0; 32] };
+    Ok(Read { id, subject: Subject::new(workflow)?, goals, beside })
+}
+
+/// Trees and their files; what no task reads is found when it is written again.
+fn read_sources(value: &Value) -> Result<Sources, WorkflowBlockError> {
+    let Some(Value::Map(trees)) = value.get("sources") else { return Err(shape("it has no `sources`")) };
+    let mut out = Sources::new();
+    for (tree, paths) in trees.iter() {
+        let wrong = || shape(format!("`sources` of `{}` are no paths of files", tree.escape_debug()));
+        let id: TreeId = tree.parse().map_err(|_| wrong())?;
+        let Value::List(paths) = paths else { return Err(wrong()) };
+        let is_path = |path: &&str| path.len() <= MAX_NAME_BYTES && path.split('/').all(|name| Name::new(name).is_ok());
+        let paths = paths.iter().map(|p| p.as_text().filter(is_path).map(Text::from).ok_or_else(wrong));
+        out.insert(id, paths.collect::<Result<_, _>>()?);
+    }
+    Ok(out)
+}
+
+/// What was said of how a task is handled; fields that nobody knows are found when it is written again.
+fn read_meta(meta: &Value) -> Option<(Policy, Vec<Text>, Vec<Text>)> {
+    let Value::Map(pairs) = meta else { return None };
+    let ms = |v: &Value| match v {
+        Value::Int(n) => u64::try_from(*n).ok().map(Duration::from_millis),
+        _ => None,
+    };
+    let small = |v: &Value| match v {
+        Value::Int(n) => u32::try_from(*n).ok(),
+        _ => None,
+    };
+    let texts = |list: &[Value]| list.iter().map(|n| n.as_text().map(Text::from)).collect::<Option<Vec<_>>>();
+    let (mut policy, mut after, mut urls) = (Policy::default(), vec![], vec![]);
+    for (key, value) in pairs.iter() {
+        match (&**key, value) {
+            ("after", Value::List(list)) => after = texts(list)?,
+            ("urls", Value::List(list)) => urls = texts(list)?,
+            ("timeout_ms", n) => policy.timeout = Some(ms(n)?),
+            ("retries", n) => policy.retries = small(n)?,
+            ("backoff_ms", n) => policy.backoff = Some(ms(n)?),
+            ("when", Value::Text(name)) => {
+                policy.when = [When::Failure, When::Always, When::Changed].into_iter().find(|w| *w.name() == **name)?;
+            }
+            ("cache", Value::Bool(false)) => policy.cache = false,
+            ("slots", Value::Map(slots)) => {
+                policy.slots = slots.iter().map(|(name, n)| Some((name.clone(), small(n)?))).collect::<Option<_>>()?;
+            }
+            ("mute", Value::Bool(true)) => policy.mute = true,
+            _ => return None,
+        }
+    }
+    Some((policy, after, urls))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::value::Branch;
+
+    /// Task `i` awaits or follows tasks before it; the last one is of another workflow.
+    fn subject(edges: &[(usize, usize, u8)], nodes: usize) -> Subject {
+        let mut workflow = Workflow::new();
+        for i in 0..nodes {
+            let on = |kind: u8| {
+                edges.iter().filter(move |e| e.0 == i && e.1 < i && e.2 % 3 == kind).map(|e| TaskIdx::new(e.1))
+            };
+            let reads = on(0).map(|t| Value::promise(Branch::Ok, On::Here(t), ["outputs", "o"]));
+            let reads = reads.chain(on(1).map(|t| Value::promise(Branch::Any, On::Here(t), [""; 0])));
+            let args = map([("n", Value::Int(i as i64)), ("in", Value::list(reads))]);
+            let policy = Policy {
+                timeout: (i % 2 == 0).then(|| Duration::from_millis(1500)),
+                retries: i as u32 % 3,
+                slots: if i % 3 == 0 { [("db".into(), 2)].into() } else { BTreeMap::new() },
+                cache: i % 4 != 1,
+                ..Policy::default()
+            };
+            let node = Node {
+                name: format!("t{i}").into(),
+                work: Work::Task(Task::new("/test/x", args)),
+                policy,
+                after: on(2).collect(),
+            };
+            workflow.add_node(node).expect("new name");
+        }
+        Subject::new(workflow).expect("no ring")
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back_with_the_same_ids(
+            edges in proptest::collection::vec((0_usize..8, 0_usize..8, any::<u8>()), 0..20),
+            nodes in 1_usize..8,
+        ) {
+            let subject = subject(&edges, nodes);
+            let goals = [TaskIdx::new(nodes - 1)];
+            let (id, bytes) = encode(&subject, &goals, &Beside::default()).expect("fits");
+            prop_assert!(looks_like_one(&bytes) && quipu_store::dag::is_canonical(&bytes));
+            let read = decode(&bytes).expect("reads");
+            prop_assert_eq!(read.id, id);
+            for node in read.subject.workflow.nodes() {
+                let (there, here) = (read.subject.workflow.find(&node.name), subject.workflow.find(&node.name));
+                let (there, here) = (there.expect("is there"), here.expect("was there"));
+                prop_assert_eq!(read.subject.ids.of(there), subject.ids.of(here));
+                prop_assert_eq!(&node.policy, &subject.workflow.node(here).policy);
+            }
+            let json = to_json(&bytes).expect("has a form");
+            prop_assert_eq!(from_json(json.as_bytes()).expect("reads"), bytes);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_another_workflow(
+            edges in proptest::collection::vec((0_usize..5, 0_usize..5, any::<u8>()), 0..8),
+            at in any::<prop::sample::Index>(),
+            bit in 0_u32..8,
+        ) {
+            let (id, mut bytes) = encode(&subject(&edges, 5), &[TaskIdx::new(4)], &Beside::default()).expect("fits");
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(other) = decode(&bytes) {
+                prop_assert_ne!(other.id, id);
+                prop_assert_eq!(encode(&other.subject, &other.goals, &other.beside).expect("fits").1, bytes);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(decode(&bytes).is_err() && from_json(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_another_form_of_the_same_is_refused() {
+        let (_, bytes) = encode(&subject(&[], 1), &[TaskIdx::new(0)], &Beside::default()).expect("fits");
+        let json = String::from_utf8(to_json(&bytes).expect("has a form").into_bytes()).expect("is text");
+        assert!(from_json(json.as_bytes()).is_ok());
+        for (from, to) in [
+            ("\"quipu/workflow\":1", "\"quipu/workflow\":2"),
+            ("\"quipu/workflow\":1", "\"quipu/workflow\":1,\"more\":1"),
+            ("[\"t0\"]", "[\"t0\",\"t0\"]"),
+            ("[\"t0\"]", "[\"t1\"]"),
+            ("[\"t0\"]", "[]"),
+            ("\"timeout_ms\":1500", "\"timeout_ms\":-1"),
+            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"cache\":true"),
+            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"retries\":0"),
+            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"after\":[]"),
+            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"after\":[\"t0\"]"),
+            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"other\":1"),
+            ("\"sources\":{}", "\"sources\":{\"bafyr4igxfwelrgywxgyjxsxkgwjnsh24colm2jg2k7izsy6ud5lseuygle\":[]}"),
+            ("\"sources\":{}", "\"sources\":[]"),
+            ("\"t0\":{", "\"\":{"),
+            ("\"t0\":{", "\"t\\u0000\":{"),
+            ("\"run\":{", "\"run\":{\"extra\":1,"),
+            ("\"n\":0", "\"n\":{\"await/ok\":{\"/\":\"bafyr4igxfwelrgywxgyjxsxkgwjnsh24colm2jg2k7izsy6ud5lseuygle\"}}"),
+        ] {
+            assert!(json.contains(from), "{from} in {json}");
+            assert!(from_json(json.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn files_are_named_for_the_trees_that_are_read() {
+        let (tree, other) = (TreeId::of(b"tree"), TreeId::of(b"other"));
+        let mut workflow = Workflow::new();
+        let args = map([("inputs", Value::map([("", Value::Link(tree.link()))]).expect("one key"))]);
+        let task = workflow.add("a", Task::new("/test/x", args)).expect("new name");
+        let subject = Subject::new(workflow).expect("no ring");
+        let sources: Sources = [(tree, vec!["b".into(), "a/c".into(), "b".into()]), (other, vec!["x".into()])].into();
+        let (_, bytes) = encode(&subject, &[task], &Beside { sources, ..Beside::default() }).expect("fits");
+        assert_eq!(decode(&bytes).expect("reads").beside.sources, [(tree, vec!["a/c".into(), "b".into()])].into());
+        let json = to_json(&bytes).expect("has a form");
+        for bad in
+            [r#"["b","a/c"]"#, r#"["a/../c","b"]"#, r#"["/a","b"]"#, r#"["a/c","b","b"]"#, r#"["",""]"#, r#"[1]"#]
+        {
+            assert!(json.contains(r#"["a/c","b"]"#), "{json}");
+            assert!(from_json(json.replace(r#"["a/c","b"]"#, bad).as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_task_of_another_workflow_is_the_promise_on_it() {
+        let there = TaskId::of(b"there");
+        let mut workflow = Workflow::new();
+        let work = Work::External { id: there, branch: Branch::Error };
+        let lib = workflow.add_node(Node { name: "lib".into(), work, policy: Policy::default(), after: vec![] });
+        let args = Value::promise(Branch::Error, On::Here(lib.expect("new name")), [""; 0]);
+        let app = workflow.add("app", Task::new("/test/x", args)).expect("new name");
+        let subject = Subject::new(workflow).expect("no ring");
+        let (_, bytes) = encode(&subject, &[app], &Beside::default()).expect("fits");
+        let json = to_json(&bytes).expect("has a form");
+        assert!(json.contains(&format!("\"lib\":{{\"run\":{{\"await/error\":{{\"/\":\"{there}\"}}}}}}")), "{json}");
+        let read = decode(&bytes).expect("reads");
+        let lib = read.subject.workflow.find("lib").expect("is there");
+        assert_eq!(read.subject.workflow.node(lib).work, Work::External { id: there, branch: Branch::Error });
+        assert_eq!(read.subject.graph.awaits(read.goals[0]), [lib]);
+    }
+}
