@@ -3,13 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quipu_store::Store;
 use quipu_store::cid::{Codec, Link};
 use quipu_store::remote::{Fetched, Remote, Subject, Want};
-use quipu_store::sign::SignedReceipt;
 
 use crate::double::Double;
-use crate::kit::{Machine, Writer, alone, config, edited, open, server, store, workflow};
+use crate::kit::{Machine, Writer, alone, config, edited, open, receipt_of, server, store, workflow};
 
 const NOBODY: [&str; 0] = [];
 
@@ -172,21 +170,6 @@ fn large_blobs_go_in_parts() {
 
 fn sent_bytes(sizes: &[usize]) -> u64 {
     sizes.iter().sum::<usize>() as u64
-}
-
-/// A receipt that reaches these blobs.
-fn receipt_of(store: &Store, blobs: &[Vec<u8>]) -> SignedReceipt {
-    use quipu_store::cid::{InvocationId, TaskId};
-    use quipu_store::receipt::{Meta, Output, Receipt};
-    use quipu_store::tree::Entry;
-    let entries = blobs.iter().enumerate().map(|(i, bytes)| {
-        let blob = store.put(Codec::Raw, bytes.clone()).expect("stored").try_into().expect("raw");
-        (format!("o{i}").into(), Entry::File { blob, size: bytes.len() as u64, exec: false })
-    });
-    let out = Ok(Output { artifacts: entries.collect(), ..Output::default() });
-    let meta = Meta { settles: [(TaskId::of(b"t"), Default::default())].into(), tier: "ns".into(), ..Meta::default() };
-    let receipt = Receipt { ran: InvocationId::of(b"i"), out, issued_at: 1, expires_at: None, meta };
-    crate::kit::signer(1).sign(&receipt).expect("fits")
 }
 
 #[test]

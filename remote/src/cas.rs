@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use crate::api;
 use crate::api::Digest;
 use crate::client::Client;
+use crate::compressed::{self, ZSTD, deflate};
 use crate::digests;
 
 /// What a blob costs in a batch beside its bytes.
@@ -138,11 +139,15 @@ fn read_whole(store: &Store, source: &Source) -> Result<Vec<u8>, RemoteError> {
 }
 
 async fn send_batch(client: &Client, store: &Store, batch: Vec<(Digest, Source)>) -> Result<(), RemoteError> {
-    let function = client.limits().await?.function;
+    let limits = client.limits().await?;
+    let function = limits.function;
     let mut requests = Vec::with_capacity(batch.len());
     for (digest, source) in &batch {
-        let data = read_whole(store, source)?;
-        requests.push(api::batch_update_blobs_request::Request { digest: Some(digest.clone()), data, compressor: 0 });
+        let whole = read_whole(store, source)?;
+        let shorter = if limits.zstd_in_batches && compressed::pays(size(digest)) { deflate(&whole) } else { None };
+        let compressor = if shorter.is_some() { ZSTD } else { 0 };
+        let (digest, data) = (Some(digest.clone()), shorter.unwrap_or(whole));
+        requests.push(api::batch_update_blobs_request::Request { digest, data, compressor });
     }
     let bytes = batch.iter().map(|(d, _)| size(d)).sum();
     let request =
@@ -167,8 +172,15 @@ async fn send_batch(client: &Client, store: &Store, batch: Vec<(Digest, Source)>
 static UPLOADS: AtomicU64 = AtomicU64::new(0);
 
 async fn send_stream(client: &Client, store: &Store, digest: &Digest, source: &Source) -> Result<(), RemoteError> {
-    let function = client.limits().await?.function;
-    let size = size(digest);
+    let limits = client.limits().await?;
+    let function = limits.function;
+    let mut size = size(digest);
+    let shorter = if limits.zstd && compressed::pays(size) { deflate(&read_whole(store, source)?) } else { None };
+    let kind = if shorter.is_some() { "compressed-blobs/zstd" } else { "blobs" };
+    let source = &shorter.map_or_else(|| source.clone(), Source::Here);
+    if let Source::Here(bytes) = source {
+        size = bytes.len() as u64;
+    }
     let name = {
         let number = UPLOADS.fetch_add(1, Ordering::Relaxed);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
@@ -176,7 +188,7 @@ async fn send_stream(client: &Client, store: &Store, digest: &Digest, source: &S
         // A UUID by form: servers may parse it.
         let id = digests::hex(&blake3::hash(unique.as_bytes()).as_bytes()[..16]);
         let id = format!("{}-{}-4{}-8{}-{}", &id[..8], &id[8..12], &id[13..16], &id[17..20], &id[20..32]);
-        client.resource(&format!("uploads/{id}/blobs/{}{}/{}", function.infix(), digest.hash, digest.size_bytes))
+        client.resource(&format!("uploads/{id}/{kind}/{}{}/{}", function.infix(), digest.hash, digest.size_bytes))
     };
     let mut offset = 0;
     let mut resumes = 0;
@@ -188,7 +200,8 @@ async fn send_stream(client: &Client, store: &Store, digest: &Digest, source: &S
             Err(_) => return Err(RemoteError::Slow(client.deadline_for(size - offset))),
             Ok(Ok(answer)) => {
                 let committed = answer.into_inner().committed_size;
-                if u64::try_from(committed).is_ok_and(|c| c == size) {
+                // Somebody else may have sent it meanwhile: then servers say -1 of what is compressed.
+                if u64::try_from(committed).is_ok_and(|c| c == size) || (kind != "blobs" && committed == -1) {
                     return Ok(());
                 }
                 Status::unavailable(format!("took {committed} of {size} bytes"))
@@ -260,13 +273,14 @@ impl Iterator for Chunks {
 
 /// Reads small blobs; those the server has not are left out.
 pub(crate) async fn read_batch(client: &Client, digests: Vec<Digest>) -> Result<Vec<(Digest, Vec<u8>)>, RemoteError> {
-    let function = client.limits().await?.function;
+    let limits = client.limits().await?;
+    let function = limits.function;
     let bytes = digests.iter().map(size).sum();
     let cas = client.cas().await;
     let request = api::BatchReadBlobsRequest {
         instance_name: client.instance(),
         digests,
-        acceptable_compressors: vec![],
+        acceptable_compressors: limits.zstd_in_batches.then_some(ZSTD).into_iter().collect(),
         digest_function: function.number(),
     };
     let answer = client.call(bytes, || {
@@ -278,6 +292,11 @@ pub(crate) async fn read_batch(client: &Client, digests: Vec<Digest>) -> Result<
         let status = response.status.unwrap_or_default();
         match (Code::from(status.code), response.digest) {
             (Code::Ok, Some(digest)) if response.compressor == 0 => read.push((digest, response.data)),
+            (Code::Ok, Some(digest)) if response.compressor == ZSTD => {
+                // What is no blob of that size is no blob of that name either.
+                let data = compressed::inflate(&response.data, size(&digest)).unwrap_or_default();
+                read.push((digest, data));
+            }
             (Code::Unauthenticated | Code::PermissionDenied, _) => {
                 return Err(client.error(&Status::new(Code::from(status.code), status.message)));
             }
@@ -295,9 +314,18 @@ pub(crate) async fn read_stream(
     digest: &Digest,
     take: &mut (dyn FnMut(&[u8]) -> Result<(), RemoteError> + Send),
 ) -> Result<bool, RemoteError> {
-    let function = client.limits().await?.function;
-    let name = client.resource(&format!("blobs/{}{}/{}", function.infix(), digest.hash, digest.size_bytes));
+    let limits = client.limits().await?;
+    let function = limits.function;
     let size = size(digest);
+    if limits.zstd && compressed::pays(size) {
+        match read_compressed(client, digest).await? {
+            Compressed::Whole(bytes) => return take(&bytes).map(|()| true),
+            Compressed::Nothing => return Ok(false),
+            // As it is, it may still come.
+            Compressed::Broken => {}
+        }
+    }
+    let name = client.resource(&format!("blobs/{}{}/{}", function.infix(), digest.hash, digest.size_bytes));
     let deadline = client.deadline_for(size);
     let mut offset = 0_u64;
     let work = async {
@@ -342,6 +370,52 @@ pub(crate) async fn read_stream(
         Ok(false)
     };
     tokio::time::timeout(deadline, work).await.unwrap_or(Err(RemoteError::Slow(deadline)))
+}
+
+/// What became of a blob that was asked for in its compressed form.
+enum Compressed {
+    /// Bytes; none where they make no blob of that size, so that whoever checks them sees that it is false.
+    Whole(Vec<u8>),
+    Nothing,
+    Broken,
+}
+
+/// Reads a blob as a stream in its compressed form, which is held until it has ended.
+async fn read_compressed(client: &Client, digest: &Digest) -> Result<Compressed, RemoteError> {
+    let function = client.limits().await?.function;
+    let (size, slow) = (size(digest), || RemoteError::Slow(client.deadline()));
+    let name = format!("compressed-blobs/zstd/{}{}/{}", function.infix(), digest.hash, digest.size_bytes);
+    let request = api::ReadRequest { resource_name: client.resource(&name), read_offset: 0, read_limit: 0 };
+    let mut bytes = client.bytes().await;
+    let work = async {
+        let begun = tokio::time::timeout(client.deadline(), bytes.read(request)).await.map_err(|_| slow())?;
+        let mut stream = match begun {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return refused(client, &status),
+        };
+        let mut all = vec![];
+        loop {
+            match tokio::time::timeout(client.deadline(), stream.message()).await.map_err(|_| slow())? {
+                Ok(Some(message)) => {
+                    all.extend_from_slice(&message.data);
+                    if all.len() as u64 > compressed::most(size) {
+                        return Ok(Compressed::Whole(vec![]));
+                    }
+                }
+                Ok(None) => return Ok(Compressed::Whole(compressed::inflate(&all, size).unwrap_or_default())),
+                Err(status) => return refused(client, &status),
+            }
+        }
+    };
+    tokio::time::timeout(client.deadline_for(size), work).await.unwrap_or_else(|_| Err(slow()))
+}
+
+fn refused(client: &Client, status: &Status) -> Result<Compressed, RemoteError> {
+    match status.code() {
+        Code::NotFound | Code::OutOfRange => Ok(Compressed::Nothing),
+        Code::Unauthenticated | Code::PermissionDenied | Code::DeadlineExceeded => Err(client.error(status)),
+        _ => Ok(Compressed::Broken),
+    }
 }
 
 #[cfg(test)]

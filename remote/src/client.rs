@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use crate::api;
+use crate::compressed::ZSTD;
 use crate::config::{Config, ConfigError};
 use crate::digests::Function;
 
@@ -53,6 +54,10 @@ pub(crate) struct Limits {
     pub(crate) function: Function,
     /// Most bytes of one batch.
     pub(crate) batch_bytes: u64,
+    /// Whether large blobs may come and go compressed.
+    pub(crate) zstd: bool,
+    /// Whether those in batches may.
+    pub(crate) zstd_in_batches: bool,
     /// Whether results may be put into its ActionCache.
     pub(crate) takes_results: bool,
     /// Whether it executes.
@@ -200,7 +205,9 @@ impl Client {
         let batch_bytes = if stated == 0 { MAX_BATCH_BYTES } else { stated.min(MAX_BATCH_BYTES) };
         let takes_results = cache.action_cache_update_capabilities.is_some_and(|c| c.update_enabled);
         let executes = answer.execution_capabilities.is_some_and(|e| e.exec_enabled);
-        Ok(Limits { function, batch_bytes, takes_results, executes })
+        let zstd = cache.supported_compressors.contains(&ZSTD);
+        let zstd_in_batches = cache.supported_batch_update_compressors.contains(&ZSTD);
+        Ok(Limits { function, batch_bytes, zstd, zstd_in_batches, takes_results, executes })
     }
 
     /// What a refusal means for the run.

@@ -14,6 +14,7 @@ mod cache;
 mod cas;
 mod client;
 mod collect;
+mod compressed;
 mod config;
 mod digests;
 mod entry;

@@ -1,12 +1,14 @@
 //! How real servers differ, row by row, on servers that are so: see `docs/design/remote.md`.
 
 use quipu_runtime::process::OutputKind;
+use quipu_store::cid::{Codec, Link};
 use quipu_store::receipt::FailureKind;
+use quipu_store::remote::Want;
 use quipu_store::tree::Entry;
 
 use crate::double::{Double, Ill, Setup, Verb};
 use crate::execute::{Farm, output, spec};
-use crate::kit::{Machine, config, workflow};
+use crate::kit::{Description as _, Machine, alone, config, edited, receipt_of, store, workflow};
 
 #[test]
 fn limits_of_a_batch_are_kept_whatever_they_are() {
@@ -99,4 +101,55 @@ fn long_quiet_work_is_waited_for_as_long_as_the_server_is_there() {
     // It was quiet for longer than one waits without a look, and executed once.
     assert!(double.calls("GetCapabilities") > 1);
     assert_eq!((double.calls("Execute"), farm.here()), (1, 0));
+}
+
+#[test]
+fn what_a_server_offers_to_compress_goes_compressed_both_ways() {
+    // One that goes in a batch, one that goes alone, one that is not worth it, and one that has no shorter form.
+    let text = |n: u32| (0..n).flat_map(|i| (i / 9).to_string().into_bytes()).collect::<Vec<u8>>();
+    let mut noise = vec![0; 4_300_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let blobs = [text(1_000), text(1_000_000), b"short".to_vec(), noise];
+    for zstd in [true, false] {
+        let double = Double::start(Setup { zstd, ..Setup::default() });
+        let (ours, theirs) = (store(1), store(2));
+        let signed = receipt_of(&ours, &blobs);
+        let remote = config(double.port).remote("r0");
+        let sent = remote.push(&ours, &signed).expect("it takes them");
+        assert!(sent.blobs >= 4);
+        let id = signed.receipt.ran;
+        assert_eq!(remote.find_invocations(&theirs, true, &[id]).expect("it answers"), [vec![signed.bytes.clone()]]);
+        let wants: Vec<Want> = blobs
+            .iter()
+            .map(|bytes| Want { link: Link::of(Codec::Raw, bytes), size: Some(bytes.len() as u64) })
+            .collect();
+        let fetched = remote.fetch(&theirs, &wants).expect("they are there");
+        assert_eq!((fetched.blobs, fetched.false_blobs), (4, 0));
+        for (want, bytes) in wants.iter().zip(&blobs) {
+            assert!(theirs.get(want.link, u64::MAX).expect("readable").as_ref() == Some(bytes));
+        }
+        // Both, at the least; other blobs of an entry may be, too.
+        assert_eq!((double.calls("took compressed") >= 2, double.calls("sent compressed") >= 2), (zstd, zstd));
+    }
+}
+
+#[test]
+fn compressed_bytes_that_are_wrong_are_found_out() {
+    for ill in [Ill::Flip, Ill::Short, Ill::Long, Ill::Nonsense, Ill::Mixed, Ill::Gone, Ill::Break] {
+        let double = Double::start(Setup { zstd: true, ..Setup::default() });
+        let wanted = workflow(&format!("compressed {ill:?}"));
+        let made = Machine::new(1, &[], &[&config(double.port)]).run(&wanted);
+        assert_eq!(made.warnings, [] as [&str; 0]);
+        for verb in [Verb::Fetch, Verb::Push] {
+            let cell = format!("{verb:?} {ill:?}");
+            double.fall_ill(verb, ill);
+            let changed = edited(&format!("compressed {ill:?}"), "header", &format!("app {verb:?}"));
+            let mut machine = Machine::new(2, &[1], &[&config(double.port)]);
+            let outcome = machine.run(&changed);
+            assert_eq!(outcome.placed, alone(&changed).placed, "{cell}");
+            assert!(outcome.warnings.len() <= 2, "{cell}: {:?}", outcome.warnings);
+            machine.kept_nothing_bad(&outcome, &changed, &cell);
+            double.recover();
+        }
+    }
 }

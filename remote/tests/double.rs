@@ -18,6 +18,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::double_exec;
 
+const ZSTD: i32 = api::compressor::Value::Zstd as i32;
+
 pub(crate) type Answer<T> = Result<Response<T>, Status>;
 pub(crate) type Many<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -62,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) token: Option<String>,
     pub(crate) functions: Vec<api::digest_function::Value>,
     pub(crate) tls: Option<ServerTlsConfig>,
+    /// Offers to compress, and compresses whatever it may.
+    pub(crate) zstd: bool,
     /// Takes blobs that are not what their digests say.
     pub(crate) credulous: bool,
     /// Remembers what failed, and runs again what it remembers.
@@ -76,6 +80,7 @@ impl Default for Setup {
             token: None,
             functions: vec![api::digest_function::Value::Sha256],
             tls: None,
+            zstd: false,
             credulous: false,
             remembers: false,
         }
@@ -223,6 +228,32 @@ impl State {
         Ok(())
     }
 
+    /// Bytes in the form in which they were asked for.
+    fn in_form(&self, compressor: i32, bytes: Vec<u8>) -> Result<Vec<u8>, Status> {
+        if compressor == 0 {
+            return Ok(bytes);
+        }
+        self.compresses("sent compressed")?;
+        Ok(ruzstd::encoding::compress_to_vec(&bytes[..], ruzstd::encoding::CompressionLevel::Fastest))
+    }
+
+    /// Bytes as they are, that came in this form.
+    fn plain(&self, compressor: i32, bytes: Vec<u8>) -> Result<Vec<u8>, Status> {
+        if compressor == 0 {
+            return Ok(bytes);
+        }
+        self.compresses("took compressed")?;
+        let (mut plain, wrong) = (vec![], |_| Status::invalid_argument("that is not compressed"));
+        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&bytes[..]).map_err(|_| wrong(()))?;
+        std::io::Read::read_to_end(&mut decoder, &mut plain).map_err(|_| wrong(()))?;
+        Ok(plain)
+    }
+
+    fn compresses(&self, what: &'static str) -> Result<(), Status> {
+        *self.calls.lock().expect("nobody panics here").entry(what).or_default() += 1;
+        if self.setup.zstd { Ok(()) } else { Err(Status::invalid_argument("nothing is compressed here")) }
+    }
+
     fn function(&self, number: i32) -> Result<(), Status> {
         let known = self.setup.functions.iter().any(|f| *f as i32 == number);
         if known { Ok(()) } else { Err(Status::invalid_argument("no such digest function")) }
@@ -258,6 +289,8 @@ impl api::capabilities_server::Capabilities for Service {
             digest_functions: functions.clone(),
             action_cache_update_capabilities: Some(api::ActionCacheUpdateCapabilities { update_enabled: true }),
             max_batch_total_size_bytes: self.0.setup.batch_bytes,
+            supported_compressors: self.0.setup.zstd.then_some(ZSTD).into_iter().collect(),
+            supported_batch_update_compressors: self.0.setup.zstd.then_some(ZSTD).into_iter().collect(),
             ..Default::default()
         };
         let execution =
@@ -361,7 +394,7 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Serv
             let digest = one.digest.unwrap_or_default();
             let taken = match ill {
                 Some(Ill::Gone) => Ok(()),
-                ill => self.0.take(&digest, spoilt(ill, one.data)),
+                ill => self.0.plain(one.compressor, spoilt(ill, one.data)).and_then(|data| self.0.take(&digest, data)),
             };
             let status = taken.err().unwrap_or_else(|| Status::ok(""));
             let status = Some(bazel_remote_apis::google::rpc::Status {
@@ -394,9 +427,10 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Serv
             let found = self.0.blob(&digest).filter(|_| ill != Some(Ill::Gone));
             let code = if found.is_some() { Code::Ok } else { Code::NotFound };
             let status = bazel_remote_apis::google::rpc::Status { code: code as i32, ..Default::default() };
-            let data = spoilt(ill, found.unwrap_or_default());
+            let compressor = if request.acceptable_compressors.contains(&ZSTD) { ZSTD } else { 0 };
+            let data = spoilt(ill, self.0.in_form(compressor, found.unwrap_or_default())?);
             let (digest, status) = (Some(digest), Some(status));
-            responses.push(api::batch_read_blobs_response::Response { digest, data, status, ..Default::default() });
+            responses.push(api::batch_read_blobs_response::Response { digest, data, status, compressor });
         }
         if ill == Some(Ill::Mixed) {
             // Each with the bytes of another, then all of them once more as they should be, backwards.
@@ -437,15 +471,17 @@ impl api::content_addressable_storage_server::ContentAddressableStorage for Serv
     }
 }
 
-/// Name space, hash and size of a resource that is read, or written when `upload`.
-fn resource(name: &str, upload: bool) -> Result<(String, api::Digest), Status> {
+/// Name space, hash and size of a resource that is read, or written when `upload`, and how it is compressed.
+fn resource(name: &str, upload: bool) -> Result<(String, api::Digest, i32), Status> {
     let bad = || Status::invalid_argument(format!("`{name}` names no blob"));
     let (before, after) = name.split_once("blobs/").ok_or_else(bad)?;
+    let (before, compressor) = before.strip_suffix("compressed-").map_or((before, 0), |before| (before, ZSTD));
+    let after = if compressor == 0 { after } else { after.strip_prefix("zstd/").ok_or_else(bad)? };
     let mut parts = after.strip_prefix("blake3/").unwrap_or(after).split('/');
     let (Some(hash), Some(size), None) = (parts.next(), parts.next(), parts.next()) else { return Err(bad()) };
     let instance = if upload { before.split_once("uploads/").ok_or_else(bad)?.0 } else { before };
     let size_bytes = size.parse().map_err(|_| bad())?;
-    Ok((instance.trim_end_matches('/').to_owned(), api::Digest { hash: hash.to_owned(), size_bytes }))
+    Ok((instance.trim_end_matches('/').to_owned(), api::Digest { hash: hash.to_owned(), size_bytes }, compressor))
 }
 
 #[tonic::async_trait]
@@ -453,7 +489,7 @@ impl bs::byte_stream_server::ByteStream for Service {
     type ReadStream = Many<bs::ReadResponse>;
 
     async fn read(&self, request: Request<bs::ReadRequest>) -> Answer<Self::ReadStream> {
-        let (instance, digest) = resource(&request.get_ref().resource_name, false)?;
+        let (instance, digest, compressor) = resource(&request.get_ref().resource_name, false)?;
         let ill = self.0.enter("Read", Verb::Fetch, &instance, &request).await?;
         let request = request.into_inner();
         if request.read_limit != 0 {
@@ -461,7 +497,8 @@ impl bs::byte_stream_server::ByteStream for Service {
             return Err(Status::data_loss("limits are not my thing"));
         }
         let found = self.0.blob(&digest).filter(|_| ill != Some(Ill::Gone));
-        let bytes = spoilt(ill, found.ok_or_else(|| Status::not_found("no such blob"))?);
+        let found = found.ok_or_else(|| Status::not_found("no such blob"))?;
+        let bytes = spoilt(ill, self.0.in_form(compressor, found)?);
         let offset = usize::try_from(request.read_offset).map_err(|_| Status::out_of_range("no such offset"))?;
         let rest = bytes.get(offset..).ok_or_else(|| Status::out_of_range("no such offset"))?;
         let mut chunks: Vec<Result<bs::ReadResponse, Status>> =
@@ -481,7 +518,7 @@ impl bs::byte_stream_server::ByteStream for Service {
         let Some(first) = request.get_mut().next().await.transpose()? else {
             return Err(Status::invalid_argument("nothing is written"));
         };
-        let (instance, digest) = resource(&first.resource_name, true)?;
+        let (instance, digest, compressor) = resource(&first.resource_name, true)?;
         let ill = self.0.enter("Write", Verb::Push, &instance, &request).await?;
         let (mut bytes, mut finished, mut next) = (vec![], false, Some(first));
         while let Some(message) = next {
@@ -500,7 +537,7 @@ impl bs::byte_stream_server::ByteStream for Service {
         }
         let committed_size = if ill == Some(Ill::Short) { bytes.len() as i64 / 2 } else { bytes.len() as i64 };
         if !matches!(ill, Some(Ill::Gone | Ill::Short)) {
-            self.0.take(&digest, spoilt(ill, bytes))?;
+            self.0.take(&digest, self.0.plain(compressor, spoilt(ill, bytes))?)?;
         }
         Ok(Response::new(bs::WriteResponse { committed_size }))
     }

@@ -16,10 +16,10 @@ use quipu_runtime::run::{Rules, Subject};
 use quipu_runtime::task::Task;
 use quipu_runtime::value::{Branch, On, Value};
 use quipu_runtime::workflow::Workflow;
-use quipu_store::cid::{BlobId, Codec};
-use quipu_store::receipt::Output;
+use quipu_store::cid::{BlobId, Codec, InvocationId, TaskId};
+use quipu_store::receipt::{Meta, Output, Receipt};
 use quipu_store::remote::Remote;
-use quipu_store::sign::{PublicKey, Signer};
+use quipu_store::sign::{PublicKey, SignedReceipt, Signer};
 use quipu_store::tree::{Entry, Name, Tree};
 use quipu_store::{Blob, Finding, Options, SignerSource, Store};
 
@@ -260,4 +260,16 @@ pub(crate) fn each<T: Sync>(cells: &[T], check: impl Fn(&T) + Sync) {
             });
         }
     });
+}
+
+/// A receipt that reaches these blobs.
+pub(crate) fn receipt_of(store: &Store, blobs: &[Vec<u8>]) -> SignedReceipt {
+    let entries = blobs.iter().enumerate().map(|(i, bytes)| {
+        let blob = store.put(Codec::Raw, bytes.clone()).expect("stored").try_into().expect("raw");
+        (format!("o{i}").into(), Entry::File { blob, size: bytes.len() as u64, exec: false })
+    });
+    let out = Ok(Output { artifacts: entries.collect(), ..Output::default() });
+    let meta = Meta { settles: [(TaskId::of(b"t"), Default::default())].into(), tier: "ns".into(), ..Meta::default() };
+    let receipt = Receipt { ran: InvocationId::of(b"i"), out, issued_at: 1, expires_at: None, meta };
+    signer(1).sign(&receipt).expect("fits")
 }
