@@ -1,7 +1,8 @@
-//! What the parts of a run cost: ids, plan, store, ingest, checkout, glance, and the command with nothing to do.
+//! What the parts of a run cost: ids, plan, store, ingest, checkout, glance, and the command with nothing to do and with
+//! processes to start.
 //!
-//! `cargo bench` runs all, `cargo bench -- ids` some. What they cost beside other programs, and spawning, is measured by
-//! `benches/ratios.py` and by the examples `spawn_cost` and `plan_scale` of the runtime.
+//! `cargo bench` runs all, `cargo bench -- ids` some. What they cost beside other programs is measured by
+//! `benches/ratios.py`, and what a bare or isolated process does by the example `spawn_cost` of the runtime.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -25,6 +26,7 @@ use quipu_store::{Options, Record, SignerSource, Store, Take, checkout, ingest};
 
 const TASKS: usize = 10_000;
 const FILES: usize = 1000;
+const SPAWNS: u64 = 100;
 
 fn options() -> Options {
     Options::new(SignerSource::Fixed(Signer::from_secret(&[7; 32])))
@@ -138,6 +140,32 @@ fn trees(c: &mut Criterion) {
     group.finish();
 }
 
+/// The command in `dir`, which holds the store, too.
+fn quipu(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
+    command.args(args).current_dir(dir).stderr(Stdio::null());
+    command.env("QUIPU_STORE", dir.join("store")).env("QUIPU_CONFIG", dir.join("config"));
+    command
+}
+
+fn spawn(c: &mut Criterion) {
+    let mut group = c.benchmark_group("spawn");
+    group.sample_size(10).throughput(Throughput::Elements(SPAWNS));
+    for sandbox in ["none", "ns"] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut text = format!("[workspace]\nsandbox = \"{sandbox}\"\n");
+        for i in 0..SPAWNS {
+            let _ = write!(text, "[task.t{i}]\nrun = [\"true\"]\ninputs = []\nenv = {{ N = \"{i}\" }}\n");
+        }
+        fs::write(dir.path().join("quipu.toml"), text).expect("is written");
+        let run = || quipu(dir.path(), &["run", "-q", "-j1", "--force"]).status().expect("starts").success();
+        if run() {
+            group.bench_function(sandbox, |b| b.iter(|| assert!(run())));
+        }
+    }
+    group.finish();
+}
+
 fn nothing_to_do(c: &mut Criterion) {
     let mut group = c.benchmark_group("nothing to do");
     group.sample_size(20).throughput(Throughput::Elements(FILES as u64));
@@ -147,10 +175,8 @@ fn nothing_to_do(c: &mut Criterion) {
     let text = text(FILES).replace("inputs = [", "inputs = [\"a\", ");
     fs::write(dir.path().join("quipu.toml"), text).expect("is written");
     let run = |glance: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quipu"));
-        command.args(["run", "-q"]).current_dir(dir.path()).stderr(Stdio::null()).env("QUIPU_GLANCE", glance);
-        command.env("QUIPU_STORE", dir.path().join("store")).env("QUIPU_CONFIG", dir.path().join("config"));
-        assert!(command.status().expect("starts").success());
+        let mut command = quipu(dir.path(), &["run", "-q"]);
+        assert!(command.env("QUIPU_GLANCE", glance).status().expect("starts").success());
     };
     for _ in 0..4 {
         run("1");
@@ -162,5 +188,5 @@ fn nothing_to_do(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(all, tasks, store, trees, nothing_to_do);
+criterion_group!(all, tasks, store, trees, spawn, nothing_to_do);
 criterion_main!(all);
