@@ -60,10 +60,20 @@ impl TestSpace {
         space
     }
 
-    /// A workspace with a copy of one of the examples.
+    /// A workspace with a copy of one of the examples, without what a run in the example itself left there.
     pub(crate) fn example(name: &str) -> Self {
         let space = Self::new("");
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name), &space.path(""));
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+        let tracked =
+            ignore::WalkBuilder::new(&from).hidden(false).parents(false).git_global(false).require_git(false).build();
+        for entry in tracked.map(|entry| entry.expect("can be read")) {
+            let target = space.path("").join(entry.path().strip_prefix(&from).expect("is below"));
+            if entry.path().is_dir() {
+                fs::create_dir_all(target).expect("is made");
+            } else {
+                fs::copy(entry.path(), target).expect("is copied");
+            }
+        }
         space
     }
 
