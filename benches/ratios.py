@@ -29,7 +29,7 @@ def sizes(name, usual, quick):
 
 TASKS = sizes("QUIPU_BENCH_TASKS", "1000 10000", "1000")
 FILES = sizes("QUIPU_BENCH_FILES", "10000 100000", "10000")
-RECEIPTS = sizes("QUIPU_BENCH_RECEIPTS", "10 1000 100000 1000000", "10 1000 100000")
+RECEIPTS = sizes("QUIPU_BENCH_RECEIPTS", "10 1000 100000", "10 1000")
 
 
 class Place:
@@ -382,6 +382,8 @@ def growth():
                 for i in range(n):
                     (p.top / f"ws/all/{i}").write_text(f"{i}")
                 (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n' + "".join(text))
+                if n == 100_000 and not long:
+                    continue
                 if n == 100_000:
                     # All of them once would take minutes: what a plan looks up is not there, which costs the same.
                     yield f"{n} tasks, planned", n, turns(lambda: p.time([QUIPU, "plan", "--json"], "ws"), None, rounds=2)[0]
@@ -401,7 +403,7 @@ def growth():
                 if long:
                     p.env["QUIPU_GLANCE"] = "0"
                 yield f"{n} inputs", n, turns(lambda: p.time(RUN, "ws"), None, rounds=3)[0]
-    slopes("Growth with tasks, nothing to do", (run for run in tasks(False) if "planned" not in run[0]))
+    slopes("Growth with tasks, nothing to do", tasks(False))
     slopes("Growth with tasks, all looked up", tasks(True))
     slopes("Growth with inputs of one task, nothing to do", inputs(False))
     slopes("Growth with inputs of one task, all looked up", inputs(True))
