@@ -175,7 +175,12 @@ async fn send_stream(client: &Client, store: &Store, digest: &Digest, source: &S
     let limits = client.limits().await?;
     let function = limits.function;
     let mut size = size(digest);
-    let shorter = if limits.zstd && compressed::pays(size) { deflate(&read_whole(store, source)?) } else { None };
+    let shorter = if limits.zstd && compressed::pays(size) {
+        let whole = read_whole(store, source)?;
+        compressed::aside(move || deflate(&whole)).await
+    } else {
+        None
+    };
     let kind = if shorter.is_some() { "compressed-blobs/zstd" } else { "blobs" };
     let source = &shorter.map_or_else(|| source.clone(), Source::Here);
     if let Source::Here(bytes) = source {
@@ -402,7 +407,10 @@ async fn read_compressed(client: &Client, digest: &Digest) -> Result<Compressed,
                         return Ok(Compressed::Whole(vec![]));
                     }
                 }
-                Ok(None) => return Ok(Compressed::Whole(compressed::inflate(&all, size).unwrap_or_default())),
+                Ok(None) => {
+                    let whole = compressed::aside(move || compressed::inflate(&all, size)).await;
+                    return Ok(Compressed::Whole(whole.unwrap_or_default()));
+                }
                 Err(status) => return refused(client, &status),
             }
         }

@@ -34,6 +34,11 @@ pub(crate) fn deflate(bytes: &[u8]) -> Option<Vec<u8>> {
     (shorter.len() < bytes.len()).then_some(shorter)
 }
 
+/// Work on large blobs, beside the threads that answers are waited for on.
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok().flatten()
+}
+
 /// The blob of this size that was compressed; `None` when it is none, or another size.
 pub(crate) fn inflate(mut compressed: &[u8], size: u64) -> Option<Vec<u8>> {
     let mut bytes = vec![];
