@@ -245,9 +245,9 @@ impl State {
             return Ok(bytes);
         }
         self.compresses("took compressed")?;
-        let (mut plain, wrong) = (vec![], |_| Status::invalid_argument("that is not compressed"));
-        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&bytes[..]).map_err(|_| wrong(()))?;
-        std::io::Read::read_to_end(&mut decoder, &mut plain).map_err(|_| wrong(()))?;
+        let (mut plain, wrong) = (vec![], || Status::invalid_argument("that is not compressed"));
+        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&bytes[..]).map_err(|_| wrong())?;
+        std::io::Read::read_to_end(&mut decoder, &mut plain).map_err(|_| wrong())?;
         Ok(plain)
     }
 
