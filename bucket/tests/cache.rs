@@ -7,7 +7,9 @@ use quipu_store::cid::{Codec, Link};
 use quipu_store::remote::{Fetched, Remote, Subject, Want};
 
 use crate::double::Double;
-use crate::kit::{Machine, Writer, alone, config, edited, open, receipt_of, server, store, workflow};
+use crate::kit::{
+    Machine, Writer, alone, certificate, config, edited, open, receipt_of, secure_server, server, store, workflow,
+};
 
 const NOBODY: [&str; 0] = [];
 
@@ -192,4 +194,30 @@ fn a_bucket_that_is_not_there_is_said_once() {
     let outcome = Machine::new(3, &[1], &[&anybody]).run(&workflow("nothing"));
     assert_eq!((outcome.ran.len(), outcome.warnings.len()), (4, 1), "{:?}", outcome.warnings);
     assert!(outcome.warnings[0].contains("access denied"), "{:?}", outcome.warnings);
+}
+
+#[test]
+fn a_service_says_who_it_is_or_is_not_used() {
+    let Some(server) = secure_server() else { return };
+    let secure = |ca: Option<&str>| {
+        let mut config = config(server.port);
+        config.endpoint = Some(format!("https://localhost:{}", server.port));
+        config.ca = ca.map(certificate);
+        config
+    };
+    let wanted = workflow("secure");
+    let first = Machine::new(1, &[], &[&secure(Some("ca.pem"))]).run(&wanted);
+    assert_eq!((first.ran.len(), first.warnings), (4, vec![]));
+    let second = Machine::new(2, &[1], &[&secure(Some("ca.pem"))]).run(&wanted);
+    assert_eq!((&second.ran[..], second.warnings, &second.placed), (&[][..], vec![], &first.placed));
+    // Certified by somebody else than it should be, or by nobody whom this machine knows.
+    for ca in [Some("stranger.pem"), None] {
+        let third = Machine::new(3, &[1], &[&secure(ca)]).run(&wanted);
+        assert_eq!(
+            (third.ran.len(), third.warnings.len(), &third.placed),
+            (4, 1, &first.placed),
+            "{:?}",
+            third.warnings
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! What tests of buckets begin with: a server with one bucket, machines that have it as a remote, and somebody who may
 //! write to it and has no key that anybody trusts.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quipu_bucket::{BucketRemote, Config};
@@ -43,6 +44,30 @@ pub(crate) fn server() -> Option<Program> {
         asked.map(drop).map_err(|e| e.to_string())
     })?;
     Writer::of(&server).make_bucket();
+    Some(server)
+}
+
+/// Certificates of other tests.
+pub(crate) fn certificate(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../remote/tests/tls").join(name)
+}
+
+/// One that is spoken with over TLS.
+pub(crate) fn secure_server() -> Option<Program> {
+    let tls = certificate("").display().to_string();
+    let server = Program::start("moto", Some(&tls), |port| {
+        let asked = std::net::TcpStream::connect(("127.0.0.1", port));
+        asked.map(drop).map_err(|e| e.to_string())
+    })?;
+    let ca =
+        ureq::tls::Certificate::from_pem(&std::fs::read(certificate("ca.pem")).expect("is there")).expect("is one");
+    let tls = ureq::tls::TlsConfig::builder()
+        .root_certs(ureq::tls::RootCerts::new_with_certs(&[ca]))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).tls_config(tls).build().into();
+    let made = agent.put(format!("https://localhost:{}/{BUCKET}", server.port)).send_empty();
+    made.expect("it makes buckets for anybody");
     Some(server)
 }
 

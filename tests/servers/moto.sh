@@ -2,7 +2,8 @@
 # moto, a real server of S3's protocol that keeps everything in memory.
 #
 #   moto.sh install DIR        once; into DIR/lib. Exit 77: not to be had here, and why.
-#   moto.sh serve DIR PORT     on loopback, in the foreground, for at most QUIPU_SERVER_SECONDS.
+#   moto.sh serve DIR PORT - [TLS]   on loopback, in the foreground, for at most QUIPU_SERVER_SECONDS; with
+#                              TLS/server.pem and TLS/key.pem over TLS.
 set -euo pipefail
 
 pins=$(dirname "$(realpath "$0")")/moto.txt
@@ -29,11 +30,13 @@ install() {
 
 serve() {
     export PYTHONPATH=$1/lib PYTHONDONTWRITEBYTECODE=1
-    exec timeout -k 5 "${QUIPU_SERVER_SECONDS:-600}" python3 -m moto.server -H 127.0.0.1 -p "$2"
+    local tls=()
+    [ -z "${4:-}" ] || tls=(--ssl --ssl-cert "$4/server.pem" --ssl-key "$4/key.pem")
+    exec timeout -k 5 "${QUIPU_SERVER_SECONDS:-600}" python3 -m moto.server -H 127.0.0.1 -p "$2" "${tls[@]}"
 }
 
 case ${1:-} in
     install) install "$2" ;;
     serve) shift; serve "$@" ;;
-    *) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
