@@ -64,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) instance: String,
     pub(crate) batch_bytes: i64,
     pub(crate) token: Option<String>,
+    /// A header that every request must have.
+    pub(crate) header: Option<(&'static str, &'static str)>,
     pub(crate) functions: Vec<api::digest_function::Value>,
     pub(crate) tls: Option<ServerTlsConfig>,
     /// Offers to compress, and compresses whatever it may.
@@ -80,6 +82,7 @@ impl Default for Setup {
             instance: String::new(),
             batch_bytes: 4 << 20,
             token: None,
+            header: None,
             functions: vec![api::digest_function::Value::Sha256],
             tls: None,
             zstd: false,
@@ -185,6 +188,11 @@ impl State {
         let said = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
         if wanted.is_some() && wanted.as_deref() != said {
             return Err(Status::unauthenticated("no such token"));
+        }
+        if let Some((name, value)) = self.setup.header
+            && request.metadata().get(name).and_then(|v| v.to_str().ok()) != Some(value)
+        {
+            return Err(Status::unauthenticated("no such header"));
         }
         let ill = *self.ill.lock().expect("nobody panics here");
         let ill = ill.filter(|(at, _)| *at == verb).map(|(_, ill)| ill);

@@ -77,10 +77,11 @@ fn a_server_that_cannot_say_who_it_is_is_not_used() {
 }
 
 #[test]
-fn tokens_instances_and_digests_are_the_servers() {
+fn tokens_headers_instances_and_digests_are_the_servers() {
     for functions in [vec![Value::Sha256], vec![Value::Blake3]] {
         let double = Double::start(Setup {
             token: Some("s3cret".to_owned()),
+            header: Some(("x-team", "blue")),
             instance: "team/main".to_owned(),
             batch_bytes: 65_536,
             functions: functions.clone(),
@@ -89,6 +90,7 @@ fn tokens_instances_and_digests_are_the_servers() {
         let mut config = kit::config(double.port);
         config.token_command = Some(vec!["printf".into(), "s3cret".into()]);
         config.instance = "team/main".to_owned();
+        config.headers.insert("X-Team".to_owned(), "blue".to_owned());
         let wanted = workflow("token");
         let first = Machine::new(1, &[], &[&config]).run(&wanted);
         assert_eq!((first.ran.len(), &first.warnings), (4, &vec![]), "{functions:?}");
@@ -99,7 +101,9 @@ fn tokens_instances_and_digests_are_the_servers() {
         other.instance = "team/other".to_owned();
         let mut stranger = config.clone();
         stranger.token_command = Some(vec!["printf".into(), "guess".into()]);
-        for config in [other, stranger] {
+        let mut bare = config.clone();
+        bare.headers.clear();
+        for config in [other, stranger, bare] {
             let outcome = Machine::new(3, &[1], &[&config]).run(&wanted);
             assert_eq!((outcome.ran.len(), outcome.warnings.len()), (4, 1), "{:?}", outcome.warnings);
             assert!(!outcome.warnings[0].contains("s3cret") && !outcome.warnings[0].contains("guess"));
