@@ -506,3 +506,24 @@ fn one_task_at_a_time() {
     help: name one
     "#);
 }
+
+#[test]
+fn what_was_cut_off_and_what_lost_its_bytes_say_so() {
+    let space = TestSpace::new(
+        "[workspace]\nsandbox = \"none\"\n[task.gen]\nrun = \"grep -v '^#' in > mid\"\ninputs = [\"in\"]\n\
+         outputs = [\"mid\"]\n[task.use]\nrun = \"head -c 50000 /dev/zero > out; cat mid >> out\"\n\
+         inputs = [\"mid\"]\noutputs = [\"out\"]\n",
+    );
+    space.write("in", "# a\nx\n");
+    space.build_twice(&[]);
+    space.edit("in", "# a", "# b");
+    assert_eq!(space.build_twice(&[]).ran(), "gen");
+    let told = space.ok(&["explain", "use"]).stdout;
+    let cut_off = "the last time it did not run: there was a receipt for the same work on the same";
+    assert!(told.starts_with("use: cached: ") && told.contains(cut_off), "{told}");
+    space.remove("out");
+    space.store_files("blobs").iter().for_each(|blob| std::fs::remove_file(blob).expect("is removed"));
+    assert_eq!(space.build(&[]).ran(), "use");
+    let told = space.ok(&["explain", "use"]).stdout;
+    assert!(told.contains("the last time it ran, since bytes"), "{told}");
+}
