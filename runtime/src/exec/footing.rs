@@ -104,3 +104,31 @@ fn look_at(path: &Path) -> Option<Look> {
     let ino = rustix::fs::fstat(&open).ok()?.st_ino;
     Some(Look::Dir { ino, _open: open })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::super::test_place::Place;
+
+    #[test]
+    fn two_that_want_the_same_input_at_once_do_not_pull_it_from_under_each_other() {
+        let place = Place::new();
+        for round in 0..300 {
+            // What is there is of the round before.
+            let inputs = [("gen/values.h".to_owned(), place.file(&format!("{round}"), false))];
+            let (before, after) = (Barrier::new(2), Barrier::new(2));
+            let stand = || {
+                before.wait();
+                let footing = place.workspace.place_inputs(&inputs).map_err(|(path, _)| path).expect("is placed");
+                after.wait();
+                footing.moved()
+            };
+            let moved = std::thread::scope(|scope| {
+                let other = scope.spawn(stand);
+                [stand(), other.join().expect("no panic")]
+            });
+            assert_eq!(moved, [vec![], vec![] as Vec<String>], "round {round}");
+        }
+    }
+}

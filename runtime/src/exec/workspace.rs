@@ -32,6 +32,8 @@ pub struct Workspace {
     index: Mutex<StatIndex>,
     kept: Mutex<Vec<(String, Entry)>>,
     held: Held,
+    /// Who puts something at a path takes the lock that its name falls to, so that two who want the same there do it once.
+    turns: [Mutex<()>; 16],
 }
 
 impl Workspace {
@@ -39,7 +41,14 @@ impl Workspace {
     pub fn open(store: &Store, root: &Path) -> Self {
         let index = StatIndex::open(store, root);
         let (root, store) = (index.root().to_owned(), store.clone());
-        Self { root, store, index: Mutex::new(index), kept: Mutex::default(), held: Held::default() }
+        Self {
+            root,
+            store,
+            index: Mutex::new(index),
+            kept: Mutex::default(),
+            held: Held::default(),
+            turns: Default::default(),
+        }
     }
 
     /// Where it is.
@@ -64,6 +73,9 @@ impl Workspace {
 
     /// Sees to it that `rel` holds `entry`. What stood there and was not quipu's is kept in the store first.
     pub fn place(&self, rel: &str, entry: &Entry) -> Result<Placed, CheckoutError> {
+        let turn = rel.bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)))
+            % self.turns.len();
+        let _turn = self.turns[turn].lock().unwrap_or_else(PoisonError::into_inner);
         let ours = {
             let mut index = self.index();
             // What a running task wrote beside its inputs is not worth pulling them from under it.
