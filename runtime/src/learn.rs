@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::exec::trace::Traced;
+use crate::path::{is_within, parent};
 use crate::process::{OutputKind, OutputSpec};
 use crate::value::Text;
 use crate::workfile::globs::Pattern;
@@ -57,11 +58,6 @@ pub struct Proposal {
     pub helpers: Vec<String>,
     /// What people should know, each in a line.
     pub notes: Vec<String>,
-}
-
-/// Whether `path` is `dir` or lies below it.
-fn is_within(path: &str, dir: &str) -> bool {
-    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn has_part(path: &str, parts: &[&str]) -> bool {
@@ -203,10 +199,6 @@ fn below<'a>(set: &'a BTreeSet<String>, dir: &str) -> Vec<&'a str> {
 fn form(path: &str) -> Option<&str> {
     let name = path.rsplit('/').next()?;
     name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, form)| form)
-}
-
-fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 fn fold_dir(

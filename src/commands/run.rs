@@ -190,7 +190,7 @@ fn placer(
 /// Puts something in place and says whether files were written for it; nothing when its bytes are gone.
 pub(super) fn put(workspace: &Workspace, path: &str, entry: &Entry) -> Result<Option<bool>, String> {
     match workspace.place(path, entry) {
-        Ok(put) => Ok(Some(!put.files.is_empty())),
+        Ok(wrote) => Ok(Some(wrote)),
         Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => Ok(None),
         Err(error) => Err(format!("`{path}` cannot be put in place: {error}")),
     }

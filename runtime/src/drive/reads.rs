@@ -14,6 +14,7 @@ use super::{Drive, DriveError, Listing};
 use crate::graph::TaskIdx;
 use crate::narrow::{self, Depfile, Files, Fingerprint, MAX_DEPFILE_BYTES};
 use crate::observe::RunEvent;
+use crate::path::is_within;
 use crate::process::SANDBOX_ROOT;
 use crate::run::step::Candidate;
 use crate::task::Invocation;
@@ -89,10 +90,7 @@ impl Drive {
         let dir = invocation.args.get("dir").and_then(Value::as_text).unwrap_or_default();
         let mut roots = vec![SANDBOX_ROOT];
         roots.extend(self.workspace.as_deref());
-        let is_own = |path: &str| {
-            let holds = |own: &str| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            output.artifacts.keys().any(|own| holds(own))
-        };
+        let is_own = |path: &str| output.artifacts.keys().any(|own| is_within(path, own));
         Ok(Some(narrow::reads(&bytes, dir, &roots, files, is_own).map_err(|e| e.to_string())))
     }
 

@@ -12,6 +12,7 @@ use quipu_store::tree::Entry;
 use quipu_store::{Store, Take};
 
 use super::secrets::Secrets;
+use crate::path::parent;
 use crate::process::{OutputKind, OutputSpec};
 use crate::workfile::globs::Pattern;
 
@@ -37,7 +38,7 @@ impl<'a> Declared<'a> {
     pub(crate) fn parents(&self) -> impl Iterator<Item = String> {
         self.outputs.iter().map(|(output, pattern)| match pattern {
             Some(pattern) => pattern.prefix(),
-            None => output.path.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned(),
+            None => parent(&output.path).to_owned(),
         })
     }
 

@@ -11,6 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use quipu_store::stamp::{FileKind, Stamp};
 use rustix::fs::{Mode, OFlags};
 
+use crate::path::is_within;
+
 /// How many running tasks stand on what is at a path.
 #[derive(Debug, Default)]
 pub(super) struct Held(Mutex<HashMap<String, usize>>);
@@ -23,6 +25,11 @@ impl Held {
     /// Whether a running task uses what is at `path`.
     pub(super) fn has(&self, path: &str) -> bool {
         self.lock().contains_key(path)
+    }
+
+    /// Whether a running task uses something below `dir`.
+    pub(super) fn has_below(&self, dir: &str) -> bool {
+        self.lock().keys().any(|path| path != dir && is_within(path, dir))
     }
 
     fn add(&self, path: &str) {
@@ -107,28 +114,49 @@ fn look_at(path: &Path) -> Option<Look> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
     use std::sync::Barrier;
 
+    use quipu_store::tree::{Entry, Name, Tree};
+
     use super::super::test_place::Place;
+
+    /// Two tasks put an input each in place at once, again and again: each time there is something of the time before.
+    fn compete(place: &Place, inputs: impl Fn(u32) -> [(String, Entry); 2]) {
+        for round in 0..300 {
+            let inputs = inputs(round);
+            let (before, after) = (Barrier::new(2), Barrier::new(2));
+            let stand = |input| {
+                before.wait();
+                let footing = place.workspace.place_inputs(slice::from_ref(input));
+                after.wait();
+                footing.map_err(|(path, _)| path).expect("is placed").moved()
+            };
+            let moved = std::thread::scope(|scope| {
+                let other = scope.spawn(|| stand(&inputs[0]));
+                [stand(&inputs[1]), other.join().expect("no panic")]
+            });
+            assert_eq!(moved, [vec![], vec![] as Vec<String>], "round {round}");
+        }
+    }
 
     #[test]
     fn two_that_want_the_same_input_at_once_do_not_pull_it_from_under_each_other() {
         let place = Place::new();
-        for round in 0..300 {
-            // What is there is of the round before.
-            let inputs = [("gen/values.h".to_owned(), place.file(&format!("{round}"), false))];
-            let (before, after) = (Barrier::new(2), Barrier::new(2));
-            let stand = || {
-                before.wait();
-                let footing = place.workspace.place_inputs(&inputs).map_err(|(path, _)| path).expect("is placed");
-                after.wait();
-                footing.moved()
-            };
-            let moved = std::thread::scope(|scope| {
-                let other = scope.spawn(stand);
-                [stand(), other.join().expect("no panic")]
-            });
-            assert_eq!(moved, [vec![], vec![] as Vec<String>], "round {round}");
-        }
+        compete(&place, |round| {
+            let input = ("gen/values.h".to_owned(), place.file(&format!("{round}"), false));
+            [input.clone(), input]
+        });
+    }
+
+    #[test]
+    fn nor_do_one_that_wants_a_directory_and_one_that_wants_a_file_of_it() {
+        let place = Place::new();
+        compete(&place, |round| {
+            let file = place.file(&format!("{round}"), false);
+            let names = ["a.h", "b.h"].map(|name| (Name::new(name).expect("valid"), file.clone()));
+            let tree = place.store.put_tree(&Tree::new(names.to_vec()).expect("valid")).expect("kept");
+            [("gen".to_owned(), Entry::Dir { tree }), ("gen/b.h".to_owned(), file)]
+        });
     }
 }

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::filter::{self, Sockets};
 use super::sys;
+use crate::path::parent;
 use crate::process::{OutputKind, OutputSpec};
 
 const EXECUTE: u64 = 1;
@@ -103,7 +104,7 @@ impl Ruleset {
         }
         for output in allowed.outputs {
             let end = output.path.find(['*', '?', '[', '\\']).filter(|_| output.kind == OutputKind::Glob);
-            let dir = output.path[..end.unwrap_or(output.path.len())].rsplit_once('/').map_or("", |(dir, _)| dir);
+            let dir = parent(&output.path[..end.unwrap_or(output.path.len())]);
             rules.allow_if_there(&allowed.root.join(dir), WRITE)?;
         }
         Ok(rules)

@@ -30,6 +30,7 @@ mod test_place;
 pub mod trace;
 #[cfg(test)]
 mod trace_tests;
+mod turns;
 pub mod wait;
 pub mod workspace;
 

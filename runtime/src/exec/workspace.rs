@@ -10,9 +10,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quipu_store::checkout::{
-    CheckoutError, CheckoutOptions, InTheWay, Limits, Ours, Placed, checkout_with, holds, is_placed,
-};
+use quipu_store::checkout::{CheckoutError, CheckoutOptions, InTheWay, Limits, Ours, checkout_with, holds, is_placed};
+use quipu_store::cid::TreeId;
 use quipu_store::ingest::{IngestOptions, Links, ingest_at};
 use quipu_store::receipt::FailureKind;
 use quipu_store::stamp::Stamp;
@@ -23,6 +22,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::collect::{Artifacts, Declared};
 use super::footing::{Footing, Held};
+use super::turns::Turns;
 use crate::process::OutputSpec;
 
 /// A working directory with what is known of its files. Shared by the driver and the executors of a run.
@@ -32,8 +32,8 @@ pub struct Workspace {
     index: Mutex<StatIndex>,
     kept: Mutex<Vec<(String, Entry)>>,
     held: Held,
-    /// Who puts something at a path takes the lock that its name falls to, so that two who want the same there do it once.
-    turns: [Mutex<()>; 16],
+    /// Two who want the same at a path put it there once.
+    turns: Turns,
 }
 
 impl Workspace {
@@ -47,7 +47,7 @@ impl Workspace {
             index: Mutex::new(index),
             kept: Mutex::default(),
             held: Held::default(),
-            turns: Default::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -72,19 +72,27 @@ impl Workspace {
     }
 
     /// Sees to it that `rel` holds `entry`. What stood there and was not quipu's is kept in the store first.
-    pub fn place(&self, rel: &str, entry: &Entry) -> Result<Placed, CheckoutError> {
-        let turn = rel.bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)))
-            % self.turns.len();
-        let _turn = self.turns[turn].lock().unwrap_or_else(PoisonError::into_inner);
+    /// Says whether anything was written for it.
+    pub fn place(&self, rel: &str, entry: &Entry) -> Result<bool, CheckoutError> {
+        let _turn = self.turns.take(rel);
+        self.place_in_turn(rel, entry)
+    }
+
+    fn place_in_turn(&self, rel: &str, entry: &Entry) -> Result<bool, CheckoutError> {
         let ours = {
             let mut index = self.index();
             // What a running task wrote beside its inputs is not worth pulling them from under it.
             let is_right = if self.held.has(rel) { holds } else { is_placed };
             if is_right(&mut index, entry, rel) {
-                return Ok(Placed { settled: true, ..Placed::default() });
+                return Ok(false);
             }
             index.ours(rel)
         };
+        if let Entry::Dir { tree } = entry
+            && self.held.has_below(rel)
+        {
+            return self.place_around(rel, *tree);
+        }
         let old: Vec<String> = ours.keys().cloned().collect();
         let options = CheckoutOptions { limits: Limits::default(), in_the_way: InTheWay::Keep(ours) };
         let placed = checkout_with(&self.store, entry, &self.root, rel, &options)?;
@@ -92,15 +100,24 @@ impl Workspace {
         old.iter().for_each(|path| index.forget(path));
         index.note_placed(&placed);
         drop(index);
-        self.note_kept(placed.kept.iter().cloned());
-        Ok(placed)
+        self.note_kept(placed.kept);
+        Ok(!placed.files.is_empty())
+    }
+
+    /// Puts a directory in place piece by piece, since a running task stands on something in it. What is there beside stays.
+    fn place_around(&self, rel: &str, tree: TreeId) -> Result<bool, CheckoutError> {
+        let missing = || CheckoutError::Missing { path: rel.to_owned(), link: tree.link() };
+        let tree = self.store.tree(tree)?.ok_or_else(missing)?;
+        let place = |(name, entry): &(Name, Entry)| self.place_in_turn(&format!("{rel}/{name}"), entry);
+        tree.entries().iter().try_fold(false, |wrote, entry| Ok(place(entry)? | wrote))
     }
 
     /// Puts a task's inputs in place, to stay there as long as what is given back lives.
     pub(super) fn place_inputs(&self, inputs: &[(String, Entry)]) -> Result<Footing<'_>, (String, CheckoutError)> {
         let mut footing = Footing::new(&self.root, &self.held);
         for (path, entry) in inputs {
-            self.place(path, entry).map_err(|error| (path.clone(), error))?;
+            let _turn = self.turns.take(path);
+            self.place_in_turn(path, entry).map_err(|error| (path.clone(), error))?;
             footing.hold(path);
         }
         footing.settle();

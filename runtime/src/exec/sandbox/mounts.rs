@@ -13,6 +13,7 @@ use super::cell::{Bind, Template};
 use super::child::Op;
 use super::skeleton::{self, Skeleton};
 use super::view::{self, Ground, Seen, View};
+use crate::path::parent;
 
 /// Paths of this machine as they are in a template, where tasks cannot see them.
 pub(super) struct Hidden(pub(super) Vec<(PathBuf, &'static str)>);
@@ -103,9 +104,7 @@ pub(super) fn ops(shown: &Hidden, view: &View, room: Option<&Path>) -> Result<Ve
     let mut made = FxHashSet::default();
     let mut make = |ops: &mut Vec<Op>, path| {
         // What is on disk is there already.
-        for dir in
-            view::new_dirs(path, &mut made).into_iter().filter(|dir| view.ground(view::parent(dir)) != Ground::Disk)
-        {
+        for dir in view::new_dirs(path, &mut made).into_iter().filter(|dir| view.ground(parent(dir)) != Ground::Disk) {
             ops.push(Op::Dir(c_path(&ws.join(dir))?));
         }
         Ok::<_, EnterError>(())
@@ -118,7 +117,7 @@ pub(super) fn ops(shown: &Hidden, view: &View, room: Option<&Path>) -> Result<Ve
     }
     for (index, dir) in view.still.iter().enumerate() {
         make(&mut ops, dir)?;
-        let place = if view.ground(view::parent(dir)) == Ground::Disk {
+        let place = if view.ground(parent(dir)) == Ground::Disk {
             let place = memory.join(index.to_string());
             ops.push(Op::Dir(c_path(&place)?));
             place
@@ -132,8 +131,8 @@ pub(super) fn ops(shown: &Hidden, view: &View, room: Option<&Path>) -> Result<Ve
     }
     for (path, seen) in &view.seen {
         let to = ws.join(path);
-        let on_disk = view.ground(view::parent(path)) == Ground::Disk;
-        make(&mut ops, if matches!(seen, Seen::Dir(_)) { path } else { view::parent(path) })?;
+        let on_disk = view.ground(parent(path)) == Ground::Disk;
+        make(&mut ops, if matches!(seen, Seen::Dir(_)) { path } else { parent(path) })?;
         match seen {
             Seen::File(host) => {
                 if !on_disk {

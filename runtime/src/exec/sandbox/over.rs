@@ -9,8 +9,9 @@ use rustc_hash::FxHashSet;
 
 use super::child::Op;
 use super::mounts::{bind, c_path, c_string};
-use super::view::{Seen, View, new_dirs, parent};
+use super::view::{Seen, View, new_dirs};
 use super::{Enter, EnterError, Entered, Sandbox, io_at};
+use crate::path::parent;
 
 impl Sandbox {
     /// Makes a place ready in which a task sees the workspace as it is on disk, with what other tasks made over it.

@@ -14,6 +14,7 @@ use quipu_store::tree::{MAX_DEPTH, MAX_NAME_BYTES};
 use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
 
+use crate::path::{is_within, parent};
 use crate::process::{OutputKind, OutputSpec};
 
 /// What stands at a path in the workspace that the task sees.
@@ -143,19 +144,10 @@ fn is_plain<'p>(path: &'p str, known: &mut Option<&'p str>) -> bool {
     is_name(name)
 }
 
-pub(super) fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
-}
-
 /// The directory that all matches of a pattern are in.
 fn literal_prefix(pattern: &str) -> &str {
     let end = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
     parent(&pattern[..end])
-}
-
-/// Whether `path` is `dir` or below it.
-fn is_within(path: &str, dir: &str) -> bool {
-    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl View {
