@@ -161,21 +161,6 @@ pub fn tidy(store: &Store) -> Vec<(String, Entry)> {
     kept
 }
 
-/// Sees to it that `rel` holds `entry`: does nothing when it does; otherwise keeps what is not quipu's, puts `entry` there,
-/// and notes in the index what was put.
-pub fn place(index: &mut StatIndex, entry: &Entry, rel: &str, limits: &Limits) -> Result<Placed, CheckoutError> {
-    if is_placed(index, entry, rel) {
-        return Ok(Placed { settled: true, ..Placed::default() });
-    }
-    let ours = index.ours(rel);
-    let old: Vec<String> = ours.keys().cloned().collect();
-    let options = CheckoutOptions { limits: *limits, in_the_way: InTheWay::Keep(ours) };
-    let placed = checkout_with(index.store(), entry, index.root(), rel, &options)?;
-    old.iter().for_each(|path| index.forget(path));
-    index.note_placed(&placed);
-    Ok(placed)
-}
-
 /// Whether `rel` holds exactly `entry`, by the index where it can be relied on and by reading where not: every file as it
 /// should be, and for a directory nothing beside them. Whoever put it there.
 pub fn is_placed(index: &mut StatIndex, entry: &Entry, rel: &str) -> bool {

@@ -41,6 +41,21 @@ pub(super) fn files(pairs: &[(&str, &str)]) -> Shape {
     Shape::Dir(pairs.collect())
 }
 
+/// Sees to it that `rel` holds `entry`: does nothing when it does; otherwise keeps what is not quipu's, puts `entry` there,
+/// and notes in the index what was put.
+fn place(index: &mut StatIndex, entry: &Entry, rel: &str, limits: &Limits) -> Result<Placed, CheckoutError> {
+    if is_placed(index, entry, rel) {
+        return Ok(Placed { settled: true, ..Placed::default() });
+    }
+    let ours = index.ours(rel);
+    let old: Vec<String> = ours.keys().cloned().collect();
+    let options = CheckoutOptions { limits: *limits, in_the_way: InTheWay::Keep(ours) };
+    let placed = checkout_with(index.store(), entry, index.root(), rel, &options)?;
+    old.iter().for_each(|path| index.forget(path));
+    index.note_placed(&placed);
+    Ok(placed)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
