@@ -16,6 +16,7 @@ mod list;
 mod log;
 mod output;
 mod plan;
+mod reference;
 mod remote;
 mod run;
 mod schema;

@@ -1,7 +1,7 @@
 //! A small HTTP server on loopback that tests tell what to answer, and that says what it was asked.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -110,10 +110,16 @@ impl Drop for Web {
 }
 
 fn answer(shared: &Shared, stream: &TcpStream) {
-    let mut lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    let mut from = BufReader::new(stream);
+    let mut lines = from.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
     let Some(request) = lines.next() else { return };
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-    let range = lines.filter_map(|line| line.to_lowercase().strip_prefix("range: ").map(str::to_owned)).last();
+    let head: Vec<String> = lines.map(|line| line.to_lowercase()).collect();
+    let field = |name: &str| head.iter().rev().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+    let sent: u64 = field("content-length: ").and_then(|n| n.parse().ok()).unwrap_or(0);
+    // What is sent is read: a connection that is closed before is broken for the other side.
+    let _ = std::io::copy(&mut from.take(sent), &mut std::io::sink());
+    let range = field("range: ");
     let from = range.as_deref().and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     let page = {
         let mut state = shared.state();

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use super::folder;
 use crate::workfile::parse::{FILE_KEYS, MEMBER_KEYS, TASK_KEYS, WORKSPACE_KEYS};
 use crate::workfile::read_params::{INCLUDE_KEYS, PARAM_KEYS};
 use crate::workfile::schema::schema;
@@ -95,33 +94,12 @@ fn page(path: &str) -> String {
 }
 
 #[test]
-fn every_snippet_of_the_reference_loads_and_is_valid() {
+fn every_snippet_of_the_reference_is_valid() {
     let page = page("docs/workfile.md");
     let snippets = snippets(&page);
-    assert!(snippets.len() >= 20, "{}", snippets.len());
+    assert!(snippets.len() >= 40, "{}", snippets.len());
     for text in snippets {
         assert!(is_valid(text), "not valid:\n{text}");
-        let dir = folder(&[
-            ("quipu.toml", text),
-            ("libs/core/quipu.toml", "[task.build]\nrun = 'true'\n"),
-            ("apps/web/quipu.toml", "[task.build]\nrun = 'true'\n[task.test]\nrun = 'true'\n"),
-            ("src/main.c", ""),
-            ("src/util.c", ""),
-            ("words.txt", ""),
-            ("tools/compiler.py", ""),
-            ("main.txt", ""),
-            ("util.txt", ""),
-            ("publish.sh", ""),
-            ("VERSION", ""),
-            ("upload.sh", ""),
-            ("db", ""),
-            ("test.sh", ""),
-            ("tell.sh", ""),
-            ("dev.env", "HOST=localhost\n"),
-            ("ci/lint.toml", "[task.all]\nrun = 'true'\ninputs = []\n"),
-        ]);
-        let loaded = load(dir.path()).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        loaded.match_sources().unwrap_or_else(|e| panic!("{e}\n{text}"));
     }
 }
 
