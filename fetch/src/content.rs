@@ -4,7 +4,7 @@
 //! Unaware of addresses.
 
 use std::fs::File;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use quipu_runtime::fetch::{FetchSpec, Sum};
@@ -66,16 +66,15 @@ pub(crate) fn entry(store: &Store, spec: &FetchSpec, content: Content, bounds: &
         }
     }
     let scratch = Scratch(store.scratch_dir()?);
-    let archive: Box<dyn Read> = match store.blob(content.blob)? {
+    let archive: Box<dyn Archive> = match store.blob(content.blob)? {
         Some(Blob::Inline(bytes)) => Box::new(Cursor::new(bytes)),
         Some(Blob::File { path, .. }) => Box::new(File::open(path)?),
         None => return Err(io::Error::other("it vanished from the store").into()),
     };
-    let mut archive = Checked { from: archive, hasher: BlobHasher::default() };
+    let mut archive = Checked { from: archive, hasher: BlobHasher::default(), hashed: 0, at: 0 };
     let entry = unpack(store, &mut archive, how, spec.strip, bounds, &scratch.0);
     // What is wrong with it may be the disk's fault.
-    io::copy(&mut archive, &mut io::sink())?;
-    if archive.hasher.id() != content.blob {
+    if archive.id()? != content.blob {
         store.corrupt(content.blob.link());
         return Err(UnpackError::Read(io::Error::other("its bytes in the store are damaged: fetch it again")).into());
     }
@@ -90,17 +89,44 @@ fn noted(store: &Store, key: &str) -> Result<Option<[u8; 32]>, StoreError> {
     Ok(store.note(key)?.and_then(|note| note.try_into().ok()))
 }
 
-/// A reader that hashes what it gives.
+/// What an archive is read from.
+trait Archive: Read + Seek {}
+
+impl<T: Read + Seek> Archive for T {}
+
+/// A reader that hashes what it gives, as long as that is read from its beginning on.
 struct Checked<R> {
     from: R,
     hasher: BlobHasher,
+    hashed: u64,
+    at: u64,
+}
+
+impl<R: Read + Seek> Checked<R> {
+    /// The id of all there is.
+    fn id(mut self) -> io::Result<BlobId> {
+        self.seek(SeekFrom::Start(self.hashed))?;
+        io::copy(&mut self, &mut io::sink())?;
+        Ok(self.hasher.id())
+    }
 }
 
 impl<R: Read> Read for Checked<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(into)?;
-        self.hasher.update(&into[..read]);
+        if self.at == self.hashed {
+            self.hasher.update(&into[..read]);
+            self.hashed += read as u64;
+        }
+        self.at += read as u64;
         Ok(read)
+    }
+}
+
+impl<R: Seek> Seek for Checked<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.at = self.from.seek(to)?;
+        Ok(self.at)
     }
 }
 

@@ -2,26 +2,24 @@
 //!
 //! What a tree cannot hold, or what would lead out of it, is refused by name. Unaware of where the archive is from.
 
-use std::cell::Cell;
+mod streams;
+mod tar;
+mod zip;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
-use std::rc::Rc;
 
-use flate2::read::MultiGzDecoder;
 use quipu_runtime::fetch::Unpack;
 use quipu_store::cid::{BlobId, Codec};
 use quipu_store::ingest::stays_inside;
 use quipu_store::tree::{Entry, Tree};
 use quipu_store::tree_build::{TreeOfError, tree_of};
 use quipu_store::{Store, StoreError, Take};
-use tar::EntryType;
 
 /// Files up to this size are kept as blocks at once; larger ones go through a file.
 const SMALL_BYTES: u64 = 16 << 10;
-/// What stands between two files: padding, names, extended headers.
-const MAX_BETWEEN_BYTES: u64 = 1 << 20;
 
 /// How much an archive may hold.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +72,14 @@ pub enum UnpackError {
         /// What it is.
         kind: &'static str,
     },
+    /// A file in a form that is not read here.
+    #[error("the archive holds `{path}`, which is {how}")]
+    Form {
+        /// Its path.
+        path: String,
+        /// In which form it is.
+        how: String,
+    },
     /// A name, or a link's target, that is not UTF-8.
     #[error("the archive holds `{0}`, the name or target of which is not UTF-8")]
     NotText(String),
@@ -102,7 +108,7 @@ pub enum UnpackError {
 /// Keeps what an archive holds, below the first `strip` folders; `scratch` is a folder for files on their way.
 pub fn unpack(
     store: &Store,
-    archive: impl Read,
+    archive: impl Read + Seek,
     how: Unpack,
     strip: u32,
     bounds: &Bounds,
@@ -110,31 +116,14 @@ pub fn unpack(
 ) -> Result<Entry, UnpackError> {
     let mut keeping =
         Keeping { store, strip, bounds, scratch, bytes: 0, entries: 0, name_bytes: 0, found: BTreeMap::new() };
-    match how {
-        Unpack::Tar => keeping.tar(archive)?,
-        Unpack::TarGz => keeping.tar(MultiGzDecoder::new(archive))?,
+    match streams::decoder(how, archive) {
+        Ok(stream) => tar::read(&mut keeping, stream)?,
+        Err(archive) => zip::read(&mut keeping, archive)?,
     }
     keeping.tree()
 }
 
-/// A reader that gives no more than it is allowed to, until it is allowed more.
-struct Allowed<R> {
-    from: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Allowed<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left.get()).unwrap_or(usize::MAX).min(into.len());
-        if most == 0 && !into.is_empty() {
-            return Err(io::Error::other(format!("more than {MAX_BETWEEN_BYTES} bytes stand before a file")));
-        }
-        let read = self.from.read(&mut into[..most])?;
-        self.left.set(self.left.get() - read as u64);
-        Ok(read)
-    }
-}
-
+/// What is kept of an archive.
 struct Keeping<'a> {
     store: &'a Store,
     strip: u32,
@@ -148,70 +137,17 @@ struct Keeping<'a> {
 }
 
 impl Keeping<'_> {
-    fn tar(&mut self, from: impl Read) -> Result<(), UnpackError> {
-        let left = Rc::new(Cell::new(MAX_BETWEEN_BYTES));
-        let mut archive = tar::Archive::new(Allowed { from, left: Rc::clone(&left) });
-        for entry in archive.entries().map_err(UnpackError::Read)? {
-            let mut entry = entry.map_err(UnpackError::Read)?;
-            // What a file holds is bounded by what is left for all; what comes before the next by itself.
-            left.set(self.bounds.max_bytes.saturating_add(MAX_BETWEEN_BYTES));
-            self.tar_entry(&mut entry)?;
-            io::copy(&mut entry, &mut io::sink()).map_err(UnpackError::Read)?;
-            left.set(MAX_BETWEEN_BYTES);
+    /// Counts what a file says it holds.
+    fn count(&mut self, size: u64) -> Result<(), UnpackError> {
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > self.bounds.max_bytes {
+            return Err(UnpackError::TooMuch { limit: self.bounds.max_bytes, what: "bytes in its files" });
         }
         Ok(())
     }
 
-    fn tar_entry(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<(), UnpackError> {
-        let kind = entry.header().entry_type();
-        if kind == EntryType::XGlobalHeader {
-            return Ok(());
-        }
-        let written = entry.path_bytes().into_owned();
-        let written = text(&written)?;
-        let path = self.path(&written)?;
-        let link = |entry: &tar::Entry<'_, _>| {
-            let target = entry.link_name_bytes().map(|target| text(&target)).transpose()?;
-            Ok::<_, UnpackError>(target.unwrap_or_default())
-        };
-        let kept = match kind {
-            EntryType::Directory => None,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let exec = entry.header().mode().map_err(UnpackError::Read)? & 0o100 != 0;
-                let size = entry.size();
-                self.bytes = self.bytes.saturating_add(size);
-                if self.bytes > self.bounds.max_bytes {
-                    return Err(UnpackError::TooMuch { limit: self.bounds.max_bytes, what: "bytes in its files" });
-                }
-                // Nothing of what is stripped away is kept.
-                if path.is_none() {
-                    return Ok(());
-                }
-                let (blob, size) = self.file(entry, size)?;
-                Some(Entry::File { blob, size, exec })
-            }
-            EntryType::Symlink => {
-                let target = link(entry)?;
-                let depth = path.as_ref().map_or(0, |path| path.matches('/').count());
-                if path.is_some() && !stays_inside(&target, depth) {
-                    return Err(UnpackError::Link { path: written, target });
-                }
-                Some(Entry::Symlink { target: target.into() })
-            }
-            EntryType::Link => {
-                let target = link(entry)?;
-                let file = self.path(&target)?.and_then(|path| self.found.get(&path)).cloned().flatten();
-                match file.filter(|entry| matches!(entry, Entry::File { .. })) {
-                    Some(file) => Some(file),
-                    None if path.is_none() => None,
-                    None => return Err(UnpackError::HardLink { path: written, target }),
-                }
-            }
-            EntryType::Char | EntryType::Block => return Err(UnpackError::Kind { path: written, kind: "a device" }),
-            EntryType::Fifo => return Err(UnpackError::Kind { path: written, kind: "a pipe" }),
-            _ => return Err(UnpackError::Kind { path: written, kind: "of an unknown kind" }),
-        };
-        let Some(path) = path else { return Ok(()) };
+    /// Keeps what stands at a path. Of what is there twice the later one counts, as it does for tar.
+    fn keep(&mut self, path: String, entry: Option<Entry>) -> Result<(), UnpackError> {
         self.entries += 1;
         self.name_bytes += path.len();
         if self.entries > self.bounds.max_entries {
@@ -222,9 +158,16 @@ impl Keeping<'_> {
             let limit = self.bounds.max_name_bytes as u64;
             return Err(UnpackError::TooMuch { limit, what: "bytes in its names" });
         }
-        // Of what is there twice the later one counts, as it does for tar.
-        self.found.insert(path, kept);
+        self.found.insert(path, entry);
         Ok(())
+    }
+
+    /// A symbolic link at a path, which was written otherwise.
+    fn symlink(path: &str, written: &str, target: String) -> Result<Entry, UnpackError> {
+        if !stays_inside(&target, path.matches('/').count()) {
+            return Err(UnpackError::Link { path: written.to_owned(), target });
+        }
+        Ok(Entry::Symlink { target: target.into() })
     }
 
     /// A path in the tree; `None` when it is stripped away.
@@ -237,12 +180,14 @@ impl Keeping<'_> {
         Ok(left.map(|left| left.join("/")))
     }
 
-    fn file(&self, from: &mut impl Read, size: u64) -> Result<(BlobId, u64), UnpackError> {
+    /// Keeps a file that has exactly so many bytes. More are never read, but for one to see that there are more.
+    fn file(&self, from: impl Read, size: u64) -> Result<(BlobId, u64), UnpackError> {
+        let mut from = from.take(size.saturating_add(1));
         if size <= SMALL_BYTES {
             let mut bytes = Vec::with_capacity(size as usize);
             from.read_to_end(&mut bytes).map_err(UnpackError::Read)?;
             if bytes.len() as u64 != size {
-                return Err(UnpackError::Read(io::ErrorKind::UnexpectedEof.into()));
+                return Err(UnpackError::Read(other_size()));
             }
             let id = BlobId::of(&bytes);
             self.store.put(Codec::Raw, bytes)?;
@@ -261,7 +206,7 @@ impl Keeping<'_> {
             copied += read as u64;
         }
         if copied != size {
-            return Err(UnpackError::Read(io::ErrorKind::UnexpectedEof.into()));
+            return Err(UnpackError::Read(other_size()));
         }
         drop(file);
         Ok(self.store.put_file(&path, Take::Move)?)
@@ -290,6 +235,10 @@ impl Keeping<'_> {
         let (tree, _) = tree_of(Some(self.store), entries)?;
         Ok(Entry::Dir { tree })
     }
+}
+
+fn other_size() -> io::Error {
+    io::Error::other("a file has not the size that it says")
 }
 
 fn text(bytes: &[u8]) -> Result<String, UnpackError> {

@@ -1,14 +1,15 @@
-//! Archives, good and hostile: what is kept of them, and what is refused.
+//! Tar archives, good and hostile, however they are compressed: what is kept of them, and what is refused.
+
+mod kit;
 
 use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use quipu_fetch::{Bounds, UnpackError, unpack};
+use kit::{kept, listed, store};
+use lzma_rust2::{XzOptions, XzWriter};
+use quipu_fetch::Bounds;
 use quipu_runtime::fetch::Unpack;
-use quipu_store::sign::Signer;
-use quipu_store::tree::{Entry, Tree};
-use quipu_store::{Options, SignerSource, Store};
 use tar::{EntryType, Header};
 
 /// One thing in an archive.
@@ -48,39 +49,6 @@ fn archive(items: &[Item<'_>]) -> Vec<u8> {
     out
 }
 
-fn store() -> Store {
-    Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[7; 32]))))
-}
-
-fn kept(store: &Store, archive: &[u8], how: Unpack, strip: u32, bounds: &Bounds) -> Result<Tree, UnpackError> {
-    let scratch = tempfile::tempdir().expect("a folder");
-    let entry = unpack(store, archive, how, strip, bounds, scratch.path())?;
-    let left: Vec<_> = std::fs::read_dir(scratch.path()).expect("is there").collect();
-    assert!(left.is_empty(), "nothing is left of what was on its way");
-    let Entry::Dir { tree } = entry else { panic!("an archive is a folder") };
-    Ok(store.tree(tree).expect("can be read").expect("is there"))
-}
-
-/// Paths with what stands there: content, `dir`, `-> target`, and `*` for what may be executed.
-fn listed(store: &Store, tree: &Tree, below: &str, out: &mut Vec<String>) {
-    for (name, entry) in tree.entries() {
-        let path = format!("{below}{name}");
-        match entry {
-            Entry::File { blob, exec, .. } => {
-                let bytes = store.get(blob.link(), 1 << 20).expect("can be read").expect("is there");
-                let star = if *exec { "*" } else { "" };
-                out.push(format!("{path}{star} {}", String::from_utf8_lossy(&bytes[..bytes.len().min(8)])));
-            }
-            Entry::Symlink { target } => out.push(format!("{path} -> {target}")),
-            Entry::Dir { tree } => {
-                out.push(format!("{path}/"));
-                let tree = store.tree(*tree).expect("can be read").expect("is there");
-                listed(store, &tree, &format!("{path}/"), out);
-            }
-        }
-    }
-}
-
 fn list(items: &[Item<'_>], strip: u32) -> Result<Vec<String>, String> {
     let store = store();
     let tree = kept(&store, &archive(items), Unpack::Tar, strip, &Bounds::default()).map_err(|e| e.to_string())?;
@@ -108,13 +76,40 @@ fn files_folders_and_links_are_kept() {
         ["bin/", "bin/tool* #!", "bin/up -> ../lib/a.h", "empty/", "hard two", "large xxxxxxxx", "lib/", "lib/a.h two"];
     assert_eq!(list(&items, 1).expect("is good"), expected);
 
-    let mut packed = GzEncoder::new(vec![], Compression::fast());
-    packed.write_all(&archive(&items)).expect("in memory");
-    let packed = packed.finish().expect("in memory");
-    let (store, mut out) = (store(), vec![]);
-    let tree = kept(&store, &packed, Unpack::TarGz, 1, &Bounds::default()).expect("is good");
-    listed(&store, &tree, "", &mut out);
-    assert_eq!(out, expected, "compressed");
+    for (how, packed) in packed(&archive(&items)) {
+        let (store, mut out) = (store(), vec![]);
+        let tree = kept(&store, &packed, how, 1, &Bounds::default()).expect("is good");
+        listed(&store, &tree, "", &mut out);
+        assert_eq!(out, expected, "{}", how.name());
+    }
+}
+
+/// These bytes in each of the forms that there are, and once more in two parts one after the other.
+fn packed(bytes: &[u8]) -> Vec<(Unpack, Vec<u8>)> {
+    fn gz(bytes: &[u8]) -> Vec<u8> {
+        let mut to = GzEncoder::new(vec![], Compression::best());
+        to.write_all(bytes).expect("in memory");
+        to.finish().expect("in memory")
+    }
+    fn bz2(bytes: &[u8]) -> Vec<u8> {
+        let mut to = bzip2::write::BzEncoder::new(vec![], bzip2::Compression::fast());
+        to.write_all(bytes).expect("in memory");
+        to.finish().expect("in memory")
+    }
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        let mut to = XzWriter::new(vec![], XzOptions::with_preset(1)).expect("in memory");
+        to.write_all(bytes).expect("in memory");
+        to.finish().expect("in memory")
+    }
+    fn zst(bytes: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+    type Pack = fn(&[u8]) -> Vec<u8>;
+    let forms: [(Unpack, Pack); 4] =
+        [(Unpack::TarGz, gz), (Unpack::TarBz2, bz2), (Unpack::TarXz, xz), (Unpack::TarZst, zst)];
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let whole = forms.iter().map(|(how, pack)| (*how, pack(bytes)));
+    whole.chain(forms.iter().map(|(how, pack)| (*how, [pack(first), pack(second)].concat()))).collect()
 }
 
 #[test]
@@ -211,26 +206,58 @@ fn what_is_too_much_or_damaged_is_refused_and_costs_no_memory() {
         assert!(said.contains("bytes stand before a file"), "{said}");
     }
     // Zeros that are few when they are packed.
-    let mut bomb = GzEncoder::new(vec![], Compression::best());
     let mut header = Header::new_gnu();
     header.set_path("bomb").expect("is short");
     header.set_size(64 << 20);
     header.set_mode(0o644);
     header.set_cksum();
-    bomb.write_all(header.as_bytes()).expect("in memory");
-    bomb.write_all(&vec![0; 8 << 20]).expect("in memory");
-    let bomb = bomb.finish().expect("in memory");
-    assert_eq!(
-        refused(&bomb, Unpack::TarGz, Bounds { max_bytes: 1 << 20, ..usual }),
-        "the archive has more than 1048576 bytes in its files"
-    );
-    for (archive, how) in [
-        (&three[..700], Unpack::Tar),
-        (&three[..], Unpack::TarGz),
-        (&b"nonsense"[..], Unpack::Tar),
-        (&bomb[..bomb.len() / 2], Unpack::TarGz),
-    ] {
+    let bomb = [header.as_bytes(), &vec![0; 2 << 20][..]].concat();
+    for (how, bomb) in packed(&bomb) {
+        assert!(bomb.len() < 1 << 20, "{}", how.name());
+        assert_eq!(
+            refused(&bomb, how, Bounds { max_bytes: 1 << 20, ..usual }),
+            "the archive has more than 1048576 bytes in its files"
+        );
+        let said = refused(&bomb, how, usual);
+        assert!(said.starts_with("the archive cannot be read: "), "{}: {said}", how.name());
+        let said = refused(&bomb[..bomb.len() / 2], how, usual);
+        assert!(said.starts_with("the archive cannot be read: "), "{}: {said}", how.name());
+    }
+    for (how, evil) in packed(&archive(&[file("../evil", b"x")])) {
+        assert_eq!(refused(&evil, how, usual), "the archive holds `../evil`, which leads out of it", "{}", how.name());
+    }
+    let all = Unpack::ALL.map(|how| (&b"nonsense"[..], how));
+    for (archive, how) in
+        [(&three[..700], Unpack::Tar), (&three[..], Unpack::TarGz), (&b""[..], Unpack::TarZst)].into_iter().chain(all)
+    {
         let said = refused(archive, how, usual);
         assert!(said.starts_with("the archive cannot be read: "), "{said}");
     }
+}
+
+#[test]
+fn a_stream_that_wants_too_much_memory_is_refused() {
+    // What `xz --lzma2=dict=1536MiB` and `zstd --ultra --long=31` write: the head says what is to be remembered.
+    let mut to = XzWriter::new(vec![], XzOptions::with_preset(1)).expect("in memory");
+    to.write_all(&archive(&[file("a", b"x")])).expect("in memory");
+    let mut xz = to.finish().expect("in memory");
+    let said =
+        |archive: &[u8], how| kept(&store(), archive, how, 0, &Bounds::default()).map(drop).map_err(|e| e.to_string());
+    assert_eq!(said(&xz, Unpack::TarXz), Ok(()));
+    // The head of the first block: its size, flags, the filter, the size of what it says, and the dictionary.
+    assert_eq!(xz[12..16], [2, 0, 0x21, 1]);
+    xz[16] = 37;
+    let crc = crc32(&xz[12..20]);
+    xz[20..24].copy_from_slice(&crc.to_le_bytes());
+    let why = said(&xz, Unpack::TarXz).expect_err("is refused");
+    assert!(why.contains("memory"), "{why}");
+    let zst = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, (31 - 10) << 3][..], &[1, 0, 0]].concat();
+    let why = said(&zst, Unpack::TarZst).expect_err("is refused");
+    assert!(why.contains("window_size"), "{why}");
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
 }

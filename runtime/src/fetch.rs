@@ -79,17 +79,29 @@ pub enum Unpack {
     Tar,
     /// A tar archive, compressed by gzip.
     TarGz,
+    /// A tar archive, compressed by bzip2.
+    TarBz2,
+    /// A tar archive, compressed by xz.
+    TarXz,
+    /// A tar archive, compressed by zstd.
+    TarZst,
+    /// A zip archive.
+    Zip,
 }
 
 impl Unpack {
     /// All there are.
-    pub const ALL: [Self; 2] = [Self::Tar, Self::TarGz];
+    pub const ALL: [Self; 6] = [Self::Tar, Self::TarGz, Self::TarBz2, Self::TarXz, Self::TarZst, Self::Zip];
 
     /// The name in ids and workfiles.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tar => "tar",
             Self::TarGz => "tar.gz",
+            Self::TarBz2 => "tar.bz2",
+            Self::TarXz => "tar.xz",
+            Self::TarZst => "tar.zst",
+            Self::Zip => "zip",
         }
     }
 
@@ -169,7 +181,8 @@ mod tests {
             FetchSpec { executable: true, ..plain.clone() },
             FetchSpec { sum: Sum::Blake3([1; 32]), unpack: Some(Unpack::TarGz), strip: 2, ..plain.clone() },
         ];
-        for spec in all {
+        let forms = Unpack::ALL.map(|how| FetchSpec { unpack: Some(how), ..plain.clone() });
+        for spec in all.into_iter().chain(forms) {
             assert_eq!(FetchSpec::from_args(&spec.to_args()), Some(spec));
         }
         let Value::Map(pairs) = plain.to_args() else { panic!("a map") };

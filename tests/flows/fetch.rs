@@ -1,6 +1,7 @@
 //! Fetching: once per content, whoever wants it; verified; nothing left behind by what goes wrong.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -242,6 +243,56 @@ fn an_archive_is_unpacked_and_who_reads_one_file_depends_on_that_file() {
 }
 
 #[test]
+fn archives_of_the_usual_tools_are_unpacked_alike() {
+    if !crate::kit::needs_programs(&["tar", "gzip", "bzip2", "xz", "zstd", "zip"]) {
+        return;
+    }
+    let space = TestSpace::new("");
+    space.write("../from/p/bin/tool", "#!/bin/sh\necho it runs\n");
+    space.write("../from/p/lib/a.h", "a\n");
+    space.write("../from/p/words", &"word\n".repeat(50_000));
+    fs::create_dir(space.beside("from/p/empty")).expect("is made");
+    std::os::unix::fs::symlink("../lib/a.h", space.beside("from/p/bin/a.h")).expect("is made");
+    fs::set_permissions(space.beside("from/p/bin/tool"), fs::Permissions::from_mode(0o755)).expect("is set");
+    let mut text = String::new();
+    for (name, how, pack) in [
+        ("plain", "tar", "tar cf"),
+        ("gzip", "tar.gz", "tar czf"),
+        ("bzip2", "tar.bz2", "tar cjf"),
+        ("xz", "tar.xz", "tar cJf"),
+        ("zstd", "tar.zst", "tar --zstd -cf"),
+        ("zip", "zip", "zip -qry"),
+    ] {
+        let to = space.path(name);
+        let packed = std::process::Command::new("sh")
+            .args(["-c", &format!("{pack} {} p", to.display())])
+            .current_dir(space.beside("from"))
+            .status();
+        assert!(packed.expect("starts").success(), "{pack}");
+        // What some tools put a name to of their own accord.
+        let file = if to.exists() { name.to_owned() } else { format!("{name}.zip") };
+        let sum = sha256(&fs::read(space.path(&file)).expect("is there"));
+        let task = format!(
+            "[task.{name}]\nfetch = {{ url = 'file:{file}', sha256 = '{sum}', unpack = '{how}', strip = 1 }}\n\
+             outputs = ['out/{name}/']\n"
+        );
+        text.push_str(&task);
+    }
+    space.write("quipu.toml", &text);
+    assert_eq!(space.build_twice(&[]).ran(), "bzip2 gzip plain xz zip zstd");
+    for name in ["plain", "gzip", "bzip2", "xz", "zstd", "zip"] {
+        let mut diff = std::process::Command::new("diff");
+        let same =
+            diff.args(["-r", "--no-dereference", "from/p", &format!("ws/out/{name}")]).current_dir(space.beside(""));
+        assert!(same.status().expect("starts").success(), "{name}");
+        let said = std::process::Command::new(space.path(&format!("out/{name}/bin/tool"))).output().expect("starts");
+        assert_eq!(said.stdout, b"it runs\n", "{name}");
+        assert_eq!(space.read(&format!("out/{name}/bin/a.h")), "a\n");
+        assert!(space.exists(&format!("out/{name}/empty")));
+    }
+}
+
+#[test]
 fn a_tool_that_is_fetched_can_be_run() {
     let space = TestSpace::new("");
     space.write("mirror/tool", "#!/bin/sh\necho it runs\n");
@@ -283,7 +334,7 @@ fn what_cannot_be_fetched_is_an_error_before_anything_runs() {
         ('a', "url = 'ftp://x/y', SUM", "outputs = ['a']"),
         ('b', "url = 'http://me:secret@x/y', SUM", "outputs = ['b']"),
         ('c', "url = 'http://x/y', sha256 = '12'", "outputs = ['c']"),
-        ('d', "url = 'http://x/y', SUM, unpack = 'zip'", "outputs = ['d/']"),
+        ('d', "url = 'http://x/y', SUM, unpack = 'rar'", "outputs = ['d/']"),
         ('e', "url = 'http://x/y', SUM, unpack = 'tar'", "outputs = ['e']"),
         ('f', "url = 'http://x/y', SUM, strip = 1", "outputs = ['f']"),
         ('g', "url = 'http://x/y', SUM", "outputs = ['g', 'g2']"),
@@ -302,7 +353,7 @@ fn what_cannot_be_fetched_is_an_error_before_anything_runs() {
         "url `ftp://x/y` of task `a` starts with none of `https://`, `http://`, `file:`",
         "url `http://me:secret@x/y` of task `b` has a name or a password in it, which everybody would see",
         "`12` is no hash of what task `c` fetches",
-        "`fetch.unpack` of task `d` is `zip`",
+        "`fetch.unpack` of task `d` is `rar`",
         "task `e` fetches, and has not one output for it",
         "`fetch` of task `f` has `strip`, and no `unpack`",
         "task `g` fetches, and has not one output for it",

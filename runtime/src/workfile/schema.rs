@@ -359,6 +359,14 @@ enum Unpack {
     Tar,
     #[schemars(rename = "tar.gz")]
     TarGz,
+    #[schemars(rename = "tar.bz2")]
+    TarBz2,
+    #[schemars(rename = "tar.xz")]
+    TarXz,
+    #[schemars(rename = "tar.zst")]
+    TarZst,
+    #[schemars(rename = "zip")]
+    Zip,
 }
 
 /// What is waited for: one of `tcp`, `http`, `file` and `command`.
