@@ -3,9 +3,10 @@
 //! Knows the format; unaware of stores and files. The reader takes exactly what the writer makes, from bytes that may
 //! come from anywhere. Normative text: `docs/formats/workflow.md`.
 
+mod meta;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::time::Duration;
 
 use quipu_store::cid::{Codec, Link, TaskId, TreeId};
 use quipu_store::dag::DagError;
@@ -16,9 +17,10 @@ use crate::dag_json::{self, DagJsonError};
 use crate::graph::TaskIdx;
 use crate::identity::{Ids, feed, feed_task, task_of};
 use crate::run::{Subject, SubjectError};
-use crate::task::{Node, Policy, Task, When, Work};
+use crate::task::{Node, Policy, Task, Work};
 use crate::value::{On, Text, Value};
 use crate::workflow::{DuplicateName, Workflow};
+use meta::{meta, read_meta};
 
 /// Version of the format, under this key.
 const KIND: &str = "quipu/workflow";
@@ -205,38 +207,6 @@ fn run(work: &Work, ids: &Ids) -> Value {
     }
 }
 
-/// How a task is handled, as far as it is said.
-fn meta(policy: &Policy, after: Vec<Text>, urls: Vec<Text>) -> Vec<(&'static str, Value)> {
-    let Policy { timeout, retries, backoff, when, cache, slots, mute } = policy;
-    let ms = |d: &Duration| Value::Int(i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
-    let mut pairs = vec![];
-    if !after.is_empty() {
-        pairs.push(("after", Value::list(after.into_iter().map(Value::Text))));
-    }
-    if !urls.is_empty() {
-        pairs.push(("urls", Value::list(urls.into_iter().map(Value::Text))));
-    }
-    pairs.extend(timeout.as_ref().map(|d| ("timeout_ms", ms(d))));
-    if *retries > 0 {
-        pairs.push(("retries", Value::Int((*retries).into())));
-    }
-    pairs.extend(backoff.as_ref().map(|d| ("backoff_ms", ms(d))));
-    if *when != When::Success {
-        pairs.push(("when", when.name().into()));
-    }
-    if !cache {
-        pairs.push(("cache", Value::Bool(false)));
-    }
-    if !slots.is_empty() {
-        let slots = slots.iter().map(|(name, n)| (name.clone(), Value::Int((*n).into())));
-        pairs.push(("slots", Value::map(slots).expect("names of a map are distinct")));
-    }
-    if *mute {
-        pairs.push(("mute", Value::Bool(true)));
-    }
-    pairs
-}
-
 fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {
     match value.get(KIND) {
         Some(Value::Int(VERSION)) => {}
@@ -336,181 +306,5 @@ fn read_sources(value: &Value) -> Result<Sources, WorkflowBlockError> {
     Ok(out)
 }
 
-/// What was said of how a task is handled; fields that nobody knows are found when it is written again.
-fn read_meta(meta: &Value) -> Option<(Policy, Vec<Text>, Vec<Text>)> {
-    let Value::Map(pairs) = meta else { return None };
-    let ms = |v: &Value| match v {
-        Value::Int(n) => u64::try_from(*n).ok().map(Duration::from_millis),
-        _ => None,
-    };
-    let small = |v: &Value| match v {
-        Value::Int(n) => u32::try_from(*n).ok(),
-        _ => None,
-    };
-    let texts = |list: &[Value]| list.iter().map(|n| n.as_text().map(Text::from)).collect::<Option<Vec<_>>>();
-    let (mut policy, mut after, mut urls) = (Policy::default(), vec![], vec![]);
-    for (key, value) in pairs.iter() {
-        match (&**key, value) {
-            ("after", Value::List(list)) => after = texts(list)?,
-            ("urls", Value::List(list)) => urls = texts(list)?,
-            ("timeout_ms", n) => policy.timeout = Some(ms(n)?),
-            ("retries", n) => policy.retries = small(n)?,
-            ("backoff_ms", n) => policy.backoff = Some(ms(n)?),
-            ("when", Value::Text(name)) => {
-                policy.when = [When::Failure, When::Always, When::Changed].into_iter().find(|w| *w.name() == **name)?;
-            }
-            ("cache", Value::Bool(false)) => policy.cache = false,
-            ("slots", Value::Map(slots)) => {
-                policy.slots = slots.iter().map(|(name, n)| Some((name.clone(), small(n)?))).collect::<Option<_>>()?;
-            }
-            ("mute", Value::Bool(true)) => policy.mute = true,
-            _ => return None,
-        }
-    }
-    Some((policy, after, urls))
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::value::Branch;
-
-    /// Task `i` awaits or follows tasks before it; the last one is of another workflow.
-    fn subject(edges: &[(usize, usize, u8)], nodes: usize) -> Subject {
-        let mut workflow = Workflow::new();
-        for i in 0..nodes {
-            let on = |kind: u8| {
-                edges.iter().filter(move |e| e.0 == i && e.1 < i && e.2 % 3 == kind).map(|e| TaskIdx::new(e.1))
-            };
-            let reads = on(0).map(|t| Value::promise(Branch::Ok, On::Here(t), ["outputs", "o"]));
-            let reads = reads.chain(on(1).map(|t| Value::promise(Branch::Any, On::Here(t), [""; 0])));
-            let args = map([("n", Value::Int(i as i64)), ("in", Value::list(reads))]);
-            let policy = Policy {
-                timeout: (i % 2 == 0).then(|| Duration::from_millis(1500)),
-                retries: i as u32 % 3,
-                slots: if i % 3 == 0 { [("db".into(), 2)].into() } else { BTreeMap::new() },
-                cache: i % 4 != 1,
-                ..Policy::default()
-            };
-            let node = Node {
-                name: format!("t{i}").into(),
-                work: Work::Task(Task::new("/test/x", args)),
-                policy,
-                after: on(2).collect(),
-            };
-            workflow.add_node(node).expect("new name");
-        }
-        Subject::new(workflow).expect("no ring")
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_reads_back_with_the_same_ids(
-            edges in proptest::collection::vec((0_usize..8, 0_usize..8, any::<u8>()), 0..20),
-            nodes in 1_usize..8,
-        ) {
-            let subject = subject(&edges, nodes);
-            let goals = [TaskIdx::new(nodes - 1)];
-            let (id, bytes) = encode(&subject, &goals, &Beside::default()).expect("fits");
-            prop_assert!(looks_like_one(&bytes) && quipu_store::dag::is_canonical(&bytes));
-            let read = decode(&bytes).expect("reads");
-            prop_assert_eq!(read.id, id);
-            for node in read.subject.workflow.nodes() {
-                let (there, here) = (read.subject.workflow.find(&node.name), subject.workflow.find(&node.name));
-                let (there, here) = (there.expect("is there"), here.expect("was there"));
-                prop_assert_eq!(read.subject.ids.of(there), subject.ids.of(here));
-                prop_assert_eq!(&node.policy, &subject.workflow.node(here).policy);
-            }
-            let json = to_json(&bytes).expect("has a form");
-            prop_assert_eq!(from_json(json.as_bytes()).expect("reads"), bytes);
-        }
-
-        #[test]
-        fn a_changed_byte_is_refused_or_another_workflow(
-            edges in proptest::collection::vec((0_usize..5, 0_usize..5, any::<u8>()), 0..8),
-            at in any::<prop::sample::Index>(),
-            bit in 0_u32..8,
-        ) {
-            let (id, mut bytes) = encode(&subject(&edges, 5), &[TaskIdx::new(4)], &Beside::default()).expect("fits");
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
-            if let Ok(other) = decode(&bytes) {
-                prop_assert_ne!(other.id, id);
-                prop_assert_eq!(encode(&other.subject, &other.goals, &other.beside).expect("fits").1, bytes);
-            }
-        }
-
-        #[test]
-        fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(decode(&bytes).is_err() && from_json(&bytes).is_err());
-        }
-    }
-
-    #[test]
-    fn what_is_another_form_of_the_same_is_refused() {
-        let (_, bytes) = encode(&subject(&[], 1), &[TaskIdx::new(0)], &Beside::default()).expect("fits");
-        let json = String::from_utf8(to_json(&bytes).expect("has a form").into_bytes()).expect("is text");
-        assert!(from_json(json.as_bytes()).is_ok());
-        for (from, to) in [
-            ("\"quipu/workflow\":1", "\"quipu/workflow\":2"),
-            ("\"quipu/workflow\":1", "\"quipu/workflow\":1,\"more\":1"),
-            ("[\"t0\"]", "[\"t0\",\"t0\"]"),
-            ("[\"t0\"]", "[\"t1\"]"),
-            ("[\"t0\"]", "[]"),
-            ("\"timeout_ms\":1500", "\"timeout_ms\":-1"),
-            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"cache\":true"),
-            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"retries\":0"),
-            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"after\":[]"),
-            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"after\":[\"t0\"]"),
-            ("\"timeout_ms\":1500", "\"timeout_ms\":1500,\"other\":1"),
-            ("\"sources\":{}", "\"sources\":{\"bafyr4igxfwelrgywxgyjxsxkgwjnsh24colm2jg2k7izsy6ud5lseuygle\":[]}"),
-            ("\"sources\":{}", "\"sources\":[]"),
-            ("\"t0\":{", "\"\":{"),
-            ("\"t0\":{", "\"t\\u0000\":{"),
-            ("\"run\":{", "\"run\":{\"extra\":1,"),
-            ("\"n\":0", "\"n\":{\"await/ok\":{\"/\":\"bafyr4igxfwelrgywxgyjxsxkgwjnsh24colm2jg2k7izsy6ud5lseuygle\"}}"),
-        ] {
-            assert!(json.contains(from), "{from} in {json}");
-            assert!(from_json(json.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
-        }
-    }
-
-    #[test]
-    fn files_are_named_for_the_trees_that_are_read() {
-        let (tree, other) = (TreeId::of(b"tree"), TreeId::of(b"other"));
-        let mut workflow = Workflow::new();
-        let args = map([("inputs", Value::map([("", Value::Link(tree.link()))]).expect("one key"))]);
-        let task = workflow.add("a", Task::new("/test/x", args)).expect("new name");
-        let subject = Subject::new(workflow).expect("no ring");
-        let sources: Sources = [(tree, vec!["b".into(), "a/c".into(), "b".into()]), (other, vec!["x".into()])].into();
-        let (_, bytes) = encode(&subject, &[task], &Beside { sources, ..Beside::default() }).expect("fits");
-        assert_eq!(decode(&bytes).expect("reads").beside.sources, [(tree, vec!["a/c".into(), "b".into()])].into());
-        let json = to_json(&bytes).expect("has a form");
-        for bad in
-            [r#"["b","a/c"]"#, r#"["a/../c","b"]"#, r#"["/a","b"]"#, r#"["a/c","b","b"]"#, r#"["",""]"#, r#"[1]"#]
-        {
-            assert!(json.contains(r#"["a/c","b"]"#), "{json}");
-            assert!(from_json(json.replace(r#"["a/c","b"]"#, bad).as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_task_of_another_workflow_is_the_promise_on_it() {
-        let there = TaskId::of(b"there");
-        let mut workflow = Workflow::new();
-        let work = Work::External { id: there, branch: Branch::Error };
-        let lib = workflow.add_node(Node { name: "lib".into(), work, policy: Policy::default(), after: vec![] });
-        let args = Value::promise(Branch::Error, On::Here(lib.expect("new name")), [""; 0]);
-        let app = workflow.add("app", Task::new("/test/x", args)).expect("new name");
-        let subject = Subject::new(workflow).expect("no ring");
-        let (_, bytes) = encode(&subject, &[app], &Beside::default()).expect("fits");
-        let json = to_json(&bytes).expect("has a form");
-        assert!(json.contains(&format!("\"lib\":{{\"run\":{{\"await/error\":{{\"/\":\"{there}\"}}}}}}")), "{json}");
-        let read = decode(&bytes).expect("reads");
-        let lib = read.subject.workflow.find("lib").expect("is there");
-        assert_eq!(read.subject.workflow.node(lib).work, Work::External { id: there, branch: Branch::Error });
-        assert_eq!(read.subject.graph.awaits(read.goals[0]), [lib]);
-    }
-}
+mod tests;
