@@ -81,31 +81,23 @@ pub(crate) fn transfer(agent: &Agent, asked: &Asked<'_>, into: &Path) -> Result<
                 }
                 found => found,
             };
-            match found {
-                None => {
-                    partial.file.flush()?;
-                    return Ok(());
-                }
-                Some(Problem::Wrong { expected, got }) => {
-                    partial.start_over()?;
-                    *problem = Some(Problem::Wrong { expected, got });
-                }
-                Some(Problem::TooLarge(limit)) => {
-                    partial.start_over()?;
-                    *problem = Some(Problem::TooLarge(limit));
-                }
-                found => *problem = found,
+            let Some(found) = found else {
+                partial.file.flush()?;
+                return Ok(());
+            };
+            if matches!(found, Problem::Wrong { .. } | Problem::TooLarge(_)) {
+                partial.start_over()?;
             }
+            *problem = Some(found);
         }
         if problems.iter().flatten().all(|p| !p.may_pass()) {
             break;
         }
         if round + 1 < ROUNDS {
-            let first =
-                asked.urls.iter().zip(&problems).find_map(|(u, p)| Some((u, p.as_ref()?)).filter(|p| p.1.may_pass()));
-            first
-                .into_iter()
-                .for_each(|(url, problem)| (asked.tell)(&format!("`{url}`: {problem}; it is tried again\n")));
+            let mut passing = asked.urls.iter().zip(problems.iter().flatten()).filter(|(_, p)| p.may_pass());
+            if let Some((url, problem)) = passing.next() {
+                (asked.tell)(&format!("`{url}`: {problem}; it is tried again\n"));
+            }
         }
     }
     let urls = asked.urls.iter().map(|url| (*url).to_owned());

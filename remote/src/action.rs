@@ -368,22 +368,11 @@ mod tests {
     }
 
     fn spec(steps: &[&[&str]]) -> ProcessSpec {
+        let steps = steps.iter().map(|argv| argv.iter().map(|a| Value::from(*a)).collect()).collect();
+        let env = [("B".into(), "2".into()), ("A".into(), "1".into())].into();
         ProcessSpec {
-            steps: steps.iter().map(|argv| argv.iter().map(|a| Value::from(*a)).collect()).collect(),
-            env: [("B".into(), "2".into()), ("A".into(), "1".into())].into(),
-            dir: "".into(),
-            stdin: None,
-            stdout: None,
-            depfile: None,
-            sources: None,
-            inputs: BTreeMap::new(),
-            outputs: vec![],
-            platform: (std::env::consts::OS.into(), std::env::consts::ARCH.into()),
-            tools: BTreeMap::new(),
-            tier: Tier::Ns,
-            network: false,
-            secrets: vec![],
-            services: vec![],
+            env,
+            ..ProcessSpec::new(steps, Tier::Ns, (std::env::consts::OS.into(), std::env::consts::ARCH.into()))
         }
     }
 

@@ -1,6 +1,5 @@
 //! A server that executes: what it does right, and what servers do differently.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -67,23 +66,10 @@ pub(crate) fn works(farm: &Farm) -> bool {
 
 pub(crate) fn spec(argv: &[&str]) -> ProcessSpec {
     let env = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("LC_ALL", "C"), ("HOME", "/home"), ("TMPDIR", "/tmp")];
-    ProcessSpec {
-        steps: vec![argv.iter().map(|a| Value::from(*a)).collect()],
-        env: env.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
-        dir: "".into(),
-        stdin: None,
-        stdout: None,
-        depfile: None,
-        sources: None,
-        inputs: BTreeMap::new(),
-        outputs: vec![],
-        platform: (std::env::consts::OS.into(), std::env::consts::ARCH.into()),
-        tools: BTreeMap::new(),
-        tier: Tier::Ns,
-        network: false,
-        secrets: vec![],
-        services: vec![],
-    }
+    let steps = vec![argv.iter().map(|a| Value::from(*a)).collect()];
+    let env = env.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+    let platform = (std::env::consts::OS.into(), std::env::consts::ARCH.into());
+    ProcessSpec { env, ..ProcessSpec::new(steps, Tier::Ns, platform) }
 }
 
 pub(crate) fn output(path: &str, kind: OutputKind) -> OutputSpec {
