@@ -5,17 +5,20 @@
 
 mod directory;
 mod holds;
+mod second_look;
 #[cfg(test)]
 mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 
 use self::directory::Directory;
+pub use self::second_look::SecondLook;
 use crate::beneath;
 use crate::checkout::Placed;
 use crate::ingest::Ingested;
@@ -41,7 +44,7 @@ pub struct Scanned<'p> {
 pub struct StatIndex {
     store: Store,
     root: PathBuf,
-    fd: Result<OwnedFd, Errno>,
+    fd: Result<Arc<OwnedFd>, Errno>,
     workspace: [u8; 16],
     dirs: FxHashMap<Box<str>, Directory>,
     counts: IndexCounts,
@@ -74,7 +77,7 @@ impl StatIndex {
         let absolute = absolute.unwrap_or_else(|_| root.to_owned());
         let mut workspace = [0; 16];
         workspace.copy_from_slice(&blake3::hash(absolute.as_os_str().as_bytes()).as_bytes()[..16]);
-        let fd = beneath::open_root(&absolute);
+        let fd = beneath::open_root(&absolute).map(Arc::new);
         let counts = IndexCounts::default();
         Self { store: store.clone(), root: absolute, fd, workspace, dirs: FxHashMap::default(), counts }
     }
@@ -181,15 +184,9 @@ impl StatIndex {
         directory.set(name, known);
     }
 
-    /// The paths of `seen` that do not look now as they did then, those that are gone included.
-    pub fn unchanged(&self, seen: &[(String, Stamp)]) -> Vec<String> {
-        let grouped = Grouped::new(seen.iter().map(|(path, _)| path.as_str()));
-        let Ok(fd) = &self.fd else { return seen.iter().map(|(path, _)| path.clone()).collect() };
-        let same = grouped.look(fd.as_fd(), |_, item, found| found == Ok(Some(seen[item.index].1)));
-        let mut changed: Vec<usize> = grouped.bad;
-        changed.extend(grouped.items.iter().zip(same).filter(|(_, same)| !same).map(|(item, _)| item.index));
-        changed.sort_unstable();
-        changed.into_iter().map(|index| seen[index].0.clone()).collect()
+    /// What looks at its files a second time.
+    pub fn second_look(&self) -> SecondLook {
+        SecondLook(self.fd.clone())
     }
 
     /// What is known of `path`, whether it can be relied on or not.

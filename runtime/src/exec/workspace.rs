@@ -15,7 +15,7 @@ use quipu_store::cid::TreeId;
 use quipu_store::ingest::{IngestOptions, Links, ingest_at};
 use quipu_store::receipt::FailureKind;
 use quipu_store::stamp::Stamp;
-use quipu_store::stat_index::StatIndex;
+use quipu_store::stat_index::{SecondLook, StatIndex};
 use quipu_store::tree::{Entry, Name};
 use quipu_store::{Store, Take};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -30,6 +30,7 @@ pub struct Workspace {
     root: PathBuf,
     store: Store,
     index: Mutex<StatIndex>,
+    again: SecondLook,
     kept: Mutex<Vec<(String, Entry)>>,
     held: Held,
     /// Two who want the same at a path put it there once.
@@ -40,11 +41,12 @@ impl Workspace {
     /// The working directory at `root`.
     pub fn open(store: &Store, root: &Path) -> Self {
         let index = StatIndex::open(store, root);
-        let (root, store) = (index.root().to_owned(), store.clone());
+        let (root, store, again) = (index.root().to_owned(), store.clone(), index.second_look());
         Self {
             root,
             store,
             index: Mutex::new(index),
+            again,
             kept: Mutex::default(),
             held: Held::default(),
             turns: Turns::default(),
@@ -246,7 +248,7 @@ impl Workspace {
 
     /// Which of the files `seen` do not look any more as they did then.
     pub fn sources_changed(&self, seen: &[(String, Stamp)]) -> Vec<String> {
-        self.index().unchanged(seen)
+        self.again.changed(seen)
     }
 }
 

@@ -204,12 +204,43 @@ fn changes_since_a_stamp_are_told() {
     let mut index = StatIndex::open(&store, dir.path());
     let seen: Vec<_> =
         index.scan(&PATHS).into_iter().filter_map(|s| Some((s.path.to_owned(), s.result.ok()??.1))).collect();
-    assert_eq!(index.unchanged(&seen), Vec::<String>::new());
+    let look = index.second_look();
+    assert_eq!(look.changed(&seen), Vec::<String>::new());
     std::fs::write(dir.path().join("src/b"), "44").expect("written");
     std::fs::write(dir.path().join("x"), "3").expect("written");
     std::fs::rename(dir.path().join("x"), dir.path().join("src/c")).expect("renamed");
     std::fs::remove_dir_all(dir.path().join("src/deep")).expect("removed");
-    assert_eq!(index.unchanged(&seen), ["src/b", "src/c", "src/deep/e"]);
+    assert_eq!(look.changed(&seen), ["src/b", "src/c", "src/deep/e"]);
+    let no_path = |path: &str| (path.to_owned(), seen[0].1);
+    assert_eq!(look.changed(&[no_path("a"), no_path("../a"), no_path("src/..")]), ["../a", "src/.."]);
+}
+
+#[test]
+fn changes_are_told_wherever_they_are_among_many_files() {
+    let (store, dir) = (memory(), tempfile::tempdir().expect("temporary directory"));
+    let mut paths: Vec<String> = (0..6000).map(|n| format!("{}/{n:04}", n % 2)).collect();
+    // A directory amidst the files of another.
+    paths.extend((0..6).map(|n| format!("0/3000/{n}")));
+    paths.retain(|path| path != "0/3000");
+    paths.sort_unstable();
+    for path in &paths {
+        std::fs::create_dir_all(dir.path().join(path).parent().expect("has one")).expect("made");
+        std::fs::write(dir.path().join(path), path).expect("written");
+    }
+    let mut index = StatIndex::open(&store, dir.path());
+    let all: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let seen: Vec<_> =
+        index.scan(&all).into_iter().filter_map(|s| Some((s.path.to_owned(), s.result.ok()??.1))).collect();
+    assert_eq!(seen.len(), paths.len());
+    assert_eq!(index.second_look().changed(&seen), Vec::<String>::new());
+    let last = paths.len() - 1;
+    let changed: Vec<&str> = [0, 1, 255, 256, 1503, 3001, last].into_iter().map(|n| all[n]).collect();
+    for path in &changed {
+        std::fs::write(dir.path().join(path), "changed").expect("written");
+    }
+    assert_eq!(index.second_look().changed(&seen), changed);
+    std::fs::rename(dir.path().join("1"), dir.path().join("other")).expect("renamed");
+    assert_eq!(index.second_look().changed(&seen).len(), 3000 + 6);
 }
 
 #[test]
