@@ -14,6 +14,7 @@ use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::trace;
 use quipu_runtime::exec::{Done, Executor, Job, Stop};
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
+use quipu_runtime::path::is_within;
 use quipu_runtime::process::{OutputKind, Tier};
 use quipu_runtime::project::Project;
 use quipu_runtime::workfile::Recipe;
@@ -123,8 +124,6 @@ impl Executor for Hinting {
 /// Those that a task may need: not what it makes itself, not what belongs to git, and no directory of which a file is among
 /// them.
 fn needed<'p>(missed: &[&'p str], recipe: &Recipe) -> Vec<&'p str> {
-    let is_within =
-        |path: &str, dir: &str| path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let is_made = |path: &str| {
         recipe.outputs.iter().any(|output| match output.kind {
             OutputKind::Glob => Pattern::read(&output.path).is_ok_and(|pattern| pattern.matches(path)),

@@ -58,7 +58,7 @@ pub mod learn;
 pub mod narrow;
 pub mod observe;
 pub mod order;
-mod path;
+pub mod path;
 pub mod plan;
 pub mod process;
 pub mod project;

@@ -3,7 +3,7 @@
 //! Lexical only; unaware of disks and of symbolic links.
 
 /// Whether `path` is `dir` or lies below it. All lie below the empty path.
-pub(crate) fn is_within(path: &str, dir: &str) -> bool {
+pub fn is_within(path: &str, dir: &str) -> bool {
     dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -18,6 +18,7 @@ use quipu_runtime::exec::trace::{self, Traced};
 use quipu_runtime::exec::{Done, Executor, Job, sandbox};
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::learn::{Facts, Proposal, propose};
+use quipu_runtime::path::is_within;
 use quipu_runtime::process::{ProcessSpec, Tier};
 use quipu_runtime::project::DEFAULT_PATH;
 use quipu_runtime::run::Rules;
@@ -236,10 +237,6 @@ impl Learner {
         let outcome = |artifacts| Output { artifacts, stdout: None, stderr: None };
         compare::outputs(&store, &outcome(first), &outcome(second)).map_err(|e| said(&e))
     }
-}
-
-fn is_within(path: &str, dir: &str) -> bool {
-    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn is_declared(proposal: &Proposal, path: &str) -> bool {

@@ -16,6 +16,7 @@ use super::globs::{Comp, MAX_COMPONENTS, Pattern, States, steps};
 use super::looked::Looked;
 use super::making::is_ours;
 use super::recipe::Recipe;
+use crate::path::is_within;
 use crate::process::{OutputKind, OutputSpec};
 use crate::value::Text;
 
@@ -65,9 +66,7 @@ impl Loaded {
     pub fn maker(&self, path: &str) -> Option<usize> {
         let makes = |output: &OutputSpec| match output.kind {
             OutputKind::File => *output.path == *path,
-            OutputKind::Dir => {
-                path.strip_prefix(&*output.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
+            OutputKind::Dir => is_within(path, &output.path),
             OutputKind::Glob => Pattern::read(&output.path).is_ok_and(|pattern| pattern.matches(path)),
         };
         self.outputs.makes(&steps(path)).then(|| self.recipes.iter().position(|r| r.outputs.iter().any(makes)))?

@@ -132,15 +132,18 @@ fn entries(dir: &OwnedFd, enough: usize) -> Option<usize> {
 /// that of many files in one directory only the names are looked at.
 fn is_plain<'p>(path: &'p str, known: &mut Option<&'p str>) -> bool {
     let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= MAX_NAME_BYTES && !part.contains('\0');
-    let Some((dir, name)) = path.rsplit_once('/') else { return is_name(path) };
-    if *known != Some(dir) {
-        let mut depth = 1;
-        let mut parts = dir.split('/').inspect(|_| depth += 1);
-        if !parts.all(is_name) || depth > MAX_DEPTH {
-            return false;
-        }
-        *known = Some(dir);
+    if let Some(name) = known.and_then(|dir| path.strip_prefix(dir)?.strip_prefix('/'))
+        && !name.contains('/')
+    {
+        return is_name(name);
     }
+    let Some((dir, name)) = path.rsplit_once('/') else { return is_name(path) };
+    let mut depth = 1;
+    let mut parts = dir.split('/').inspect(|_| depth += 1);
+    if !parts.all(is_name) || depth > MAX_DEPTH {
+        return false;
+    }
+    *known = Some(dir);
     is_name(name)
 }
 
@@ -331,16 +334,14 @@ impl Covering<'_> {
         let mut entries = 0_usize;
         let mut whole =
             !dir.is_empty() && !self.blocked.contains(dir) && !self.globs.iter().any(|glob| is_within(dir, glob));
-        let mut files = Vec::new();
         let mut rest = sources;
-        while let Some((first, link)) = rest.first() {
+        while let Some((first, _)) = rest.first() {
             entries += 1;
-            let Some((name, _)) = first[skip..].split_once('/') else {
-                files.push((*first, *link));
+            let Some(end) = first.as_bytes()[skip..].iter().position(|byte| *byte == b'/') else {
                 rest = &rest[1..];
                 continue;
             };
-            let below = &first[..skip + name.len()];
+            let below = &first[..skip + end];
             let count = rest.partition_point(|(path, _)| is_within(path, below));
             whole &= self.visit(below, &rest[..count], &mut own)?;
             rest = &rest[count..];
@@ -351,14 +352,14 @@ impl Covering<'_> {
             seen.insert(dir.to_owned(), Seen::Dir(self.root.join(dir)));
             return Ok(true);
         }
-        for (path, link) in files {
+        for (path, link) in sources.iter().filter(|(path, _)| !path[skip..].contains('/')) {
             let host = self.root.join(path);
-            let what = if link {
+            let what = if *link {
                 Seen::Link(std::fs::read_link(&host).map_err(ViewError::io(path))?)
             } else {
                 Seen::File(host)
             };
-            seen.insert(path.to_owned(), what);
+            seen.insert((*path).to_owned(), what);
         }
         seen.append(&mut own);
         Ok(false)

@@ -12,6 +12,7 @@ use rustc_hash::FxHashSet;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
 use super::{Found, Place};
+use crate::path::is_within;
 
 /// As many as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -163,13 +164,9 @@ fn joined(at: &[String]) -> String {
     if at.is_empty() { "/".to_owned() } else { at.iter().flat_map(|name| ["/", name]).collect() }
 }
 
-fn is_below(path: &str, dir: &str) -> bool {
-    path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 /// Whether links at or below `path` may lead into the workspace.
 pub(super) fn is_of_interest(path: &str) -> bool {
-    WRITABLE.iter().any(|dir| is_below(path, dir))
+    WRITABLE.iter().any(|dir| is_within(path, dir))
 }
 
 /// What `path`, in which no links are left, is to the task.
