@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 use serde_json::Value as Json;
 
-use crate::kit::TestSpace;
+use crate::kit::{TestSpace, needs_ns};
 
 /// `note` is what tasks write down about having run.
 fn space(tasks: &str) -> TestSpace {
@@ -98,4 +98,33 @@ needs = ["never"]
     assert_eq!((failed.status, &*failed.stdout), (1, "never: failed: exit code 3\n"));
     assert!(failed.stderr.contains("a complaint"), "{}", failed.stderr);
     assert_eq!(space.run(&["check"]).status, 2);
+}
+
+#[test]
+fn in_namespaces_of_their_own_tasks_are_compared_as_well() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        r#"
+[task.sound]
+run = "test $PWD = /ws && cat in > out"
+inputs = ["in"]
+outputs = ["out"]
+
+[task.new]
+run = "test $PWD = /ws && mkdir ids && echo same > ids/a && cat out /proc/sys/kernel/random/uuid > ids/b"
+inputs = ["out"]
+outputs = ["ids/"]
+"#,
+    );
+    space.write("in", "0123456789\n");
+    assert_eq!(space.ok(&["check", "sound"]).stdout, "sound: came out equal twice\n");
+    assert_eq!(space.build_twice(&["sound"]).ran(), "", "what was checked counts as run");
+    let output = space.run(&["check", "new"]);
+    assert_eq!(output.status, 5, "{}", output.stderr);
+    let told = output.stdout.strip_prefix("new: `ids/b` differs at byte ").expect(&output.stdout);
+    let byte: u64 = told.split(':').next().and_then(|n| n.parse().ok()).expect(&output.stdout);
+    assert!((11..47).contains(&byte), "{}", output.stdout);
+    assert_eq!(space.build(&["new"]).ran(), "new", "nobody relies on either");
 }

@@ -114,7 +114,7 @@ fn nothing_is_left_of_five_hundred_tasks_and_three_kills() {
 }
 
 #[test]
-#[ignore = "takes a minute where nothing else runs, and a quarter of an hour on a busy machine: cargo test --test main -- --ignored ten_thousand"]
+#[ignore = "takes a minute where nothing else runs, and a quarter of an hour on a busy machine: `just test-all`, or cargo test --test main -- --ignored ten_thousand"]
 fn nothing_is_left_of_ten_thousand_tasks_and_three_kills() {
     if needs_ns() {
         nothing_is_left_of(10_000);

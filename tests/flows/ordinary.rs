@@ -22,7 +22,7 @@ const ROWS: [(&str, &str, usize); 10] = [
     ("exact headers", "flows::depfile::", 5),
     ("nothing outlives a task", "flows::leftovers::what_a_task_abandons", 1),
     ("learning", "cli::learn::", 4),
-    ("checking", "cli::check::", 2),
+    ("checking", "cli::check::in_namespaces", 1),
     ("what this machine can do", "cli::doctor::", 2),
 ];
 
