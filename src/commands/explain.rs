@@ -44,6 +44,8 @@ struct Explained {
     outlook: Outlook,
     /// Outputs that are not in the workspace as they were made.
     missing: Vec<String>,
+    /// Those among them whose bytes are not in the store either.
+    lost: Vec<String>,
     /// The last run that had to do with it.
     last: Option<Past>,
     /// What it is compared with.
@@ -148,7 +150,7 @@ impl<'a> Explainer<'a> {
     fn explain(mut self, task: TaskIdx, against: Option<&str>) -> Result<Explained, Diagnosis> {
         let planned = plan::of_one(self.opened, task)?;
         let because = plan::because(self.opened, &planned)?;
-        let missing = self.missing(planned.receipt)?;
+        let (missing, lost) = self.missing(planned.receipt)?;
         let last = past::last(&self, task)?;
         let against = match self.against(task, against)? {
             None => last.as_ref().and_then(Past::against),
@@ -178,6 +180,7 @@ impl<'a> Explainer<'a> {
             settled: planned.receipt.map_or(Ok(None), |receipt| self.settled(receipt))?,
             outlook: outlook::of(&self, &planned, written.as_ref()),
             missing,
+            lost,
             last,
             against,
             differences,
@@ -200,6 +203,7 @@ impl<'a> Explainer<'a> {
             settled: None,
             outlook: outlook::of_left_out(condition),
             missing: vec![],
+            lost: vec![],
             last: past::of_names(self.opened, &[found.name.to_string()])?.map(|(last, _)| last),
             against: None,
             differences: None,
@@ -290,6 +294,10 @@ impl<'a> Explainer<'a> {
             })?;
             let origin = written.as_ref().and_then(|written| written.origin(&found.what, &found.path));
             told.origin = origin.map(|origin| self.origin(origin));
+            for file in &mut told.files {
+                let origin = written.as_ref().and_then(|written| written.source(&file.path));
+                file.origin = origin.map(|origin| self.origin(origin));
+            }
             let ids = &self.opened.project.subject.ids;
             if let Some((before, now)) = found.tasks()
                 && let Some(task) = ids.find(now)
@@ -327,12 +335,19 @@ impl<'a> Explainer<'a> {
         }))
     }
 
-    /// Outputs of a settled task that are not in the workspace as they were made.
-    fn missing(&self, receipt: Option<ReceiptId>) -> Result<Vec<String>, Diagnosis> {
-        let Some(output) = receipt.map_or(Ok(None), |receipt| self.output(receipt))? else { return Ok(vec![]) };
-        let artifacts = output.artifacts.iter();
-        let missing = artifacts.filter(|(path, entry)| !self.opened.workspace.holds(path, entry));
-        Ok(missing.map(|(path, _)| path.to_string()).collect())
+    /// Outputs of a settled task that are not in the workspace as they were made; and those that are not in the store either.
+    fn missing(&self, receipt: Option<ReceiptId>) -> Result<(Vec<String>, Vec<String>), Diagnosis> {
+        let (mut missing, mut lost) = (vec![], vec![]);
+        let output = receipt.map_or(Ok(None), |receipt| self.output(receipt))?;
+        for (path, entry) in output.iter().flat_map(|output| &output.artifacts) {
+            if !self.opened.workspace.holds(path, entry) {
+                missing.push(path.to_string());
+                if !self.opened.store.complete(entry)? {
+                    lost.push(path.to_string());
+                }
+            }
+        }
+        Ok((missing, lost))
     }
 
     fn place(&self, place: Place) -> String {

@@ -71,6 +71,9 @@ pub(super) struct Used {
 pub(super) struct FileChange {
     pub(super) path: String,
     pub(super) change: &'static str,
+    /// Where the workfile says that it is read, if it does.
+    #[serde(flatten)]
+    pub(super) origin: Option<Origin>,
 }
 
 /// A task whose outcome is an ingredient.
@@ -132,7 +135,7 @@ pub(super) fn told(
     {
         files = diff.changes.into_iter().map(file_change).collect();
         if diff.more {
-            files.push(FileChange { path: "others".to_owned(), change: "and" });
+            files.push(FileChange { path: "others".to_owned(), change: "and", origin: None });
         }
     }
     let (before, after) = match &found.change {
@@ -152,7 +155,7 @@ fn file_change(change: tree_diff::Change) -> FileChange {
         (Some(Entry::File { blob: a, .. }), Some(Entry::File { blob: b, .. })) if a == b => "mode changed of",
         _ => "changed",
     };
-    FileChange { path: change.path, change: said }
+    FileChange { path: change.path, change: said, origin: None }
 }
 
 impl Origin {
@@ -186,8 +189,12 @@ pub(super) fn text(out: &mut String, all: &[Told], indent: usize) {
             continue;
         }
         fold(out, indent, &line);
+        let whole = told.origin.as_ref().map(|origin| &origin.place);
         for file in &told.files {
-            let _ = writeln!(out, "{:indent$}  {} {}", "", file.change, harmless(&file.path));
+            // What was said of all of them is not said again of each.
+            let own = file.origin.as_ref().filter(|own| Some(&own.place) != whole);
+            let own = own.map_or_else(String::new, |own| format!(" {}", own.text()));
+            fold(out, indent + 2, &format!("{} {}{own}", file.change, harmless(&file.path)));
         }
         text(out, more.unwrap_or_default(), indent + 2);
     }

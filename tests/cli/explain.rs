@@ -1,7 +1,6 @@
 //! `quipu explain`.
 
 use insta::assert_snapshot;
-use rustix::process::Signal;
 use serde_json::Value as Json;
 
 use crate::kit::TestSpace;
@@ -29,7 +28,7 @@ fn space() -> TestSpace {
 }
 
 /// Without what the id is made of.
-fn explain(space: &TestSpace, args: &[&str]) -> String {
+pub(super) fn explain(space: &TestSpace, args: &[&str]) -> String {
     let text = space.ok(&[&["explain"], args].concat()).shown();
     text.split("\ntask [id]").next().unwrap_or_default().to_owned()
 }
@@ -236,169 +235,6 @@ sandbox = "none"
     }
 }
 
-const OUTCOMES: &str = r#"[params.mode]
-default = "fast"
-
-[workspace]
-sandbox = "none"
-
-[task.bad]
-run = "cat there; exit 3"
-inputs = ["there"]
-
-[task.after-bad]
-needs = ["bad"]
-run = "true"
-inputs = []
-
-[task.clean]
-when = "failure"
-after = ["bad"]
-run = "true"
-inputs = []
-
-[task.only]
-when = 'mode == "slow"'
-run = "true"
-inputs = []
-
-[task.person]
-external = true
-outputs = ["review.txt"]
-
-[task.wants]
-run = "cat review.txt > wanted"
-inputs = ["review.txt"]
-outputs = ["wanted"]
-
-[task.never]
-run = "echo again"
-inputs = []
-cache = false
-
-[task.hangs]
-run = "echo on; cat fifo"
-inputs = ["there"]
-"#;
-
-#[test]
-fn every_outcome_has_its_reason_and_its_way_on() {
-    let space = TestSpace::new(OUTCOMES);
-    space.write("there", "1\n");
-    space.run(&["run", "-k", "-j1", "bad", "after-bad", "clean", "only", "never"]);
-    space.run(&["run", "wants"]);
-    let explain = |task: &str| explain(&space, &[task]);
-    assert_snapshot!(explain("bad"), @r"
-    bad: certain: it failed the last time: exit code 3 (quipu.toml:7:7)
-    `quipu run bad` runs it
-    the last time it failed: exit code 3
-      run [run], [moment], took [time]
-    nothing differs from what it was in run [run] (failed)
-    ");
-    assert_snapshot!(explain("after-bad"), @r"
-    after-bad: conditional: it depends on what comes out of `bad` (quipu.toml:11:7)
-    `quipu run after-bad` settles that first, and then runs it if:
-      `bad` made something it has no receipt for
-    the last time it did not run: `bad` did not succeed
-      run [run], [moment]
-    nothing differs from what it was in run [run] (skipped)
-    ");
-    assert_snapshot!(explain("clean"), @r"
-    clean: conditional: it depends on what becomes of `bad` (quipu.toml:16:7)
-    it runs in a run in which:
-      `bad` failed
-    the last time it ran, since it is never cached
-      run [run], [moment], took [time]
-    nothing differs from what it was when it was last settled
-    ");
-    assert_snapshot!(space.ok(&["explain", "only"]).shown(), @r#"
-    only: left out: `mode == "slow"` does not hold: mode is `fast` (quipu.toml:22:7)
-    it would be part of a run if:
-      its condition held (`when`, quipu.toml:23:8; param `mode`, quipu.toml:2:11)
-    the last time it was left out: `mode == "slow"` does not hold: mode is `fast`
-      run [run], [moment]
-    "#);
-    assert_snapshot!(space.ok(&["explain", "--set", "mode=slow", "only"]).shown().split("\ntask").next().expect("is"), @r#"
-    only: certain: there is no receipt for it (quipu.toml:22:7)
-    `quipu run only` runs it
-    the last time it was left out: `mode == "slow"` does not hold: mode is `fast`
-      run [run], [moment]
-    nothing is known of an earlier task of this name
-    "#);
-    assert_snapshot!(explain("person"), @r"
-    person: blocked: it is done elsewhere, and nobody has delivered it
-        (quipu.toml:27:7)
-    it is settled once somebody delivers it:
-      `quipu deliver person --ok FILE`
-    the last time it did not run: `person` is done elsewhere, and was not delivered
-      run [run], [moment]
-    nothing differs from what it was in run [run] (blocked)
-    ");
-    assert_snapshot!(explain("wants"), @r"
-    wants: blocked: because of `person` (quipu.toml:31:7)
-    it goes as `person` goes: `quipu explain person`
-    the last time it did not run: `person` is done elsewhere, and was not delivered
-      run [run], [moment]
-    nothing differs from what it was in run [run] (blocked)
-    ");
-    assert_snapshot!(explain("never"), @r"
-    never: certain: it is never cached (quipu.toml:36:7)
-    `quipu run never` runs it
-    the last time it ran, since it is never cached
-      run [run], [moment], took [time]
-    nothing differs from what it was when it was last settled
-    ");
-    // Delivered, and then an output is lost.
-    std::fs::write(space.beside("review"), "fine\n").expect("is written");
-    space.ok(&["deliver", "person", "--ok", space.beside("review").to_str().expect("text")]);
-    space.build(&["wants"]);
-    space.remove("wanted");
-    assert_snapshot!(explain("person"), @r"
-    person: cached: there is a receipt for it (quipu.toml:27:7)
-      receipt [id]
-      made here, [moment]
-    it would have to be delivered again if:
-      the workfile said something else of it (quipu.toml:27:7)
-    the last time it was settled by a receipt
-      run [run], [moment]
-    nothing differs from what it was when it was last settled
-    ");
-    assert_snapshot!(explain("wants"), @r"
-    wants: cached: there is a receipt for it (quipu.toml:31:7)
-      receipt [id]
-      made here, [moment]
-    it would run again if:
-      `person` made something else
-      the workfile said something else of it (quipu.toml:31:7)
-      it were asked to: `quipu run --force=wants wants`
-    not in the workspace as made, and put there by `quipu run wants`: `wanted`
-    the last time it ran, since there was no receipt for it
-      run [run], [moment], took [time]
-    nothing differs from what it was when it was last settled
-    ");
-    space.build(&["wants"]);
-    assert!(space.exists("wanted") && !explain("wants").contains("not in the workspace"));
-    space.build(&["--force", "wants"]);
-    assert!(explain("wants").contains("ran, since it was asked to"), "{}", explain("wants"));
-}
-
-#[test]
-fn a_run_that_was_killed_or_stopped_is_told() {
-    let space = TestSpace::new(OUTCOMES);
-    space.write("there", "1\n");
-    let made = rustix::fs::mkfifoat(rustix::fs::CWD, space.path("fifo"), rustix::fs::Mode::RWXU);
-    made.expect("is made");
-    for (signal, told) in [(Signal::KILL, "was running when its run was interrupted"), (Signal::INT, "was stopped")] {
-        let mut run = space.start(&["hangs"]);
-        run.wait_for("task-output", "hangs");
-        run.signal(signal);
-        run.end();
-        let explained = explain(&space, &["hangs"]);
-        assert!(explained.contains(told), "{explained}");
-        assert!(explained.starts_with("hangs: certain: there is no receipt for it"), "{explained}");
-    }
-}
-
 #[test]
 fn any_earlier_run_or_receipt_can_be_compared_with() {
     let space = space();
@@ -508,22 +344,74 @@ fn one_task_at_a_time() {
 }
 
 #[test]
-fn what_was_cut_off_and_what_lost_its_bytes_say_so() {
+fn a_source_file_points_to_the_entry_that_it_is_of() {
     let space = TestSpace::new(
-        "[workspace]\nsandbox = \"none\"\n[task.gen]\nrun = \"grep -v '^#' in > mid\"\ninputs = [\"in\"]\n\
-         outputs = [\"mid\"]\n[task.use]\nrun = \"head -c 50000 /dev/zero > out; cat mid >> out\"\n\
-         inputs = [\"mid\"]\noutputs = [\"out\"]\n",
+        r#"include = ["tools/base.toml"]
+
+[vars]
+kind = "c"
+
+[template.own]
+extends = ["base:plain"]
+sandbox = "none"
+
+[task.from-template]
+extends = ["own"]
+run = "true"
+
+[task.own]
+run = "true"
+inputs = ["*", "!notes", "src/*.{{kind}}", "src/sub/", "src/**/*.h"]
+stdin = "words"
+sandbox = "none"
+
+[task.all]
+run = "true"
+sandbox = "none"
+"#,
     );
-    space.write("in", "# a\nx\n");
-    space.build_twice(&[]);
-    space.edit("in", "# a", "# b");
-    assert_eq!(space.build_twice(&[]).ran(), "gen");
-    let told = space.ok(&["explain", "use"]).stdout;
-    let cut_off = "the last time it did not run: there was a receipt for the same work on the same";
-    assert!(told.starts_with("use: cached: ") && told.contains(cut_off), "{told}");
-    space.remove("out");
-    space.store_files("blobs").iter().for_each(|blob| std::fs::remove_file(blob).expect("is removed"));
-    assert_eq!(space.build(&[]).ran(), "use");
-    let told = space.ok(&["explain", "use"]).stdout;
-    assert!(told.contains("the last time it ran, since bytes"), "{told}");
+    space.write("tools/base.toml", "[template.plain]\ninputs = [\n  \"src/*.c\",\n  \"src/**/*.h\",\n]\n");
+    let files = ["src/a.c", "src/a.h", "src/sub/b.c", "src/sub/b.h", "words", "plain"];
+    files.iter().for_each(|file| space.write(file, "1\n"));
+    space.build(&["from-template", "own", "all"]);
+    files.iter().for_each(|file| space.write(file, "changed\n"));
+    space.remove("src/a.c");
+    space.write("src/new.c", "");
+    assert_snapshot!(explain(&space, &["from-template"]), @r"
+    from-template: certain: there is no receipt for it (quipu.toml:10:7)
+    `quipu run from-template` runs it
+    the last time it ran, since there was no receipt for it
+      run [run], [moment], took [time]
+    what differs from what it was when it was last settled:
+      source files changed (`inputs`, tools/base.toml:2:1)
+        removed src/a.c (`inputs`, tools/base.toml:3:3)
+        changed src/a.h (`inputs`, tools/base.toml:4:3)
+        added src/new.c (`inputs`, tools/base.toml:3:3)
+        changed src/sub/b.h (`inputs`, tools/base.toml:4:3)
+    ");
+    assert_snapshot!(explain(&space, &["own"]), @r"
+    own: certain: there is no receipt for it (quipu.toml:14:7)
+    `quipu run own` runs it
+    the last time it ran, since there was no receipt for it
+      run [run], [moment], took [time]
+    what differs from what it was when it was last settled:
+      source files changed (`inputs`, quipu.toml:16:1)
+        changed plain (`inputs`, quipu.toml:16:11)
+        removed src/a.c (`inputs`, quipu.toml:16:26; variable `kind`,
+            quipu.toml:4:8)
+        changed src/a.h (`inputs`, quipu.toml:16:56)
+        added src/new.c (`inputs`, quipu.toml:16:26; variable `kind`,
+            quipu.toml:4:8)
+        changed src/sub/b.c (`inputs`, quipu.toml:16:44)
+        changed src/sub/b.h (`inputs`, quipu.toml:16:44)
+        changed words (`stdin`, quipu.toml:17:9)
+    ");
+    // Nothing in the workfile says what it reads.
+    let all = space.json(&["explain", "--json", "all"]);
+    let of_all = &all["differences"][0]["files"];
+    assert!(of_all.as_array().is_some_and(|all| all.len() == 7) && of_all[0]["place"].is_null(), "{of_all}");
+    let own = space.json(&["explain", "--json", "own"]);
+    let files = own["differences"][0]["files"].as_array().expect("is a list");
+    let words = files.iter().find(|file| file["path"] == "words").expect("is told");
+    assert_eq!((&words["key"], &words["place"]), (&"stdin".into(), &"quipu.toml:17:9".into()));
 }

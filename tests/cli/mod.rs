@@ -6,6 +6,7 @@ mod diff;
 mod docs;
 mod doctor;
 mod explain;
+mod explain_outcomes;
 mod formats;
 mod gc;
 mod graph;

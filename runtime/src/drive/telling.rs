@@ -34,7 +34,7 @@ impl Drive {
             }
             End::Failed => (Ended::Failed, failure.map(|f| f.kind.to_string())),
             End::Skipped { cause } => (Ended::Skipped, Some(format!("`{}` did not succeed", self.name(cause)))),
-            End::Blocked { cause } if self.run.undelivered().contains(&cause) => {
+            End::Blocked { cause } if self.run.is_external(cause) => {
                 (Ended::Blocked, Some(format!("`{}` is done elsewhere, and was not delivered", self.name(cause))))
             }
             End::Blocked { cause } => (Ended::Blocked, Some(format!("there is no receipt for `{}`", self.name(cause)))),

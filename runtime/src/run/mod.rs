@@ -389,7 +389,7 @@ impl Run {
     }
 
     /// Whether it is done elsewhere.
-    fn is_external(&self, task: TaskIdx) -> bool {
+    pub(crate) fn is_external(&self, task: TaskIdx) -> bool {
         matches!(self.work(task), Work::Task(recipe) if &*recipe.cmd == EXTERNAL)
     }
 

@@ -11,8 +11,9 @@ use rustc_hash::FxHashMap;
 use super::env_file;
 use super::errors::Place;
 use super::findings::Findings;
+use super::globs::Pattern;
 use super::lower::{Disk, Maker, Unit, own_names};
-use super::making::{Making, Pending, SHELL, What as Asked};
+use super::making::{Input, Making, Pending, SHELL, What as Asked};
 use super::model::{Axis, ParamTable, Run, Str, TaskTable, Values, When};
 use super::order;
 use super::params::Given;
@@ -21,6 +22,7 @@ use super::recipe::Recipe;
 use super::vars::{self, Names, Scope};
 use super::{Loaded, Member};
 use crate::explain::What;
+use crate::path::is_within;
 use crate::value::Text;
 
 /// Where an ingredient stands.
@@ -128,7 +130,8 @@ impl Written<'_> {
                 _ => Some(self.key("inputs")),
             },
             What::Input(path) if path.starts_with('@') => Some(self.needs(path)),
-            What::Input(path) => Some(self.input(path)),
+            // What stands at the path may be a folder, of which the pattern means what is in it.
+            What::Input(path) => Some(self.entry(path, Pattern::covers)),
             What::Tool(name) => {
                 let alone = |text: &&Str<'_>| *text.text == **name;
                 let tool = table.tools.iter().find(alone).or(table.tools.iter().find(|t| t.text.contains("{{")))?;
@@ -145,6 +148,16 @@ impl Written<'_> {
             }
             What::Stdin => Some(self.text("stdin", table.stdin.as_ref()?)),
             What::Other(_) => self.other(path),
+        }
+    }
+
+    /// Where a file of the workspace that it reads is named, or the pattern that the file is of; none when no workfile
+    /// says it.
+    pub fn source(&self, path: &str) -> Option<Origin> {
+        let is_stdin = matches!(&self.pending.stdin, Some(Input { what: Asked::Path { path: named, .. }, .. }) if **named == *path);
+        match &self.table.stdin {
+            Some(text) if is_stdin => Some(self.text("stdin", text)),
+            _ => self.table.inputs.as_ref().map(|_| self.entry(path, Pattern::matches)),
         }
     }
 
@@ -216,15 +229,12 @@ impl Written<'_> {
         table.pass_env.iter().find(|n| n.text == name).map(|text| self.text("pass-env", text))
     }
 
-    /// By the path at which something of another task is found.
-    fn input(&self, path: &str) -> Origin {
-        let is_it = |asked: &Asked| match asked {
-            Asked::Path { path: folder, .. } => {
-                path == &**folder || path.strip_prefix(&**folder).is_some_and(|rest| rest.starts_with('/'))
-            }
-            Asked::Form(pattern) => pattern.matches(path) || pattern.covers(path),
-        };
-        let asked = self.pending.inputs.iter().find(|input| is_it(&input.what));
+    /// The entry of its inputs that a path is of; all of them where that cannot be told.
+    fn entry(&self, path: &str, is_of: impl Fn(&Pattern, &str) -> bool) -> Origin {
+        let asked = self.pending.inputs.iter().find(|input| match &input.what {
+            Asked::Path { path: named, .. } => is_within(path, named),
+            Asked::Form(pattern) => is_of(pattern, path),
+        });
         let texts = self.table.inputs.as_deref().unwrap_or_default();
         match asked.and_then(|input| texts.iter().find(|text| text.place == input.place)) {
             Some(text) => self.text("inputs", text),

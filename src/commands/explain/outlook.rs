@@ -5,7 +5,7 @@
 use quipu_runtime::explain::What;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::plan::{Planned, Reason, Status};
-use quipu_runtime::task::When;
+use quipu_runtime::task::{When, Work};
 use quipu_runtime::workfile::Written;
 use serde::Serialize;
 
@@ -43,6 +43,13 @@ pub(super) fn of(explainer: &Explainer<'_>, planned: &Planned, written: Option<&
         (Status::Cached | Status::CutOff, _) if project.is_external(planned.idx) => {
             outlook("it would have to be delivered again if".to_owned(), changes(explainer, planned.idx, written))
         }
+        (Status::Cached | Status::CutOff, _) if is_awaited(explainer, planned.idx) => {
+            let place = explainer.place(project.recipe(planned.idx).place);
+            outlook(
+                "it would wait for another receipt if".to_owned(),
+                vec![format!("the workfile awaited another task ({place})")],
+            )
+        }
         (Status::Cached | Status::CutOff, _) => {
             let mut conditions = changes(explainer, planned.idx, written);
             conditions.push(format!("it were asked to: `quipu run --force={name} {name}`"));
@@ -68,6 +75,11 @@ pub(super) fn of(explainer: &Explainer<'_>, planned: &Planned, written: Option<&
         }
         _ => outlook(format!("`quipu run {name}` runs it"), vec![]),
     }
+}
+
+/// Whether a task is one of another workflow, by its id.
+fn is_awaited(explainer: &Explainer<'_>, task: TaskIdx) -> bool {
+    matches!(explainer.opened.project.subject.workflow.node(task).work, Work::External { .. })
 }
 
 /// A change of which ingredients would make it run.

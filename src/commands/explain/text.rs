@@ -12,7 +12,7 @@ use crate::render::{duration, harmless};
 /// The whole of it.
 pub(super) fn text(explained: &Explained) -> String {
     let mut out = String::new();
-    let Explained { name, place, status, because, outlook, missing, .. } = explained;
+    let Explained { name, place, status, because, outlook, missing, lost, .. } = explained;
     fold(&mut out, 0, &format!("{name}: {status}: {because} ({place})"));
     if let Some(settled) = &explained.settled {
         let (by, when) = (settled.by.as_deref().map(|by| format!("by {by}")), moment(settled.issued_at));
@@ -22,10 +22,16 @@ pub(super) fn text(explained: &Explained) -> String {
     let colon = if outlook.conditions.is_empty() { "" } else { ":" };
     fold(&mut out, 0, &format!("{}{colon}", outlook.heading));
     outlook.conditions.iter().for_each(|condition| fold(&mut out, 2, condition));
-    if !missing.is_empty() {
-        let paths = missing.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
-        fold(&mut out, 0, &format!("not in the workspace as made, and put there by `quipu run {name}`: {paths}"));
-    }
+    let mut absent = |what: String, paths: Vec<&String>| {
+        if !paths.is_empty() {
+            let paths = paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+            fold(&mut out, 0, &format!("not in the workspace as made, {what}: {paths}"));
+        }
+    };
+    let kept = missing.iter().filter(|path| !lost.contains(path)).collect();
+    absent(format!("and put there by `quipu run {name}`"), kept);
+    let again = format!("nor in the store, and made again by `quipu run {name}` unless a remote has it");
+    absent(again, lost.iter().collect());
     if let Some(last) = &explained.last {
         let when = moment(last.began_ms / 1000);
         fold(&mut out, 0, &format!("the last time it {}", last.text()));
