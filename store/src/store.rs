@@ -3,6 +3,8 @@
 //! Checks every byte against its id; unaware of what tasks mean, of networks and of the terminal. What
 //! keeps the bytes is a private backend: a directory, or memory.
 
+mod values;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +24,7 @@ use crate::memory::Memory;
 use crate::receipt::Via;
 use crate::rows::{Kept, Op, Stored, Table, TaskRow};
 use crate::sign::SignedReceipt;
-use crate::terms::{Blob, Found, FoundTask, Hold, Kind, Lease, Options, Record, Root, Take};
+use crate::terms::{Blob, Found, FoundTask, Hold, Kind, Lease, Options, Record, Take};
 use crate::tree::{self, Entry, Node, Tree};
 use crate::verify::{RebuildReport, VerifyOptions, VerifyReport};
 
@@ -31,9 +33,6 @@ pub const MAX_RESOLVED: usize = 20;
 
 /// Findings beyond these are not remembered: `verify` lists all.
 const MAX_FINDINGS: usize = 100;
-
-/// Largest encoded [`Root`], in bytes.
-const MAX_ROOT_BYTES: usize = 64 << 20;
 
 /// A store of blocks and receipts. Cheap to clone; all clones are one store.
 ///
@@ -412,64 +411,6 @@ impl Store {
     /// See [`crate::checkout::tidy`].
     pub(crate) fn abandoned(&self, deal: &mut dyn FnMut(u32, &Path) -> bool) {
         self.inner.backend.abandoned(deal);
-    }
-
-    /// Sets what must not be collected under `name`. Writes nothing when only the time differs.
-    pub fn set_root(&self, name: &str, root: &Root) -> Result<(), StoreError> {
-        if let Some(known) = self.root(name)?
-            && (Root { at: root.at, ..known }) == *root
-        {
-            return Ok(());
-        }
-        let value = Some(dag::encode(root)?);
-        self.inner.backend.push(vec![Op::Value(Table::Root, name.as_bytes().to_vec(), value)])
-    }
-
-    /// Lets go of what `name` kept.
-    pub fn remove_root(&self, name: &str) -> Result<(), StoreError> {
-        self.set_value(Table::Root, name.as_bytes(), None)
-    }
-
-    /// What is kept under `name`.
-    pub fn root(&self, name: &str) -> Result<Option<Root>, StoreError> {
-        let value = self.inner.backend.value(Table::Root, name.as_bytes())?;
-        Ok(value.map(|bytes| dag::decode_own(&bytes, MAX_ROOT_BYTES)).transpose()?)
-    }
-
-    /// Everything that is kept, by name.
-    pub fn roots(&self) -> Result<Vec<(String, Root)>, StoreError> {
-        let mut roots = Vec::new();
-        for (name, bytes) in self.inner.backend.values(Table::Root)? {
-            roots.push((String::from_utf8_lossy(&name).into_owned(), dag::decode_own(&bytes, MAX_ROOT_BYTES)?));
-        }
-        Ok(roots)
-    }
-
-    /// A chunk of the stat index.
-    pub fn stat_chunk(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.backend.value(Table::Stat, key)
-    }
-
-    /// Keeps a chunk of the stat index.
-    pub fn put_stat_chunk(&self, key: &[u8], chunk: Vec<u8>) -> Result<(), StoreError> {
-        self.inner.backend.push(vec![Op::Value(Table::Stat, key.to_vec(), Some(chunk))])
-    }
-
-    /// A small named value.
-    pub fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.backend.value(Table::Note, key.as_bytes())
-    }
-
-    /// Keeps or, with `None`, drops a small named value. Writes nothing when it is the same.
-    pub fn set_note(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
-        self.set_value(Table::Note, key.as_bytes(), value)
-    }
-
-    fn set_value(&self, table: Table, key: &[u8], value: Option<Vec<u8>>) -> Result<(), StoreError> {
-        if self.inner.backend.value(table, key)? == value {
-            return Ok(());
-        }
-        self.inner.backend.push(vec![Op::Value(table, key.to_vec(), value)])
     }
 
     /// Everything whose id begins so: at most [`MAX_RESOLVED`], in order of their digests.
