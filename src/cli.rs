@@ -18,6 +18,13 @@ pub(crate) struct Cli {
     /// Keep blobs and receipts in DIR [default: $QUIPU_STORE, else the cache directory of the platform]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
+    /// Work in this name space of the store: what is made stays there until it is promoted [default: $QUIPU_NAMESPACE,
+    /// else `namespace` in config.toml, else `default`, the store itself]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// See what was made in the name space alone, and nothing of `default` or of a remote
+    #[arg(long, global = true)]
+    pub(crate) only_namespace: bool,
     /// Ask no remote, and send nothing to any
     #[arg(long, global = true)]
     pub(crate) offline: bool,
@@ -65,6 +72,11 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Delete from the store what has not been used for long
     Gc(GcArgs),
+    /// List name spaces of the store, or remove one
+    Namespace {
+        #[command(subcommand)]
+        command: NamespaceCommand,
+    },
     /// Make a signing key, or show which there is
     Key {
         #[command(subcommand)]
@@ -147,7 +159,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TASK", num_args = 0..=1, default_missing_value = "", require_equals = true)]
     pub(crate) force: Vec<String>,
     /// Let this remote run sandboxed tasks, beside this machine
-    #[arg(long, value_name = "NAME", conflicts_with = "offline")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["offline", "only_namespace"])]
     pub(crate) remote: Option<String>,
     /// Wait for what is done elsewhere, rather than end when nothing else is left to do
     #[arg(long)]
@@ -354,6 +366,22 @@ pub(crate) struct GcArgs {
     /// Print what was deleted as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NamespaceCommand {
+    /// List them, with when each was last used
+    List {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove name spaces with all that was made in them and not promoted
+    Remove {
+        /// Their names
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 mod change;
 mod cli;
 mod commands;
+mod config_file;
 mod diagnose;
 mod exit;
 mod include;

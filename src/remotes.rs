@@ -1,22 +1,24 @@
 //! Remotes that a person has described in `config.toml`, beside their key.
 //!
-//! Reads the file and makes remotes of it; connects to nobody. Where this program was built without them, it says so
+//! Makes remotes of what stands there; connects to nobody. Where this program was built without them, it says so
 //! and goes on.
-
-use std::path::Path;
 
 use quipu_runtime::drive::Engine;
 use quipu_runtime::observe::{Observer, RunEvent};
+use quipu_store::spaces::Reads;
 
+use crate::config_file;
 use crate::diagnose::Diagnosis;
 use crate::settings::Settings;
 
-/// Largest file.
-const MAX_FILE_BYTES: u64 = 1 << 20;
-
-/// Gives an engine the remotes of its user, in the order they stand in.
+/// Gives an engine the remotes of its user, in the order they stand in: to be read and no more by a name space, and not at
+/// all by one that goes by itself.
 pub(crate) fn attach(engine: &mut Engine, settings: &Settings) -> Result<(), Diagnosis> {
-    let tables = read(&settings.config)?;
+    engine.sends = settings.space.is_none();
+    if settings.reads == Reads::Own {
+        return Ok(());
+    }
+    let tables = config_file::read(&settings.config)?.remotes;
     if tables.is_empty() {
         return Ok(());
     }
@@ -49,7 +51,7 @@ pub(crate) fn execute_on(
     jobs: u32,
 ) -> Result<u32, Diagnosis> {
     use quipu_runtime::task::PROCESS;
-    let tables = read(&settings.config)?;
+    let tables = config_file::read(&settings.config)?.remotes;
     let wrong = |why: &dyn std::fmt::Display| {
         Diagnosis::usage(format!("`{}`: remote `{name}`: {why}", settings.config.display()))
     };
@@ -144,55 +146,4 @@ fn add_bucket(engine: &mut Engine, name: &str, table: toml::Table, wrong: &Wrong
 #[cfg(not(feature = "bucket"))]
 fn add_bucket(_: &mut Engine, _: &str, _: toml::Table, _: &Wrong<'_>) -> Added {
     Ok(Some("this quipu was built without the feature `bucket`".to_owned()))
-}
-
-/// The tables of `[remote.NAME]`, by name; none where there is no file.
-fn read(path: &Path) -> Result<Vec<(String, toml::Table)>, Diagnosis> {
-    use std::io::Read;
-    let system = |e: std::io::Error| Diagnosis::system(&format!("cannot read `{}`", path.display()), &e);
-    let wrong = |why: &str| Diagnosis::usage(format!("`{}`: {why}", path.display()));
-    let mut text = String::new();
-    match std::fs::File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(e) => return Err(system(e)),
-        Ok(file) => file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(system)?,
-    };
-    let mut file: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e.to_string()))?;
-    let remotes = file.remove("remote");
-    if let Some((other, _)) = file.iter().next() {
-        return Err(wrong(&format!("`{other}` means nothing here; there is `[remote.NAME]`")));
-    }
-    let Some(remotes) = remotes else { return Ok(vec![]) };
-    let toml::Value::Table(remotes) = remotes else { return Err(wrong("`remote` is not a table")) };
-    let mut tables = vec![];
-    for (name, value) in remotes {
-        let toml::Value::Table(table) = value else { return Err(wrong(&format!("`remote.{name}` is not a table"))) };
-        tables.push((name, table));
-    }
-    Ok(tables)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remotes_are_read_in_order_and_nothing_else_stands_there() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("config.toml");
-        assert!(read(&path).expect("no file").is_empty());
-        let names = |text: &str| {
-            std::fs::write(&path, text).expect("written");
-            read(&path)
-                .map(|tables| tables.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
-                .map_err(|e| e.to_string())
-        };
-        assert_eq!(
-            names("[remote.b]\nurl = 'grpc://b'\n[remote.a]\nurl = 'grpc://a'"),
-            Ok(vec!["b".into(), "a".into()])
-        );
-        for bad in ["remote = 1", "[remote]\na = 1", "[trust]\nkeys = []", "[remote.a", "x = 1"] {
-            assert!(names(bad).is_err(), "{bad}");
-        }
-    }
 }

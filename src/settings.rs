@@ -9,11 +9,13 @@ use quipu_runtime::exec::sandbox;
 use quipu_runtime::process::Tier;
 use quipu_runtime::workfile::DEFAULT_TIER;
 use quipu_store::sign::Signer;
-use quipu_store::{Options, SignerSource, Store};
+use quipu_store::spaces::{self, Reads, SpaceName};
+use quipu_store::{OpenError, Options, SignerSource, Store};
 
 use crate::commands::note;
+use crate::config_file;
 use crate::diagnose::Diagnosis;
-use crate::render::Fold;
+use crate::render::{Fold, harmless};
 use crate::secret;
 
 /// Where things are.
@@ -21,6 +23,10 @@ use crate::secret;
 pub(crate) struct Settings {
     /// The store's directory.
     pub(crate) store: PathBuf,
+    /// The name space of it that is worked in; none is `default`, the store itself.
+    pub(crate) space: Option<SpaceName>,
+    /// What that sees.
+    pub(crate) reads: Reads,
     /// The file of the signing key.
     pub(crate) key: PathBuf,
     /// The file that says whose receipts count. Beside the key: no workspace can say so.
@@ -32,8 +38,9 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// From `--store`, else `$QUIPU_STORE`, else the platform's cache directory.
-    pub(crate) fn read(store: Option<&Path>) -> Result<Self, Diagnosis> {
+    /// From `--store`, else `$QUIPU_STORE`, else the platform's cache directory; the name space from `--namespace`, else
+    /// `$QUIPU_NAMESPACE`, else `config.toml`.
+    pub(crate) fn read(store: Option<&Path>, named: Option<&str>, only: bool) -> Result<Self, Diagnosis> {
         let home = || {
             var_path("HOME").ok_or_else(|| {
                 Diagnosis::usage("neither HOME nor QUIPU_STORE is set")
@@ -51,12 +58,41 @@ impl Settings {
         let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
         let config = absolute(config);
         let (key, trust, config) = (config.join("key"), config.join("trust.toml"), config.join("config.toml"));
-        Ok(Self { store: absolute(store), key, trust, given_key: given_key()?, config })
+        let space = space(named, &config)?;
+        if only && space.is_none() {
+            return Err(Diagnosis::usage("`--only-namespace` is of a name space, and none is named")
+                .hint(format!("name one with `--namespace` or {NAMESPACE}")));
+        }
+        let reads = if only { Reads::Own } else { Reads::OwnAndDefault };
+        Ok(Self { store: absolute(store), space, reads, key, trust, given_key: given_key()?, config })
     }
 
-    /// Opens the store. One that is not there yet is made by the first write.
+    /// Opens the store, or the name space of it that is worked in. One that is not there yet is made by the first write.
     pub(crate) fn open_store(&self) -> Result<Store, Diagnosis> {
-        Ok(Store::open(&self.store, self.options())?)
+        match &self.space {
+            None => Ok(self.open_own()?),
+            Some(space) => Ok(spaces::open(&self.store, space, self.reads, self.options())?),
+        }
+    }
+
+    /// Opens what is written by itself, to look after it: which is no use of a name space.
+    pub(crate) fn open_own(&self) -> Result<Store, OpenError> {
+        Store::open(&self.own_dir(), self.options())
+    }
+
+    /// The directory of what is written: the store's, or the name space's.
+    pub(crate) fn own_dir(&self) -> PathBuf {
+        self.space.as_ref().map_or_else(|| self.store.clone(), |space| spaces::dir(&self.store, space))
+    }
+
+    /// The directory of what is read and not written, if there is any.
+    pub(crate) fn behind(&self) -> Option<&Path> {
+        (self.space.is_some() && self.reads == Reads::OwnAndDefault).then_some(&*self.store)
+    }
+
+    /// The same of another name space, or of `default`.
+    pub(crate) fn within(&self, space: Option<SpaceName>) -> Self {
+        Self { space, ..self.clone() }
     }
 
     /// The directory of what the user decides.
@@ -71,6 +107,25 @@ impl Settings {
             None => SignerSource::File(self.key.clone()),
         })
     }
+}
+
+/// The name space to work in.
+const NAMESPACE: &str = "QUIPU_NAMESPACE";
+
+/// The name space that was named: on the command line, else in the environment, else in `config.toml`.
+fn space(named: Option<&str>, config: &Path) -> Result<Option<SpaceName>, Diagnosis> {
+    let (name, place) = match (named, std::env::var_os(NAMESPACE).filter(|v| !v.is_empty())) {
+        (Some(name), _) => (Some(name.to_owned()), "--namespace".to_owned()),
+        (None, Some(name)) => (Some(name.to_string_lossy().into_owned()), NAMESPACE.to_owned()),
+        (None, None) => (config_file::read(config)?.namespace, format!("`{}`", config.display())),
+    };
+    let named = name.filter(|name| name != spaces::DEFAULT);
+    named.map(|name| space_name(&name).map_err(|wrong| wrong.hint(format!("it stands in {place}")))).transpose()
+}
+
+/// A name space as somebody has named it.
+pub(crate) fn space_name(text: &str) -> Result<SpaceName, Diagnosis> {
+    text.parse().map_err(|error: spaces::SpaceNameError| Diagnosis::usage(format!("`{}`: {error}", harmless(text))))
 }
 
 /// The secret half of the signing key, for machines whose files do not last.

@@ -61,7 +61,7 @@ pub(super) fn diff(context: &Context, args: &DiffArgs) -> Result<Exit, Diagnosis
     let settings = context.settings()?;
     let store = settings.open_store()?;
     let key = project::root(&context.start).map(|root| root.to_string_lossy().into_owned());
-    let dir = settings.store.join("runs");
+    let dir = settings.own_dir().join("runs");
     let (first, first_path) = runs::find(&dir, key.as_deref(), &args.first)?;
     let (second, second_path) = runs::find(&dir, key.as_deref(), &args.second)?;
     let (before, after) = (runs::tasks(&first_path, &[])?, runs::tasks(&second_path, &[])?);

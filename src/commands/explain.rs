@@ -231,7 +231,7 @@ impl<'a> Explainer<'a> {
         };
         // Ids of runs begin with a moment; other ids with a letter.
         if runs::back(named).is_some() || named.starts_with(|c: char| c.is_ascii_digit()) {
-            let dir = self.opened.settings.store.join("runs");
+            let dir = self.opened.settings.own_dir().join("runs");
             let (run, path) = runs::find(&dir, Some(&self.opened.key()), named)?;
             let names = self.names(task);
             let found = runs::tasks(&path, &names)?.into_values().find(|then| !then.id.is_empty());

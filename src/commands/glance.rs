@@ -15,6 +15,7 @@ use quipu_runtime::observe::{Ended, Observer, RunEvent, Summary};
 use quipu_runtime::run::Counts;
 use quipu_runtime::workfile::FILE_NAME;
 use quipu_store::glance::{self, How, Key, Question, Sight, VoidBy};
+use quipu_store::spaces;
 
 use crate::cli::RunArgs;
 use crate::commands::Context;
@@ -67,7 +68,7 @@ impl Glance {
         let start = context.start.canonicalize().ok()?;
         let env = settings::environment();
         let mut question = Question::new();
-        for path in [&*start, &*settings.store, settings.config_dir()] {
+        for path in [&*start, &*settings.own_dir(), settings.config_dir()] {
             question.add(path.as_os_str().as_bytes());
         }
         let program = std::fs::metadata("/proc/self/exe").ok()?;
@@ -91,7 +92,10 @@ impl Glance {
 
     /// The summary, if all looks as it did when that was the summary.
     pub(super) fn look(&self) -> Option<Summary> {
-        let answer = glance::look_again(&self.settings.store, &self.key)?;
+        let answer = glance::look_again(&self.settings.own_dir(), &self.key)?;
+        if let Some(space) = &self.settings.space {
+            spaces::touch(&self.settings.store, space);
+        }
         let (cached, unneeded) = answer.split_at_checked(8)?;
         let number = |bytes: &[u8]| usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok();
         let counts = Counts { cached: number(cached)?, unneeded: number(unneeded)?, ..Counts::default() };
@@ -129,7 +133,7 @@ impl Glance {
         // Without it the next run takes the long way again.
         let _ = self
             .sight(opened)
-            .and_then(|sight| sight.keep(&self.settings.store, &self.key, self.began_ns, &answer, void_by));
+            .and_then(|sight| sight.keep(&self.settings.own_dir(), &self.key, self.began_ns, &answer, void_by));
     }
 
     fn sight(&self, opened: &Opened) -> std::io::Result<Sight> {
@@ -166,6 +170,9 @@ impl Glance {
             } else {
                 sight.saw_all_below(How::Real, Path::new(path))?;
             }
+        }
+        if let Some(behind) = self.settings.behind() {
+            sight.read_store(behind);
         }
         // Keys, and whatever else of the user's says what counts.
         let config = self.settings.config_dir();

@@ -35,11 +35,16 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
     let store = settings.open_store()?;
     // A workfile with errors in it is no reason not to say what happened.
     let key = project::root(&context.start).map(|root| root.to_string_lossy().into_owned()).filter(|_| !args.all);
-    let dir = settings.store.join("runs");
-    let files = match &args.run {
+    let dir = settings.own_dir().join("runs");
+    let mut files = match &args.run {
         Some(name) => vec![runs::find(&dir, key.as_deref(), name)?],
         None => runs::files(&dir)?,
     };
+    if let (Some(_), None, Some(behind)) = (&args.task, &args.run, settings.behind()) {
+        // What counts here may have run there.
+        files.extend(runs::files(&behind.join("runs"))?);
+        files.sort_unstable_by(|a, b| b.cmp(a));
+    }
     let named = args.run.is_some();
     let mut runs = files.into_iter().filter_map(|(id, path)| {
         let events = event_log::read(&path).ok()?;

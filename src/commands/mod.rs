@@ -22,6 +22,7 @@ mod learn;
 mod list;
 mod log;
 mod memory;
+mod namespace;
 mod plan;
 mod ready;
 mod run;
@@ -49,6 +50,8 @@ use crate::settings::Settings;
 /// What every command may need.
 pub(crate) struct Context {
     store: Option<PathBuf>,
+    namespace: Option<String>,
+    only_namespace: bool,
     /// Whether remotes are left alone.
     pub(crate) offline: bool,
     /// Where to look for the workfile.
@@ -60,7 +63,7 @@ pub(crate) struct Context {
 impl Context {
     /// Where store and key are. Asked only by commands that need them: the others work without a home.
     pub(crate) fn settings(&self) -> Result<Settings, Diagnosis> {
-        Settings::read(self.store.as_deref())
+        Settings::read(self.store.as_deref(), self.namespace.as_deref(), self.only_namespace)
     }
 
     /// A file as it was named on the command line: from where the command works.
@@ -72,7 +75,8 @@ impl Context {
 /// Carries out the command.
 pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
     let start = start(cli.directory.as_deref())?;
-    let context = Context { store: cli.store, offline: cli.offline, start, set: cli.set };
+    let Cli { store, namespace, only_namespace, offline, set, .. } = cli;
+    let context = Context { store, namespace, only_namespace, offline, start, set };
     match cli.command {
         Command::Run(args) => run::run(&context, &args),
         Command::Plan(args) => plan::plan(&context, &args),
@@ -89,6 +93,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::Show(args) => show::show(&context, &args),
         Command::Verify(args) => verify::verify(&context, &args),
         Command::Gc(args) => gc::gc(&context, &args),
+        Command::Namespace { command } => namespace::namespace(&context, &command),
         Command::Key { command } => key::key(&context, &command),
         Command::Trust { command } => trust::trust(&context, &command),
         Command::Export(args) => export::export(&context, &args),

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use quipu_store::spaces::{Space, SpaceName};
 use quipu_store::{Finding, OpenError, RebuildReport, Store, StoreError, VerifyOptions, VerifyReport};
 use serde_json::json;
 
-use super::{Context, print, print_json, shown};
+use super::{Context, namespace, print, print_json, shown};
 use crate::cli::VerifyArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
@@ -29,14 +30,32 @@ struct Outcome {
 pub(super) fn verify(context: &Context, args: &VerifyArgs) -> Result<Exit, Diagnosis> {
     let settings = context.settings()?;
     let outcome = check(&settings, args)?;
-    let exit = if outcome.left == 0 { Exit::Ok } else { Exit::Findings };
-    if args.json { print_json(&as_json(&outcome)).map(drop) } else { print(&text(&outcome, args.repair)) }?;
-    Ok(exit)
+    let mut of_spaces = vec![];
+    if settings.space.is_none() {
+        for Space { name, .. } in namespace::all(&settings)? {
+            let outcome = check(&settings.within(Some(name.clone())), args)?;
+            of_spaces.push((name, outcome));
+        }
+    }
+    let left = outcome.left + of_spaces.iter().map(|(_, outcome)| outcome.left).sum::<usize>();
+    if args.json {
+        let mut json = as_json(&outcome);
+        let named = |(name, outcome): &(SpaceName, Outcome)| (name.to_string(), as_json(outcome));
+        json["namespaces"] = serde_json::Map::from_iter(of_spaces.iter().map(named)).into();
+        print_json(&json)?;
+    } else {
+        let mut out = text(&outcome, args.repair);
+        for (name, outcome) in &of_spaces {
+            let _ = write!(out, "name space {name}\n{}", text(outcome, args.repair));
+        }
+        print(&out)?;
+    }
+    Ok(if left == 0 { Exit::Ok } else { Exit::Findings })
 }
 
 fn check(settings: &Settings, args: &VerifyArgs) -> Result<Outcome, Diagnosis> {
     let options = VerifyOptions { repair: args.repair, rehash: !args.quick };
-    let why = match Store::open(&settings.store, settings.options()) {
+    let why = match settings.open_own() {
         Ok(store) => match store.verify(&options) {
             Ok(report) => return judge(&store, report, args.repair),
             Err(StoreError::Index { why, .. }) => why,
@@ -50,7 +69,7 @@ fn check(settings: &Settings, args: &VerifyArgs) -> Result<Outcome, Diagnosis> {
         report.findings.push(Finding::Index { why });
         return Ok(Outcome { report, left: 1, ..Outcome::default() });
     }
-    let (store, rebuilt) = Store::rebuild(&settings.store, settings.options(), WAIT)
+    let (store, rebuilt) = Store::rebuild(&settings.own_dir(), settings.options(), WAIT)
         .map_err(|error| Diagnosis::system("cannot rebuild the index", &error))?;
     store.flush()?;
     let mut outcome = judge(&store, store.verify(&options)?, true)?;

@@ -17,6 +17,8 @@ pub(crate) type Pair = (Vec<u8>, Vec<u8>);
 
 /// What keeps the rows and the bytes.
 pub(crate) trait Backend: Send + Sync {
+    /// What is written to: who asks before writing whether something is there asks this.
+    fn written(&self) -> &dyn Backend;
     fn block(&self, link: Link) -> Result<Option<Stored>, StoreError>;
     /// Path of a large block's file.
     fn file(&self, link: Link) -> PathBuf;
@@ -44,6 +46,8 @@ pub(crate) trait Backend: Send + Sync {
 
     fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError>;
     fn hold(&self) -> Result<Hold, StoreError>;
+    /// The same where there is something to collect and this process may keep others from it. Makes nothing a store.
+    fn hold_if_there(&self) -> Option<Hold>;
     /// Remembers, beyond this process's end, that something is put in `dir` under a name of the moment.
     fn placing(&self, dir: &Path) -> Result<(), StoreError>;
     /// Something of the kind is still there, and is to be dealt with as if this process had been killed.

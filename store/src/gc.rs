@@ -62,6 +62,19 @@ pub struct GcStats {
     pub deleted_leftovers: u64,
 }
 
+impl GcStats {
+    /// Counts what another collection did.
+    pub fn add(&mut self, other: &Self) {
+        self.kept_receipts += other.kept_receipts;
+        self.kept_blocks += other.kept_blocks;
+        self.kept_bytes += other.kept_bytes;
+        self.deleted_receipts += other.deleted_receipts;
+        self.deleted_blocks += other.deleted_blocks;
+        self.deleted_bytes += other.deleted_bytes;
+        self.deleted_leftovers += other.deleted_leftovers;
+    }
+}
+
 /// A receipt as a collection sees it.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {

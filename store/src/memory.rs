@@ -106,6 +106,10 @@ pub(crate) fn ops_of(kept: Kept) -> Vec<Op> {
 }
 
 impl Backend for Memory {
+    fn written(&self) -> &dyn Backend {
+        self
+    }
+
     fn block(&self, link: Link) -> Result<Option<Stored>, StoreError> {
         Ok(self.rows().block(link).flatten())
     }
@@ -228,6 +232,10 @@ impl Backend for Memory {
 
     fn hold(&self) -> Result<Hold, StoreError> {
         Ok(Hold(Box::new(Nothing)))
+    }
+
+    fn hold_if_there(&self) -> Option<Hold> {
+        Some(Hold(Box::new(Nothing)))
     }
 
     fn placing(&self, _dir: &Path) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The store's handle: blocks, receipts, roots and small values, whatever keeps them.
 //!
 //! Checks every byte against its id; unaware of what tasks mean, of networks and of the terminal. What
-//! keeps the bytes is a private backend: a directory, or memory.
+//! keeps the bytes is a private backend: a directory, one over another, or memory.
 
 mod values;
 
@@ -65,9 +65,7 @@ impl Store {
         let inline_max_bytes = options.inline_max_bytes;
         let backend = Local::open(dir, options, counting.clone())?;
         let store = Self::over(Box::new(backend), inline_max_bytes, counting);
-        if let Some(kind) = store.inner.backend.medium() {
-            store.note_finding(Finding::Network { kind, dir: dir.to_owned() });
-        }
+        store.note_medium(dir);
         Ok(store)
     }
 
@@ -92,6 +90,13 @@ impl Store {
         Self { inner: Arc::new(Inner { backend, inline_max_bytes, counting, findings: Mutex::default() }) }
     }
 
+    /// Notes that the store is on a network, if it is.
+    pub(crate) fn note_medium(&self, dir: &Path) {
+        if let Some(kind) = self.inner.backend.medium() {
+            self.note_finding(Finding::Network { kind, dir: dir.to_owned() });
+        }
+    }
+
     /// A fresh directory on the store's file system, the caller's to delete.
     pub fn scratch_dir(&self) -> io::Result<PathBuf> {
         self.inner.backend.scratch_dir()
@@ -107,7 +112,7 @@ impl Store {
     /// Keeps a block.
     pub fn put(&self, codec: Codec, bytes: Vec<u8>) -> Result<Link, StoreError> {
         let link = Link::of(codec, &bytes);
-        if self.stored(link)?.is_none() {
+        if self.stored_in(self.inner.backend.written(), link)?.is_none() {
             self.put_new(link, bytes)?;
         }
         Ok(link)
@@ -132,7 +137,7 @@ impl Store {
     pub fn put_tree(&self, tree: &Tree) -> Result<TreeId, StoreError> {
         let encoded = tree.encode()?;
         for (id, bytes) in encoded.nodes {
-            if self.stored(id.link())?.is_none() {
+            if self.stored_in(self.inner.backend.written(), id.link())?.is_none() {
                 self.put_new(id.link(), bytes)?;
             }
         }
@@ -141,10 +146,14 @@ impl Store {
 
     /// Where a block is, if it is here: a large one by the presence and size of its file.
     fn stored(&self, link: Link) -> Result<Option<Stored>, StoreError> {
+        self.stored_in(&*self.inner.backend, link)
+    }
+
+    fn stored_in(&self, backend: &dyn Backend, link: Link) -> Result<Option<Stored>, StoreError> {
         self.inner.counting.has();
-        let stored = self.inner.backend.block(link)?;
+        let stored = backend.block(link)?;
         if let Some(Stored::Large(size)) = stored {
-            let found = self.inner.backend.file_size(link)?;
+            let found = backend.file_size(link)?;
             if found.is_none() {
                 // Not written down: a command that only reads writes nothing. What makes it again replaces the row.
                 self.note_finding(Finding::MissingFile { link });
@@ -348,7 +357,7 @@ impl Store {
         let mut ops = vec![];
         for signed in receipts {
             let id = signed.id;
-            if self.kept(id)?.is_some() {
+            if self.inner.backend.written().receipts(&[id])?.iter().any(Option::is_some) {
                 continue;
             }
             let settles = signed.receipt.meta.settles.clone();

@@ -7,8 +7,8 @@ use quipu_store::cid::{BlobId, Codec, IdPrefix, Link, TreeId};
 use quipu_store::tree::{Entry, Name, Tree};
 use quipu_store::{Blob, Kind, Record, Root, Store, StoreError, Take};
 
-/// Calls each function with a store in memory, with one in a directory, and with one in a directory whose
-/// every block is a file.
+/// Calls each function with a store in memory, with one in a directory, with one in a directory whose every block is a
+/// file, and with a name space of another.
 macro_rules! suite {
     ($($name:ident)*) => {
         mod memory { $(
@@ -30,6 +30,14 @@ macro_rules! suite {
                 let dir = super::kit::temp();
                 let options = quipu_store::Options { inline_max_bytes: 0, ..super::kit::options() };
                 super::$name(&quipu_store::Store::open(dir.path(), options).expect("opens"));
+            }
+        )* }
+        mod name_space { $(
+            #[test]
+            fn $name() {
+                let dir = super::kit::temp();
+                super::kit::open(dir.path()).set_note("behind", Some(vec![])).expect("is set");
+                super::$name(&super::kit::open_space(dir.path(), "one", quipu_store::spaces::Reads::OwnAndDefault));
             }
         )* }
     };

@@ -18,6 +18,7 @@ fn a_sound_store_is_said_to_be_sound() {
       "files": 0,
       "findings": [],
       "left": 0,
+      "namespaces": {},
       "rebuilt": null,
       "receipts": 1,
       "repaired": 0

@@ -41,6 +41,7 @@ mod share_serve;
 #[cfg(feature = "remote")]
 mod share_servers;
 mod share_walk;
+mod spaces;
 mod tools;
 mod tour;
 mod undeclared;

@@ -110,6 +110,30 @@ fn a_secret_gets_to_no_server() {
     }
 }
 
+#[test]
+fn what_a_name_space_makes_gets_to_no_server_and_what_is_there_it_finds() {
+    if !needs_ns() {
+        return;
+    }
+    let Some(server) = Server::start(false) else { return };
+    let workfile = "[task.a]\nrun = \"echo canary-a > a.out\"\ninputs = []\noutputs = [\"a.out\"]\n";
+    let remote = format!("[remote.cache]\nurl = 'grpc://127.0.0.1:{}'\npush = true\n", server.port);
+    let (first, second) = (TestSpace::new(workfile), TestSpace::new(workfile));
+    let one = &["--namespace", "one"];
+    for space in [&first, &second] {
+        configure(space, &remote);
+    }
+    assert_eq!(first.build_twice(one).ran(), "a");
+    assert!(server.holding(b"canary-a\n").is_empty());
+    assert_eq!(first.build_twice(&[]).ran(), "a");
+    assert!(!server.holding(b"canary-a\n").is_empty());
+    let found = second.build(one);
+    assert_eq!((found.ran().as_str(), found.warnings()), ("", vec![]), "{}", found.output.stderr);
+    second.nothing_to_do(one);
+    let alone = &["--namespace", "two", "--only-namespace"];
+    assert_eq!(second.build_twice(alone).ran(), "a");
+}
+
 /// A bucket in place of the server, with the same steps.
 #[test]
 #[cfg(feature = "bucket")]

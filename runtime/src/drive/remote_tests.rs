@@ -263,6 +263,19 @@ fn forced_uncached_and_unshared_work_asks_nobody_and_goes_nowhere() {
 }
 
 #[test]
+fn who_does_not_send_asks_all_the_same() {
+    let shelf = filled(&chain(&["a"]));
+    let mut world = elsewhere(&shelf);
+    world.engine.sends = false;
+    go(&world, &chain(&["a"]), Rules::default());
+    assert_eq!((shelf.asked(), world.ran.load(Ordering::SeqCst)), (vec![1], 0));
+    go(&world, &chain(&["b"]), Rules::default());
+    assert_eq!(world.ran.load(Ordering::SeqCst), 1);
+    let id = chain(&["b"]).ids.of(TaskIdx::new(0));
+    assert!(shelf.store.find_tasks(&[id]).expect("reads")[0].receipts.is_empty(), "nothing was sent");
+}
+
+#[test]
 fn a_wish_to_stop_does_not_wait_for_a_remote_that_thinks() {
     let subject = chain(&["a", "b", "c"]);
     let shelf = filled(&subject);

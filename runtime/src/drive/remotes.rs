@@ -73,6 +73,7 @@ pub(super) struct Remotes {
     /// Whether what is found is kept: a plan writes nothing.
     pub(super) keep: bool,
     all: Arc<[Watched]>,
+    sends: bool,
     trusted: Arc<[PublicKey]>,
     policies: Arc<Policies>,
     /// Where receipts came from in this run.
@@ -92,7 +93,8 @@ impl Remotes {
         let (store, trusted) = (engine.store.clone(), engine.trusted.clone().into());
         let policies = Arc::new(engine.policies.clone());
         let (sources, claims, fetched) = Default::default();
-        Self { store, keep: true, all: watched.collect(), trusted, policies, sources, claims, fetched }
+        let (all, sends) = (watched.collect(), engine.sends);
+        Self { store, keep: true, all, sends, trusted, policies, sources, claims, fetched }
     }
 
     /// Blocks that came from elsewhere so far.
@@ -111,7 +113,7 @@ impl Remotes {
     }
 
     pub(super) fn writable(&self) -> impl Iterator<Item = &Watched> {
-        self.all.iter().filter(|w| w.remote.policy().write)
+        self.all.iter().filter(|w| self.sends && w.remote.policy().write)
     }
 
     /// Whether there is anybody to ask.

@@ -37,6 +37,8 @@ pub struct Engine {
     pub policies: Policies,
     /// Stores elsewhere, asked in this order for what is not here.
     pub remotes: Vec<Arc<dyn Remote>>,
+    /// Whether what is made is sent to those that take it: not from a name space, which nobody else is to see.
+    pub sends: bool,
 }
 
 impl Engine {
@@ -45,7 +47,7 @@ impl Engine {
         let clock = Arc::new(crate::clock::SystemClock::new());
         let (executors, observers) = (Executors::new(), Observers::new());
         let (policies, remotes) = Default::default();
-        Self { store, executors, observers, clock, trusted: vec![], policies, remotes }
+        Self { store, executors, observers, clock, trusted: vec![], policies, remotes, sends: true }
     }
 }
 

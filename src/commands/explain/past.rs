@@ -61,7 +61,7 @@ type Ids = Option<(TaskId, TaskId, PathBuf)>;
 
 /// What became of a task that has one of these names.
 pub(super) fn of_names(opened: &Opened, names: &[String]) -> Result<Option<(Past, Ids)>, Diagnosis> {
-    let (dir, key) = (opened.settings.store.join("runs"), opened.key());
+    let (dir, key) = (opened.settings.own_dir().join("runs"), opened.key());
     let mut last: Option<(Past, Then, PathBuf)> = None;
     let logs = runs::files(&dir)?.into_iter().filter(|(_, path)| runs::is_of(path, Some(&key)));
     for (run, path) in logs.take(MAX_LOGS) {

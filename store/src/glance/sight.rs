@@ -77,6 +77,14 @@ impl Sight {
         Ok(())
     }
 
+    /// Receipts were looked for in another store than the one that keeps this: any commit to it counts.
+    pub fn read_store(&mut self, dir: &Path) {
+        let layout = Layout::new(dir);
+        for path in [layout.version(), layout.rewritten(), layout.index()] {
+            self.looked_for(How::Target, path);
+        }
+    }
+
     /// Writes down how everything looks now, and what to answer when it looks so again. Does so only when nothing of it, nor
     /// of the store in `dir`, can have changed since `began_ns`: what the run saw is then what is there now.
     pub fn keep(mut self, dir: &Path, key: &Key, began_ns: i64, answer: &[u8], void_by: VoidBy) -> io::Result<bool> {

@@ -17,6 +17,9 @@ use crate::counters::Counting;
 use crate::error::{CommitError, StoreError};
 use crate::terms::Options;
 
+/// A store that is removed so often under our hands is not to be had.
+const MAX_REMOVALS: usize = 8;
+
 /// What the handle and its writer thread share.
 pub(crate) struct Core {
     pub(super) layout: Layout,
@@ -58,12 +61,24 @@ impl Core {
             drop(writing);
             let mut writing = self.writing.write().unwrap_or_else(PoisonError::into_inner);
             if writing.is_none() {
-                self.ensure_made()?;
+                *writing = Some(self.hold_made()?);
                 let dir = self.layout.dir();
                 let _ = self.root.set(File::open(dir).map_err(|e| StoreError::io(dir, e))?);
-                *writing = Some(self.hold()?);
             }
         }
+    }
+
+    /// Makes the directory a store, and keeps collections away from it.
+    fn hold_made(&self) -> Result<Holding, StoreError> {
+        for _ in 0..MAX_REMOVALS {
+            self.ensure_made()?;
+            match Holding::take(&self.layout) {
+                // A name space that is removed at this moment: it begins anew.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => return other.map_err(|e| StoreError::io(&self.layout.gc_lock(), e)),
+            }
+        }
+        self.hold()
     }
 
     pub(super) fn hold(&self) -> Result<Holding, StoreError> {

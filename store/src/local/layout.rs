@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cid::{InvocationId, Link};
 
+/// Stands in a store's directory before there is anything else.
+pub(crate) const SPACES: &str = "spaces";
+
 /// A store's directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -78,6 +81,16 @@ impl Layout {
 
     pub(crate) fn runs(&self) -> PathBuf {
         self.dir.join("runs")
+    }
+
+    /// Name spaces, each a store in a directory of its own.
+    pub(crate) fn spaces(&self) -> PathBuf {
+        self.dir.join(SPACES)
+    }
+
+    /// As old as the last use of a name space that is older than a day.
+    pub(crate) fn last_used(&self) -> PathBuf {
+        self.dir.join("last-used")
     }
 
     /// What runs that found nothing to do had looked at. Made when there is one; may be deleted at any time.

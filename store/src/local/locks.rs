@@ -112,7 +112,7 @@ pub(crate) fn is_ancestor(pid: u32) -> bool {
 
 /// A lock file that stays, held until dropped.
 #[derive(Debug)]
-pub(crate) struct Lasting(#[allow(dead_code, reason = "held for its lock")] File);
+pub(crate) struct Lasting(File);
 
 /// Waits until nobody holds it exclusively.
 pub(crate) fn share(path: &Path) -> io::Result<Lasting> {
@@ -162,8 +162,12 @@ pub(crate) struct Holding {
 impl Held for Holding {}
 
 impl Holding {
+    /// `NotFound` where the store goes or was removed meanwhile.
     pub(crate) fn take(layout: &Layout) -> io::Result<Self> {
         let shared = share(&layout.gc_lock())?;
+        if !is_at(&shared.0, &layout.gc_lock()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let pid = std::process::id();
         let mut name = None;
         for n in 0..64 {
@@ -244,6 +248,13 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = remove_tree(&self.dir);
     }
+}
+
+/// Whether a living process has a directory of scratch directories.
+pub(crate) fn has_scratch(layout: &Layout) -> bool {
+    sweep_scratch(layout);
+    let mut entries = fs::read_dir(layout.scratch()).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
 }
 
 /// Deletes scratch directories whose owners are gone. Cheap: there is one for each living process.

@@ -16,12 +16,12 @@ mod index;
 mod journal;
 mod layout;
 mod leases;
-mod locks;
+pub(crate) mod locks;
 mod marks;
 mod rebuild;
 mod sweep;
 mod tables;
-mod version;
+pub(crate) mod version;
 mod view;
 mod writer;
 
@@ -54,6 +54,7 @@ use leases::Leases;
 use locks::Scratch;
 pub(crate) use marks::is_marked;
 pub(crate) use rebuild::rebuild;
+pub(crate) use tables::{pack_task, unpack_task};
 use view::{Scanned, View};
 use writer::Writer;
 
@@ -159,6 +160,10 @@ impl Merged {
 }
 
 impl Backend for Local {
+    fn written(&self) -> &dyn Backend {
+        self
+    }
+
     fn block(&self, link: Link) -> Result<Option<Stored>, StoreError> {
         if let Some(known) = self.writer.state().layers().find_map(|rows| rows.block(link)) {
             return Ok(known);
@@ -465,6 +470,11 @@ impl Backend for Local {
     fn hold(&self) -> Result<Hold, StoreError> {
         self.core.ensure_made()?;
         Ok(Hold(Box::new(self.core.hold()?)))
+    }
+
+    fn hold_if_there(&self) -> Option<Hold> {
+        let is_store = version::check(&self.core.layout).unwrap_or(false);
+        is_store.then(|| self.core.hold().ok())?.map(|held| Hold(Box::new(held)))
     }
 
     fn scratch_dir(&self) -> io::Result<PathBuf> {

@@ -14,12 +14,13 @@ use super::tables::{
     ACCEPTED, BLOCKS, BY_TASK, RECEIPTS, USED, halves, link_of_key, read_accepted, read_block, read_receipt, read_task,
 };
 use super::view::View;
-use super::{Core, Local, locks};
+use super::{Core, Layout, Local, locks};
 use crate::backend::Backend;
 use crate::cid::{Link, ReceiptId, TaskId};
 use crate::error::{CommitError, GcError, StoreError};
 use crate::gc::{Candidate, GcOptions, GcStats, Inventory, Plan, links_of, plan};
 use crate::rows::{Op, Stored, Table};
+use crate::spaces;
 use crate::terms::Root;
 
 /// The journal is written anew when it is this much larger than what it is to say.
@@ -29,6 +30,8 @@ const INDEX_FACTOR: u64 = 6;
 const JOURNAL_SLACK_BYTES: u64 = 4 << 20;
 /// What was set aside is kept so long, and what nobody wrote anew.
 const QUARANTINE: Duration = Duration::from_secs(30 * 86_400);
+/// How much of a name space's index is kept in memory while it is read once.
+const SPACE_CACHE_BYTES: usize = 4 << 20;
 /// A rewritten journal has frames of this size.
 const FRAME_BYTES: usize = 4 << 20;
 
@@ -132,7 +135,31 @@ fn inventory(local: &Local, view: &View) -> Result<Inventory, StoreError> {
         inventory.roots.extend(root.links);
         inventory.roots.extend(root.receipts.iter().map(|id| id.link()));
     }
+    for dir in spaces::dirs(&local.core.layout) {
+        // One that cannot be read keeps nothing here: what it misses runs again.
+        let _ = used_by_space(&local.core, &dir, &mut inventory);
+    }
     Ok(inventory)
+}
+
+/// What a name space used of this store counts as used, and what it keeps is kept.
+fn used_by_space(core: &Core, dir: &Path, inventory: &mut Inventory) -> Result<(), StoreError> {
+    let layout = Layout::new(dir);
+    let file = layout.index();
+    let index = Index::new(layout, file, SPACE_CACHE_BYTES, core.faults.clone(), core.counting.clone());
+    let Some(view) = index.view()? else { return Ok(()) };
+    view.each(USED, |id, day| {
+        if let Some(candidate) = inventory.receipts.get_mut(&ReceiptId::from_digest(*id)) {
+            candidate.last_used_day = candidate.last_used_day.max(day);
+        }
+        true
+    })?;
+    for (_, value) in view.values(Table::Root)? {
+        let root: Root = crate::dag::decode_own(&value, usize::MAX)?;
+        inventory.roots.extend(root.links);
+        inventory.roots.extend(root.receipts.iter().map(|id| id.link()));
+    }
+    Ok(())
 }
 
 /// Drops the rows of what goes, in one transaction; the files that may then be deleted.
@@ -165,6 +192,9 @@ fn forget(core: &Core, view: &View, decided: &Plan) -> Result<Vec<Link>, GcError
     if blocks.is_empty() && receipts.is_empty() {
         return Ok(files);
     }
+    if blocks.is_empty() && receipts.is_empty() {
+        return Ok(files);
+    }
     core.index.change(|change| {
         change.apply(&blocks)?;
         for (id, ran) in &receipts {
@@ -181,7 +211,7 @@ fn forget(core: &Core, view: &View, decided: &Plan) -> Result<Vec<Link>, GcError
 fn leftovers(local: &Local, options: &GcOptions) -> Result<u64, GcError> {
     let core = &local.core;
     let layout = &core.layout;
-    let mut deleted = locks::sweep(layout) + locks::sweep_scratch(layout);
+    let mut deleted = locks::sweep(layout) + locks::sweep_scratch(layout) + spaces::sweep(layout);
     let failed = |path: &Path, e: io::Error| GcError::from(StoreError::io(path, e));
     let view = core.index.view()?;
     for (path, link, meta) in local.files.list().map_err(|e| failed(&layout.blobs(), e))? {
@@ -288,4 +318,47 @@ pub(super) fn rewrite(core: &Core, index: &Index) -> io::Result<()> {
         new.append(&batch)?;
     }
     new.finish(&replaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::today;
+    use super::*;
+    use crate::cid::InvocationId;
+    use crate::receipt::{Meta, Output, Receipt};
+    use crate::sign::Signer;
+    use crate::spaces::Reads;
+    use crate::{Options, SignerSource};
+
+    #[test]
+    fn a_receipt_of_the_default_was_used_when_a_name_space_used_it() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let signer = Signer::from_secret(&[7; 32]);
+        let options = || Options::new(SignerSource::Fixed(signer.clone()));
+        let signed = |n: u8| {
+            let (ran, out) = (InvocationId::of(&[n]), Ok(Output::default()));
+            let receipt = Receipt { ran, out, issued_at: 1, expires_at: None, meta: Meta::default() };
+            signer.sign(&receipt).expect("fits")
+        };
+        let (used, unused) = (signed(1), signed(2));
+        let (used_id, unused_id) = (used.id, unused.id);
+        let store = crate::Store::open(dir.path(), options()).expect("opens");
+        store.import_all(vec![used, unused], "").expect("is imported");
+        store.flush().expect("commits");
+        let name = "one".parse().expect("a name");
+        let space = spaces::open(dir.path(), &name, Reads::OwnAndDefault, options()).expect("opens");
+        space.set_note("x", Some(vec![])).expect("is set");
+        drop((space, store));
+        let later = today() + 100;
+        let space = Local::open(&spaces::dir(dir.path(), &name), options(), Default::default()).expect("opens");
+        space.core.index.change(|change| change.touch([used_id], later)).expect("commits");
+        drop(space);
+        let max_age = Some(Duration::from_secs(50 * 86_400));
+        let options = GcOptions { max_age, ..GcOptions::new(u64::from(later) * 86_400) };
+        let store = Local::open(dir.path(), Options::new(SignerSource::Fixed(signer)), Default::default());
+        let store = store.expect("opens");
+        assert_eq!(store.gc(&options).expect("collects").kept_receipts, 1);
+        let found = store.receipts(&[used_id, unused_id]).expect("reads");
+        assert_eq!((found[0].is_some(), found[1].is_some()), (true, false));
+    }
 }

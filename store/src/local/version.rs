@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::fault::Faults;
-use super::layout::Layout;
+use super::layout::{Layout, SPACES};
 use crate::error::OpenError;
 
 /// The format this program writes, and the latest it reads.
@@ -47,7 +47,8 @@ fn look(layout: &Layout) -> Result<bool, OpenError> {
     }
 }
 
-/// A directory that is not there, is empty, or where the making of a store was cut off at once.
+/// A directory that is not there, is empty, has name spaces and nothing else, or where the making of a store was cut off
+/// at once.
 fn is_vacant(dir: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -55,7 +56,8 @@ fn is_vacant(dir: &Path) -> io::Result<bool> {
         Err(e) => return Err(e),
     };
     for entry in entries {
-        if !entry?.file_name().as_encoded_bytes().starts_with(b"version.") {
+        let name = entry?.file_name();
+        if name != SPACES && !name.as_encoded_bytes().starts_with(b"version.") {
             return Ok(false);
         }
     }

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use quipu_store::cid::{BlobId, InvocationId, Link, OutputId, ReceiptId, TaskId};
 use quipu_store::receipt::{Failure, FailureKind, Meta, Output, Receipt, Via};
 use quipu_store::sign::Signer;
+use quipu_store::spaces::{self, Reads};
 use quipu_store::tree::Entry;
 use quipu_store::{CommitError, Options, Record, SignerSource, Store};
 
@@ -29,6 +30,11 @@ pub(crate) fn options() -> Options {
 
 pub(crate) fn open(dir: &Path) -> Store {
     Store::open(dir, options()).expect("opens")
+}
+
+/// A name space of the store in `dir`.
+pub(crate) fn open_space(dir: &Path, name: &str, reads: Reads) -> Store {
+    spaces::open(dir, &name.parse().expect("a name"), reads, options()).expect("opens")
 }
 
 pub(crate) fn task(n: u64) -> TaskId {
