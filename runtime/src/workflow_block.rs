@@ -5,7 +5,7 @@
 
 mod meta;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use quipu_store::cid::{Codec, Link, TaskId, TreeId};
@@ -16,11 +16,11 @@ use crate::canon::{self, Encoder, MAX_TASK_BYTES};
 use crate::dag_json::{self, DagJsonError};
 use crate::graph::TaskIdx;
 use crate::identity::{Ids, feed, feed_task, task_of};
-use crate::run::{Subject, SubjectError};
-use crate::task::{Node, Policy, Task, Work};
+use crate::run::{Gates, Subject, SubjectError};
+use crate::task::{Node, SERVICE, Task, Work};
 use crate::value::{On, Text, Value};
 use crate::workflow::{DuplicateName, Workflow};
-use meta::{meta, read_meta};
+use meta::{Meta, meta, read_meta};
 
 /// Version of the format, under this key.
 const KIND: &str = "quipu/workflow";
@@ -48,6 +48,19 @@ pub struct Beside {
     pub sources: Sources,
     /// Where tasks that fetch find what they are to fetch, by their names.
     pub urls: BTreeMap<Text, Vec<Text>>,
+    /// What must have passed before the outputs of a task are placed: names by the task's name.
+    pub checks: BTreeMap<Text, Vec<Text>>,
+}
+
+impl Beside {
+    /// Those of the goals whose outputs wait for checks, each with these.
+    pub fn gates(&self, subject: &Subject, goals: &[TaskIdx]) -> Gates {
+        let goals: BTreeSet<TaskIdx> = goals.iter().map(|goal| subject.ids.first(*goal)).collect();
+        let find = |name: &Text| subject.workflow.find(name);
+        let all = self.checks.iter().filter_map(|(name, checks)| Some((find(name)?, checks)));
+        let asked = all.filter(|(task, _)| goals.contains(&subject.ids.first(*task)));
+        asked.map(|(task, checks)| (task, checks.iter().filter_map(find).collect())).collect()
+    }
 }
 
 /// Paths of the files in each tree, ascending.
@@ -99,16 +112,18 @@ pub fn encode(subject: &Subject, goals: &[TaskIdx], beside: &Beside) -> Result<(
             paths.dedup();
             trees.insert(tree.to_string().into(), Value::list(paths.into_iter().map(Value::Text)));
         }
-        let mut after: Vec<Text> = node.after.iter().map(|t| name(*t)).collect();
-        after.sort_unstable();
-        after.dedup();
-        let mut pairs = vec![("run", run(&node.work, &subject.ids))];
-        let urls = beside.urls.get(&name(task)).cloned().unwrap_or_default();
-        let meta = meta(&node.policy, after, urls);
-        if !meta.is_empty() {
-            pairs.push(("meta", map(meta)));
+        let said = Meta {
+            policy: node.policy.clone(),
+            after: node.after.iter().map(|t| name(*t)).collect(),
+            checks: beside.checks.get(&node.name).cloned().unwrap_or_default(),
+            urls: beside.urls.get(&node.name).cloned().unwrap_or_default(),
+        };
+        for check in &said.checks {
+            let known = || shape(format!("`{check}`, which checks `{}`, is no task", node.name));
+            open.push(workflow.find(check).ok_or_else(known)?);
         }
-        tasks.insert(name(task), map(pairs));
+        let pairs = [("run", run(&node.work, &subject.ids))].into_iter();
+        tasks.insert(name(task), map(pairs.chain(meta(said).map(|meta| ("meta", meta)))));
         open.extend(subject.graph.awaits(task).iter().chain(&node.after));
     }
     let mut goals: Vec<Text> = goals.iter().map(|t| name(*t)).collect();
@@ -178,7 +193,9 @@ fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
 /// The tree of the files that a task reads, if it reads any.
 pub fn tree_of(work: &Work) -> Option<TreeId> {
     let Work::Task(task) = work else { return None };
-    match task.args.get("inputs")?.get("")? {
+    // A service is a process, and what it takes for it to be ready.
+    let process = if *task.cmd == *SERVICE { task.args.get("process")? } else { &task.args };
+    match process.get("inputs")?.get("")? {
         Value::Link(link) => (*link).try_into().ok(),
         _ => None,
     }
@@ -266,12 +283,14 @@ fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {
             }
             external => external,
         };
-        let (policy, after, urls) = match entry.get("meta") {
-            None => (Policy::default(), vec![], vec![]),
+        let Meta { policy, after, checks, urls } = match entry.get("meta") {
+            None => Meta::default(),
             Some(meta) => read_meta(meta).ok_or_else(|| wrong("`meta` has a field of another type"))?,
         };
-        if !urls.is_empty() {
-            beside.urls.insert(name.clone(), urls);
+        for (list, all) in [(urls, &mut beside.urls), (checks, &mut beside.checks)] {
+            if !list.is_empty() {
+                all.insert(name.clone(), list);
+            }
         }
         let after = after.iter().map(|other| {
             names.get(other).copied().ok_or_else(|| wrong(&format!("comes after `{other}`, which is not there")))

@@ -90,10 +90,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     if !args.json {
         tell_suspended(&report);
     }
-    for (task, check) in report.run.withheld() {
-        let name = |task: TaskIdx| harmless(&opened.project.subject.workflow.node(task).name);
-        note(&format!("`{}` is not published: `{}` has not passed", name(task), name(check)));
-    }
+    tell_withheld(&report);
     match opened.isolation_refused() {
         Some(diagnosis) if !report.run.was_stopped() => return Err(diagnosis),
         None if exit == Exit::Ok => glance.iter().for_each(|glance| glance.keep(&opened, &report)),
@@ -112,6 +109,14 @@ pub(super) fn tell_suspended(report: &Report) {
     let names: Vec<String> = report.run.undelivered().iter().map(name).collect();
     if !names.is_empty() {
         note(&format!("suspended, waiting for {}: {}", names.len(), names.join(", ")));
+    }
+}
+
+/// Says which goals were made and not placed, and because of which check.
+pub(super) fn tell_withheld(report: &Report) {
+    let name = |task: TaskIdx| harmless(&report.run.subject().workflow.node(task).name);
+    for (task, check) in report.run.withheld() {
+        note(&format!("`{}` is not published: `{}` has not passed", name(task), name(check)));
     }
 }
 

@@ -19,7 +19,7 @@ use quipu_store::cid::Link;
 use quipu_store::receipt::Output;
 use quipu_store::{Root, Store, checkout};
 
-use super::run::{exit_of, put, run_id, tell_suspended, wish_to_stop};
+use super::run::{exit_of, put, run_id, tell_suspended, tell_withheld, wish_to_stop};
 use super::{Context, show, workflow};
 use crate::cli::{OnDivergence, RunArgs};
 use crate::diagnose::Diagnosis;
@@ -63,7 +63,9 @@ pub(super) fn run(context: &Context, args: &RunArgs) -> Result<Option<Exit>, Dia
         }
     }
     let subject = Arc::new(read.subject);
-    let goals = if names.is_empty() { read.goals } else { find(&subject, names)? };
+    let mut goals = if names.is_empty() { read.goals } else { find(&subject, names)? };
+    // Who asks for what is published asks for the checks on it.
+    goals.extend(read.beside.gates(&subject, &goals).into_values().flatten());
     let asked = Asked { link, subject, goals, beside: read.beside };
     go(context, args, &settings, &store, asked).map(Some)
 }
@@ -82,6 +84,7 @@ fn go(context: &Context, args: &RunArgs, settings: &Settings, store: &Store, ask
     let key = format!("workflow {link}");
     let start = context.start.canonicalize().map_err(|e| Diagnosis::system("cannot find this directory", &e))?;
     let here = Arc::new(Workspace::open(store, &start));
+    let gates = beside.gates(subject, &goals);
     let room = Arc::new(Room::new(store, Arc::clone(&here), beside));
     let trust = Trust::read(&settings.trust)?;
     let mut engine = Engine::new(store.clone());
@@ -105,6 +108,7 @@ fn go(context: &Context, args: &RunArgs, settings: &Settings, store: &Store, ask
         keep_going: args.keep_going,
         fail_on_divergence: args.on_divergence == OnDivergence::Fail,
         force,
+        gates,
         slots: [(fetch::SLOT.into(), fetch::SLOTS)].into(),
         ..Rules::default()
     };
@@ -148,6 +152,7 @@ fn go(context: &Context, args: &RunArgs, settings: &Settings, store: &Store, ask
     if !args.json {
         tell_suspended(&report);
     }
+    tell_withheld(&report);
     match room.isolation_refused() {
         Some(diagnosis) if !report.run.was_stopped() => Err(diagnosis),
         _ => Ok(exit_of(&report)),

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use quipu_runtime::dag_json;
+use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::workflow_block::{self, Beside};
 use quipu_store::car::{Below, CarError};
 use quipu_store::cid::{Codec, IdPrefix, Link};
@@ -84,10 +85,14 @@ pub(super) fn export(context: &Context, args: &ExportArgs, format: WorkflowForma
     print(&format!("{link}\n")).map(|()| Exit::Ok)
 }
 
-/// Which files are in the trees that tasks read, and where what is fetched is found.
+/// Which files are in the trees that tasks read, where what is fetched is found, and who checks what is published.
 fn beside(opened: &Opened) -> Beside {
     let subject = &opened.project.subject;
     let mut beside = Beside::default();
+    let name = |task: TaskIdx| subject.workflow.node(task).name.clone();
+    for (task, checks) in opened.project.gates(&subject.workflow.indices().collect::<Vec<_>>()) {
+        beside.checks.insert(name(task), checks.into_iter().map(name).collect());
+    }
     for task in subject.workflow.indices() {
         let node = subject.workflow.node(task);
         beside.urls.insert(node.name.clone(), opened.project.recipe(task).urls.to_vec());

@@ -111,8 +111,8 @@ fn a_run_that_waits_goes_on_by_itself_and_holds_no_slot() {
     let space = space();
     space.write("yes.txt", "yes\n");
     let mut running = space.start(&["--wait", "-j1"]);
-    // The only slot is free for others, though two tasks wait.
-    running.wait_for("task-ended", "test");
+    // The only slot is free for others, though two tasks wait. What is recorded last was done last.
+    running.wait_for("recorded", "test");
     space.ok(&["deliver", "ticket", "--ok", "yes.txt"]);
     running.wait_for("task-ended", "ticket");
     space.ok(&["deliver", "approval", "--ok", "yes.txt"]);

@@ -4,6 +4,7 @@ mod awaited;
 mod build_plans;
 mod by_hand;
 mod by_id;
+mod by_id_kinds;
 mod cancel;
 mod concurrent;
 mod confined;

@@ -45,7 +45,18 @@ fn larger() -> (Subject, Vec<TaskIdx>, Beside) {
     let last = workflow.add_node(node("use[a,b]", Work::Task(work), policy, vec![read])).expect("new name");
     let sources = [(tree, vec!["a.txt".into(), "b/c.txt".into()])].into();
     let urls = [("read".into(), vec!["https://example.org/a".into()])].into();
-    (Subject::new(workflow).expect("no ring"), vec![last], Beside { sources, urls })
+    let beside = Beside { sources, urls, ..Beside::default() };
+    (Subject::new(workflow).expect("no ring"), vec![last], beside)
+}
+
+/// What is published, with a check on it that no goal leads to otherwise.
+fn checked() -> (Subject, Vec<TaskIdx>, Beside) {
+    let mut workflow = Workflow::new();
+    let site = workflow.add("site", task("/test/make", map([]))).expect("new name");
+    let at = Value::promise(Branch::Ok, On::Here(site), ["outputs", "o"]);
+    workflow.add("links", task("/test/check", map([("site", at)]))).expect("new name");
+    let checks = [("site".into(), vec!["links".into()])].into();
+    (Subject::new(workflow).expect("no ring"), vec![site], Beside { checks, ..Beside::default() })
 }
 
 fn made() -> Json {
@@ -60,7 +71,7 @@ fn made() -> Json {
     let refused = |name: &str, old: &[u8], new: &[u8]| json!({ "name": name, "bytes": hex(&swap(&bytes, old, new)) });
     json!({
         "about": "Workflow blocks. Normative text: docs/formats/workflow.md. `json` is the DAG-JSON of the block, byte for byte.",
-        "accept": [small, one("of another workflow, with sources, limits and order", larger())],
+        "accept": [small, one("of another workflow, with sources, limits and order", larger()), one("with a check", checked())],
         "reject": [
             refused("another version", b"quipu/workflow\x01", b"quipu/workflow\x02"),
             refused("a version in a longer form", b"quipu/workflow\x01", b"quipu/workflow\x18\x01"),
@@ -72,6 +83,8 @@ fn made() -> Json {
             refused("empty meta", b"nothing\xa1\x63run", b"nothing\xa2\x64meta\xa0\x63run"),
             refused("meta that says the default", b"nothing\xa1\x63run", b"nothing\xa2\x64meta\xa1\x65cache\xf5\x63run"),
             refused("a task after itself", b"nothing\xa1\x63run", b"nothing\xa2\x64meta\xa1\x65after\x81\x67nothing\x63run"),
+            refused("a check that is no task", b"nothing\xa1\x63run", b"nothing\xa2\x64meta\xa1\x66checks\x81\x65links\x63run"),
+            refused("no checks, said", b"nothing\xa1\x63run", b"nothing\xa2\x64meta\xa1\x66checks\x80\x63run"),
             refused("bytes behind it", b"quipu/workflow\x01", b"quipu/workflow\x01\x00"),
         ],
     })
