@@ -1,6 +1,7 @@
 //! What people do, from the first run to the last, through the command.
 
 mod awaited;
+mod awaited_elsewhere;
 mod build_plans;
 mod by_hand;
 mod by_id;
