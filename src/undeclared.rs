@@ -110,11 +110,13 @@ impl Executor for Hinting {
     fn execute(&self, job: Job) -> Pin<Box<dyn Future<Output = Done> + Send + '_>> {
         Box::pin(async move {
             let begun = Instant::now();
-            let done = self.inner.execute(job.clone()).await;
+            let mut done = self.inner.execute(job.clone()).await;
             if begun.elapsed() <= PATIENCE
                 && let Some(recipe) = self.recipe(&job, &done)
             {
+                let begun = Instant::now();
                 self.look(recipe, job).await;
+                done.aside += begun.elapsed();
             }
             done
         })

@@ -370,7 +370,8 @@ impl RemoteExecutor {
         let worker = worker.trim();
         let host = if worker.is_empty() { self.name.clone() } else { format!("{}: {worker}", self.name) };
         let cpu = Duration::from_secs_f64(took);
-        Done { result: outcome, cpu, rss_bytes: 0, tier: TIER, host: Some(host), unusable: None }
+        let aside = Duration::ZERO;
+        Done { result: outcome, cpu, rss_bytes: 0, aside, tier: TIER, host: Some(host), unusable: None }
     }
 }
 

@@ -37,7 +37,15 @@ impl Executor for Shared {
         self.0.count.fetch_add(1, Ordering::SeqCst);
         let made = self.0.makes.lock().expect("nobody panics here").clone();
         Box::pin(async {
-            Done { result: Ok(made), cpu: Duration::ZERO, rss_bytes: 0, tier: "here", host: None, unusable: None }
+            Done {
+                result: Ok(made),
+                cpu: Duration::ZERO,
+                rss_bytes: 0,
+                aside: Duration::ZERO,
+                tier: "here",
+                host: None,
+                unusable: None,
+            }
         })
     }
 }

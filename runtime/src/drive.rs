@@ -23,6 +23,7 @@ use quipu_store::receipt::{FailureKind, Via};
 use quipu_store::trust::Doubt;
 use quipu_store::{CommitError, Record};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
 use crate::attest::{self, Circumstances};
 use crate::exec::{Done, Stop, Unusable};
@@ -100,6 +101,8 @@ struct Unrecorded {
     done: Done,
     about: Circumstances,
     blocks: Vec<(quipu_store::cid::Link, Vec<u8>)>,
+    /// Tasks of the same invocation that it settles, too.
+    shared: Vec<TaskIdx>,
     lease: Option<quipu_store::Lease>,
 }
 
@@ -263,6 +266,8 @@ impl Drive {
     /// Turns steps into work until the run is done.
     async fn work(&mut self, mut stop: watch::Receiver<Stop>) -> Result<(), DriveError> {
         let mut heard = Stop::No;
+        let mut next_look = tokio::time::interval(awaits::EVERY);
+        next_look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.reach_out();
         loop {
             self.settle()?;
@@ -274,9 +279,8 @@ impl Drive {
                 self.look_for_deliveries(true)?;
                 continue;
             }
-            let ask_again = tokio::time::sleep(awaits::EVERY);
             tokio::select! {
-                () = ask_again, if !self.awaits.is_empty() => self.look_for_deliveries(false)?,
+                _ = next_look.tick(), if !self.awaits.is_empty() => self.look_for_deliveries(false)?,
                 message = self.receiver.recv() => {
                     let message = message.expect("this end holds a sender");
                     self.hear(message)?;
@@ -297,9 +301,8 @@ impl Drive {
                         heard = wish;
                         (0..times).for_each(|_| self.run.on(Event::Stop));
                         self.stop_asking()?;
-                        // Services are asked by the run, once those that need them have ended.
-                        let serves = |t: &TaskIdx| wish < Stop::Kill && self.run.state(*t) == State::Serving;
-                        for (_, working) in self.working.iter().filter(|(task, _)| !serves(task)) {
+                        // Asked once, the run says what ends: not what cleans up, and services after those that need them.
+                        for working in self.working.values().filter(|_| wish == Stop::Kill) {
                             working.stop.send_if_modified(|s| std::mem::replace(s, wish) < wish);
                         }
                     }
@@ -361,7 +364,7 @@ impl Drive {
                 } else if hollow.is_empty() {
                     let why = "bytes of its inputs were there, then not, then there again".to_owned();
                     let result = Err(Arc::new(FailureKind::Executor { why }.into()));
-                    self.run.on(Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+                    self.run.on(Event::Finished { task, epoch, result, cancelled: false });
                 } else {
                     self.run.on(Event::Staged { task, epoch, hollow });
                 }
@@ -378,13 +381,13 @@ impl Drive {
             Message::Broken { task, epoch, error } => {
                 self.working.remove(&task);
                 let result = Err(Arc::new(FailureKind::Executor { why: error.to_string() }.into()));
-                self.run.on(Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+                self.run.on(Event::Finished { task, epoch, result, cancelled: false });
             }
-            Message::Recorded { task, result } => {
+            Message::Recorded { task, shared, result } => {
                 self.awaiting_record -= 1;
                 match result {
                     Ok(receipt) => {
-                        self.recorded.insert(task, receipt);
+                        self.recorded.extend(shared.into_iter().chain([task]).map(|t| (t, receipt)));
                         self.extend_session(task, receipt)?;
                         self.keep_reads(task, receipt)?;
                         if push::may_leave(self.subject.workflow.node(task)) {
@@ -426,6 +429,12 @@ impl Drive {
         self.wall_ms.insert(task, (wall_ms, cpu_ms, done.rss_bytes));
         *self.spent.entry(task).or_default() += Duration::from_millis(wall_ms);
         let cancelled = matches!(done.unusable, Some(Unusable::Cancelled));
+        if let (Err(failure), Some(timeout)) = (&mut done.result, self.subject.workflow.node(task).policy.timeout)
+            && let FailureKind::Timeout { limit_ms } = &mut failure.kind
+        {
+            // Of all attempts together, of which this was the last.
+            *limit_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        }
         if let Some(Unusable::InputsChanged(paths)) = &done.unusable {
             let path = paths.first().cloned().unwrap_or_default();
             done.result = Err(FailureKind::InputChanged { path }.into());
@@ -446,23 +455,23 @@ impl Drive {
                 wall_ms,
                 now: self.engine.clock.unix_s(),
             };
-            self.unrecorded.insert(task, Unrecorded { done, about, blocks, lease });
+            self.unrecorded.insert(task, Unrecorded { done, about, blocks, shared: vec![], lease });
         }
-        self.run.on(Event::Finished { task, epoch, result, receipt: None, cancelled });
+        self.run.on(Event::Finished { task, epoch, result, cancelled });
         Ok(())
     }
 
     /// Hands finished work to the store, once it is known which tasks it settles.
     fn record_finished(&mut self) -> Result<(), DriveError> {
         for (task, unrecorded) in std::mem::take(&mut self.unrecorded) {
-            let Unrecorded { done, about, blocks, lease } = unrecorded;
+            let Unrecorded { done, about, blocks, shared, lease } = unrecorded;
             let Some(receipt) = attest::receipt(&done, about) else { continue };
             self.awaiting_record += 1;
             let sender = self.sender.clone();
             // Others may look for the receipt once it is there: until then the work counts as being done.
             let acknowledge = move |result| {
                 drop(lease);
-                let _ = sender.send(Message::Recorded { task, result });
+                let _ = sender.send(Message::Recorded { task, shared, result });
             };
             self.engine.store.record(Record { receipt, blocks, done: Box::new(acknowledge) })?;
         }

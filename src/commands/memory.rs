@@ -75,8 +75,7 @@ fn keep_tasks(opened: &Opened, report: &Report) -> Result<(), Diagnosis> {
         let name = workflow.node(task).name.to_string();
         let old = memory.get(&name);
         let ms = report.wall_ms.get(&task).copied().or_else(|| old.and_then(|k| k.ms));
-        let receipt = report.recorded.get(&task).copied().or_else(|| report.run.receipt(task));
-        let receipt = receipt.map(|r| r.to_string());
+        let receipt = report.receipt(task).map(|r| r.to_string());
         memory.insert(name, Known { id: opened.project.subject.ids.of(task).to_string(), ms, receipt });
     }
     // Tasks that the workfile does not name any more are forgotten, others keep what is known of them.

@@ -186,8 +186,7 @@ fn keep(store: &Store, link: Link, key: &str, report: &Report) -> Result<(), Dia
     }
     let is_done = |t: &TaskIdx| matches!(report.run.state(*t), State::Ended(End::Ran | End::Cached | End::CutOff));
     let tasks = report.run.subject().workflow.indices().filter(is_done);
-    let mut receipts: Vec<_> =
-        tasks.filter_map(|t| report.recorded.get(&t).copied().or_else(|| report.run.receipt(t))).collect();
+    let mut receipts: Vec<_> = tasks.filter_map(|t| report.receipt(t)).collect();
     receipts.extend(old.into_iter().flat_map(|root| root.receipts));
     receipts.sort_unstable();
     receipts.dedup();

@@ -244,6 +244,14 @@ impl Store {
         Ok(Some(Tree::join(trees)?))
     }
 
+    /// The same for ids that others name: a block that is no directory cannot be had as one, and counts as not here.
+    pub fn directory(&self, id: TreeId) -> Result<Option<Tree>, StoreError> {
+        match self.tree(id) {
+            Err(StoreError::Tree(_) | StoreError::TooLarge { .. }) => Ok(None),
+            found => found,
+        }
+    }
+
     fn node(&self, id: TreeId) -> Result<Option<Node>, StoreError> {
         let bytes = self.get(id.link(), tree::MAX_NODE_BYTES as u64)?;
         Ok(bytes.map(|bytes| Node::decode(&bytes)).transpose()?)
@@ -271,12 +279,8 @@ impl Store {
                 }
                 Entry::Dir { tree } => {
                     if seen.insert(tree.link()) {
-                        match self.tree(tree) {
-                            Ok(Some(tree)) => todo.extend(tree.entries().iter().map(|(_, entry)| entry.clone())),
-                            // A block that is no directory cannot be had as one.
-                            Ok(None) | Err(StoreError::Tree(_) | StoreError::TooLarge { .. }) => return Ok(false),
-                            Err(e) => return Err(e),
-                        }
+                        let Some(tree) = self.directory(tree)? else { return Ok(false) };
+                        todo.extend(tree.entries().iter().map(|(_, entry)| entry.clone()));
                     }
                 }
             }

@@ -50,6 +50,23 @@ fn flip(path: &Path, at: usize, bytes: usize) {
 }
 
 #[test]
+fn what_a_task_printed_is_made_again_when_others_need_it() {
+    let space = TestSpace::new(
+        "[task.loud]\nrun = 'yes abc | head -n 9000'\ninputs = []\n[task.use]\n\
+         run = 'cat source; printf %s \"$SAID\" | wc -c'\ninputs = ['source']\nenv = { SAID = '{{needs.loud.stdout}}' }\n",
+    );
+    space.write("source", "one\n");
+    space.build_twice(&[]);
+    let blobs = space.store_files("blobs");
+    assert_eq!(blobs.len(), 1, "what was printed");
+    fs::remove_file(&blobs[0]).expect("is removed");
+    space.write("source", "two\n");
+    let ran = space.build(&[]);
+    assert_eq!((ran.output.status, ran.ran().as_str()), (0, "loud use"), "{}", ran.output.stderr);
+    space.nothing_to_do(&[]);
+}
+
+#[test]
 fn t11_a_blob_that_is_flipped_cut_or_gone_is_made_again() {
     type Damage = (&'static str, fn(&Path));
     let damages: [Damage; 4] = [

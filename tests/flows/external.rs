@@ -123,6 +123,28 @@ fn a_run_that_waits_goes_on_by_itself_and_holds_no_slot() {
 }
 
 #[test]
+fn what_is_delivered_is_seen_while_others_keep_the_run_busy() {
+    // Some task ends again and again, until the delivery was seen.
+    let busy = |i: u32| {
+        let after = if i > 0 { format!("after = ['busy{}']\n", i - 1) } else { String::new() };
+        format!("[task.busy{i}]\nrun = 'test -e ../seen || sleep 0.1; : {i}'\ninputs = []\n{after}")
+    };
+    let tasks = RELEASE.replace("echo $(cat approval.txt)", "echo > ../seen; echo $(cat approval.txt)");
+    let tasks = tasks + &(0..150).map(busy).collect::<String>();
+    let space = TestSpace::new(&tasks);
+    space.write("source", "one\n");
+    space.write("yes.txt", "yes\n");
+    let mut running = space.start(&["--wait", "-j2"]);
+    running.wait_for("recorded", "build");
+    space.ok(&["deliver", "ticket", "--ok", "yes.txt"]);
+    space.ok(&["deliver", "approval", "--ok", "yes.txt"]);
+    let ran = running.end();
+    assert_eq!(ran.output.status, 0, "{}", ran.output.stderr);
+    let ended = |name: &str| ran.events.iter().position(|e| e["event"] == "task-ended" && e["task"] == name);
+    assert!(ended("publish") < ended("busy149"), "{:?} {:?}", ended("publish"), ended("busy149"));
+}
+
+#[test]
 fn waiting_ends_on_request_and_a_killed_run_loses_nothing() {
     use rustix::process::Signal;
     let space = space();

@@ -136,6 +136,18 @@ fn who_cleans_up_runs_when_people_end_the_run_and_not_when_they_do_so_twice() {
 }
 
 #[test]
+fn who_cleans_up_already_is_not_ended_by_the_first_wish_to_stop() {
+    let space = TestSpace::new(&CLEANED.replace("echo down >>", "echo > ../cleans; sleep 0.2; echo down >>"));
+    let running = space.start(&["ci"]);
+    wait_until("it cleans up", || !space.lines("cleans").is_empty());
+    running.signal(Signal::INT);
+    let ran = running.end();
+    assert_eq!(ran.output.status, 130);
+    assert!(sorted(&ran.ended("ran")).contains(&"down"), "{:?}", ran.events);
+    assert!(space.lines("log").contains(&"down".to_owned()));
+}
+
+#[test]
 fn conditions_that_say_nothing_are_errors() {
     let space = TestSpace::new(
         "[task.a]\nrun = 'x'\nwhen = 'always'\n[task.b]\nrun = 'x'\nafter = 'a'\nwhen = 'never'\n\

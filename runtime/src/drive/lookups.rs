@@ -99,6 +99,7 @@ impl Drive {
                 let id = self.task_id(task);
                 if let Some(unrecorded) = self.unrecorded.get_mut(&leader) {
                     unrecorded.about.settles.insert(id, via);
+                    unrecorded.shared.push(task);
                     if let crate::task::Work::Task(recipe) = &self.subject.workflow.node(task).work {
                         unrecorded.blocks.push((id.link(), self.subject.ids.block(recipe)));
                     }
@@ -223,7 +224,7 @@ impl Drive {
             let mut at = Some(Entry::Dir { tree: part.tree });
             for name in &part.path {
                 at = match at {
-                    Some(Entry::Dir { tree }) => match self.engine.store.tree(tree)? {
+                    Some(Entry::Dir { tree }) => match self.engine.store.directory(tree)? {
                         Some(tree) => tree.get(name).cloned(),
                         None => {
                             hollow.push(part.tree);

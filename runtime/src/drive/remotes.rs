@@ -245,7 +245,7 @@ impl Remotes {
         for part in parts {
             let mut at = part.tree;
             for name in &part.path {
-                let Some(tree) = self.store.tree(at)? else {
+                let Some(tree) = self.store.directory(at)? else {
                     let links = if self.store.has(at.link())? { self.parts(at)? } else { vec![at.link()] };
                     missing.extend(links.into_iter().map(|link| (link, Want { link, size: None })));
                     break;
@@ -282,12 +282,10 @@ impl Remotes {
                 continue;
             }
             let Some(tree) = tree else { continue };
-            match self.store.tree(tree) {
-                Ok(Some(tree)) => todo.extend(tree.entries().iter().map(|(_, entry)| entry.clone())),
+            match self.store.directory(tree)? {
+                Some(tree) => todo.extend(tree.entries().iter().map(|(_, entry)| entry.clone())),
                 // A large directory whose parts are not all here, or something that is no directory.
-                Ok(None) => missing.extend(self.parts(tree)?.into_iter().map(|link| (link, Want { link, size: None }))),
-                Err(StoreError::Tree(_) | StoreError::TooLarge { .. }) => {}
-                Err(e) => return Err(e),
+                None => missing.extend(self.parts(tree)?.into_iter().map(|link| (link, Want { link, size: None }))),
             }
         }
         Ok(missing)

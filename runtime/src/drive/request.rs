@@ -129,3 +129,11 @@ pub struct Report {
     /// Whether a receipt was looked at that counts only until some time, or did.
     pub has_expiring: bool,
 }
+
+impl Report {
+    /// The receipt that a task goes by: one that was found, or made.
+    pub fn receipt(&self, task: TaskIdx) -> Option<ReceiptId> {
+        let made = self.recorded.get(&self.run.subject().ids.first(task));
+        self.run.receipt(task).or(made.copied())
+    }
+}

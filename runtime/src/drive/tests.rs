@@ -57,6 +57,11 @@ fn world(store: Store) -> World {
                     Some("fail") => Err(Failure::from(FailureKind::Exit { code: 1 })),
                     Some("hang") => std::future::pending().await,
                     Some("panic") => panic!("on purpose"),
+                    Some("no directory") => {
+                        let link = job.store.put(Codec::DagCbor, vec![0xa0]).expect("stored");
+                        let entry = Entry::Dir { tree: link.try_into().expect("of that kind") };
+                        Ok(Output { artifacts: [("o".into(), entry)].into(), ..Output::default() })
+                    }
                     Some(text) => Ok(file(&job.store, text)),
                     None => Ok(Output::default()),
                 }
@@ -140,6 +145,24 @@ fn failures_and_panics_are_reported_and_never_settle_a_task() {
         });
         assert!(reasons.clone().any(|r| r == "`t1` did not succeed"), "{:?}", reasons.collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn an_output_that_is_no_directory_is_the_matter_of_those_who_look_into_it() {
+    let world = world(memory());
+    let mut workflow = Workflow::new();
+    let args = Value::map([("do", "no directory".into())]).expect("map");
+    let made = workflow.add("made", Task::new("/test/do", args)).expect("new");
+    let part = Value::promise(Branch::Ok, On::Here(made), ["outputs", "o", "x"]);
+    let args = Value::map([("do", "b".into()), ("in", part)]).expect("map");
+    let looks = workflow.add("looks", Task::new("/test/do", args)).expect("new");
+    let args = Value::map([("do", "c".into())]).expect("map");
+    let other = workflow.add("other", Task::new("/test/do", args)).expect("new");
+    let subject = Arc::new(Subject::new(workflow).expect("no ring"));
+    let rules = Rules { keep_going: true, ..Rules::default() };
+    let report = run_blocking(&world.engine, Request::new(Arc::clone(&subject), vec![looks, other], rules), never_stop);
+    let counts = report.expect("the run goes on").summary.counts;
+    assert_eq!((counts.ran, counts.failed), (2, 1));
 }
 
 #[test]

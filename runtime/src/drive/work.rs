@@ -34,7 +34,7 @@ pub(super) enum Message {
     /// The store could not be asked.
     Broken { task: TaskIdx, epoch: u32, error: StoreError },
     /// A receipt is on disk, or will not be.
-    Recorded { task: TaskIdx, result: Result<ReceiptId, CommitError> },
+    Recorded { task: TaskIdx, shared: Vec<TaskIdx>, result: Result<ReceiptId, CommitError> },
     /// Somebody elsewhere answered.
     Answered { number: u64, answer: Box<Answer> },
     /// Something people should know.
@@ -49,6 +49,10 @@ impl Drive {
         let Step::Execute { task, epoch, attempt, id, invocation, must_run, via, ins } = step else {
             unreachable!("only work is started");
         };
+        if attempt == 1 {
+            // What an earlier making took is not this one's.
+            self.spent.remove(&task);
+        }
         let node = self.subject.workflow.node(task);
         let expected_ms = self.expected_ms.get(task.index()).copied().filter(|ms| *ms > 0);
         let (name, task_id) = (node.name.clone(), self.task_id(task));
@@ -103,7 +107,8 @@ impl Drive {
                 Ok(Turn::Mine(lease)) => {
                     let started_ms = clock.elapsed_ms();
                     let done = execute(executor, job).await;
-                    let wall_ms = clock.elapsed_ms().saturating_sub(started_ms);
+                    let aside_ms = u64::try_from(done.aside.as_millis()).unwrap_or(u64::MAX);
+                    let wall_ms = clock.elapsed_ms().saturating_sub(started_ms).saturating_sub(aside_ms);
                     if matches!(done.unusable, Some(Unusable::InputsGone(_))) {
                         Message::Gone { task, epoch }
                     } else {
@@ -251,6 +256,9 @@ fn settled(store: &Store, id: InvocationId, with_bytes: bool) -> Result<Option<C
         if with_bytes {
             for entry in output.artifacts.values() {
                 here = here && store.complete(entry)?;
+            }
+            for stream in output.stdout.iter().chain(&output.stderr) {
+                here = here && store.has(stream.link())?;
             }
         }
         if here {

@@ -118,6 +118,7 @@ impl Executor for Fake {
                 result,
                 cpu: Duration::ZERO,
                 rss_bytes: 0,
+                aside: Duration::ZERO,
                 tier: "native",
                 host: None,
                 unusable,

@@ -150,6 +150,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_directory_has_no_more_goes_although_somebody_stands_on_a_file_of_it() {
+        let place = Place::new();
+        let dir = |names: &[&str]| {
+            let entries = names.iter().map(|name| (Name::new(name).expect("valid"), place.file(name, false)));
+            Entry::Dir { tree: place.store.put_tree(&Tree::new(entries.collect()).expect("valid")).expect("kept") }
+        };
+        place.workspace.place("gen", &dir(&["a.h", "b.h", "old.h"])).expect("is placed");
+        place.write("gen/mine", "a person's");
+        let input = |path: &str, entry| [(path.to_owned(), entry)];
+        let stands =
+            place.workspace.place_inputs(&input("gen/b.h", place.file("b.h", false))).map_err(|(path, _)| path);
+        let stands = stands.expect("is placed");
+        let whole =
+            place.workspace.place_inputs(&input("gen", dir(&["a.h", "b.h", "new.h"]))).map_err(|(path, _)| path);
+        assert_eq!(whole.expect("is placed").moved(), Vec::<String>::new());
+        assert_eq!(stands.moved(), Vec::<String>::new());
+        let listed = std::fs::read_dir(place.path("gen")).expect("listed");
+        let mut names: Vec<_> = listed.map(|e| e.expect("listed").file_name().into_string().expect("text")).collect();
+        names.sort();
+        assert_eq!(names, ["a.h", "b.h", "new.h"]);
+        let kept: Vec<String> = place.workspace.take_kept().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(kept, ["gen/mine"]);
+    }
+
+    #[test]
     fn nor_do_one_that_wants_a_directory_and_one_that_wants_a_file_of_it() {
         let place = Place::new();
         compete(&place, |round| {

@@ -116,6 +116,8 @@ pub struct Done {
     pub cpu: Duration,
     /// Peak resident memory, in bytes.
     pub rss_bytes: u64,
+    /// Time that went into other things than the work, such as finding out why it failed; it is not the task's.
+    pub aside: Duration,
     /// How isolated it was: `ns`, `landlock`, `none`, `wasm`, `native`, `remote`.
     pub tier: &'static str,
     /// Where it ran, when that was elsewhere.
@@ -138,7 +140,8 @@ pub enum Unusable {
 impl Done {
     /// A failure that used nothing.
     pub fn failed(kind: FailureKind, tier: &'static str) -> Self {
-        Self { result: Err(kind.into()), cpu: Duration::ZERO, rss_bytes: 0, tier, host: None, unusable: None }
+        let aside = Duration::ZERO;
+        Self { result: Err(kind.into()), cpu: Duration::ZERO, rss_bytes: 0, aside, tier, host: None, unusable: None }
     }
 }
 

@@ -61,7 +61,7 @@ where
             };
             // Other tasks run on the same threads: wall time is the closest that can be said.
             let cpu = started.elapsed().min(Duration::from_secs(u64::from(u32::MAX)));
-            Done { result, cpu, rss_bytes: 0, tier: "native", host: None, unusable }
+            Done { result, cpu, rss_bytes: 0, aside: Duration::ZERO, tier: "native", host: None, unusable }
         })
     }
 }

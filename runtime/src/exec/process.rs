@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quipu_store::Blob;
 use quipu_store::cid::BlobId;
@@ -270,7 +270,15 @@ impl Shared {
             (!changed.is_empty()).then_some(Unusable::InputsChanged(changed))
         };
         let usage = ran.usage;
-        Done { result, cpu: usage.cpu, rss_bytes: usage.rss_bytes, tier: spec.tier.name(), host: None, unusable }
+        Done {
+            result,
+            cpu: usage.cpu,
+            rss_bytes: usage.rss_bytes,
+            aside: Duration::ZERO,
+            tier: spec.tier.name(),
+            host: None,
+            unusable,
+        }
     }
 
     /// The tiers `none` and `landlock`: in the workspace itself.
@@ -328,15 +336,21 @@ impl Shared {
         let place = Place { files: &files, start: &beside, socket: None };
         for (i, argv) in plain.steps.iter().enumerate() {
             let serve = ends.serve.filter(|_| i + 1 == plain.steps.len());
-            serve.map_or(Ok(()), |serve| serve.expect_nothing(&place))?;
-            let process = start(argv, &stdin, stdout.as_ref())?;
-            let _noted = orphans.note(process.pid);
-            let ended = match serve {
-                None => process.supervise(streams, ends.deadline, ends.stop, &mut || {}),
-                Some(serve) => serve.attend(process, streams, ends.stop, &mut || {}, &place),
+            let mut step = || -> Result<Ended, FailureKind> {
+                serve.map_or(Ok(()), |serve| serve.expect_nothing(&place))?;
+                let process = start(argv, &stdin, stdout.as_ref())?;
+                let _noted = orphans.note(process.pid);
+                let ended = match serve {
+                    None => process.supervise(streams, ends.deadline, ends.stop, &mut || {}),
+                    Some(serve) => serve.attend(process, streams, ends.stop, &mut || {}, &place),
+                };
+                ended.map_err(executor_failed("waiting for it"))
             };
-            let ended = ended.map_err(executor_failed("waiting for it"))?;
-            self.note(&mut ran, ended);
+            match step() {
+                Ok(ended) => self.note(&mut ran, ended),
+                // What earlier steps left is seen to all the same.
+                Err(kind) => ran.result = Err(kind),
+            }
             if ran.forced.is_some() || ran.result.is_err() {
                 break;
             }

@@ -106,10 +106,18 @@ impl Workspace {
         Ok(!placed.files.is_empty())
     }
 
-    /// Puts a directory in place piece by piece, since a running task stands on something in it. What is there beside stays.
+    /// Puts a directory in place piece by piece, since a running task stands on something in it.
     fn place_around(&self, rel: &str, tree: TreeId) -> Result<bool, CheckoutError> {
         let missing = || CheckoutError::Missing { path: rel.to_owned(), link: tree.link() };
         let tree = self.store.tree(tree)?.ok_or_else(missing)?;
+        for entry in fs::read_dir(self.root.join(rel)).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let path = format!("{rel}/{name}");
+            if tree.get(&name).is_none() && !self.held.has(&path) && !self.held.has_below(&path) {
+                let failed = |kind: FailureKind| io::Error::other(kind.to_string());
+                self.clear_output(&path).map_err(failed).map_err(|source| CheckoutError::Io { path, source })?;
+            }
+        }
         let place = |(name, entry): &(Name, Entry)| self.place_in_turn(&format!("{rel}/{name}"), entry);
         tree.entries().iter().try_fold(false, |wrote, entry| Ok(place(entry)? | wrote))
     }

@@ -448,14 +448,14 @@ impl Run {
             Refusal::Branch(on) => FailureKind::BranchMismatch { on: self.subject.ids.of(on) },
             Refusal::Missing(path) => FailureKind::MissingOutput { path },
         };
-        self.fail(task, Failure::from(kind), None);
+        self.fail(task, Failure::from(kind));
     }
 
     /// Whether it failed in this run, rather than by a receipt of an earlier failure.
     fn failed_here(&self, task: TaskIdx) -> bool {
         let slot = self.slot(task);
         let failure = slot.settled.as_ref().filter(|s| s.kept.is_failure());
-        failure.is_some_and(|s| slot.attempts > 0 || s.receipt.is_none() || self.is_external(task))
+        failure.is_some_and(|s| s.receipt.is_none() || self.is_external(task))
     }
 
     /// The outputs and receipts a task's invocation is made from: its direct awaits.

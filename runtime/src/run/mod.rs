@@ -19,14 +19,14 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use quipu_store::cid::{InvocationId, OutputId, ReceiptId};
-use quipu_store::receipt::{FailureKind, Via};
+use quipu_store::receipt::{Failure, FailureKind, Via};
 use quipu_store::tree::Entry;
 
 pub use gates::Gates;
 use in_place::{Hindrance, InPlace};
 pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
-use step::{Candidate, End, Event, Need, Notice, Outcome, Part, State, Step};
+use step::{Candidate, End, Event, Need, Notice, Part, State, Step};
 pub use subject::{Subject, SubjectError};
 use values::Kept;
 pub use view::Counts;
@@ -107,7 +107,7 @@ struct Errand {
     /// Slots it holds while it runs.
     taken: Option<Taken>,
     /// What came out of the last attempt, while it pauses.
-    failed: Option<(Outcome, Option<ReceiptId>)>,
+    failed: Option<Failure>,
 }
 
 /// What a run knows of one task. There are as many as tasks: what few have at a time is boxed.
@@ -295,6 +295,8 @@ impl Run {
             Event::Staged { task, epoch, hollow } => {
                 self.in_flight -= 1;
                 if self.at(task, State::Running, epoch) {
+                    // What could not begin was no attempt.
+                    self.slot_mut(task).attempts -= 1;
                     self.release(task);
                     let followers = self.unlead(task);
                     self.staged(task, &hollow);
@@ -303,12 +305,12 @@ impl Run {
                     self.staged(task, &hollow);
                 }
             }
-            Event::Finished { task, epoch, result, receipt, cancelled } => {
+            Event::Finished { task, epoch, result, cancelled } => {
                 self.in_flight -= 1;
                 if self.at(task, State::Running, epoch) {
-                    self.finished(task, result, receipt, cancelled);
+                    self.finished(task, result, cancelled);
                 } else if self.at(task, State::Serving, epoch) {
-                    self.served(task, result, receipt, cancelled);
+                    self.served(task, result, cancelled);
                 }
             }
             Event::Ready { task, epoch } => self.ready(task, epoch),

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use quipu_store::cid::ReceiptId;
 use quipu_store::receipt::FailureKind;
 
 use super::Run;
@@ -122,7 +121,7 @@ impl Run {
     }
 
     /// A service has ended: because it was asked to, or by itself, which those that need it do not survive.
-    pub(super) fn served(&mut self, task: TaskIdx, result: Outcome, receipt: Option<ReceiptId>, cancelled: bool) {
+    pub(super) fn served(&mut self, task: TaskIdx, result: Outcome, cancelled: bool) {
         self.serving.remove(&task);
         self.release(task);
         self.unlead(task);
@@ -135,7 +134,7 @@ impl Run {
                 for user in self.shared().before(task).iter() {
                     self.lose(*user, task, &why);
                 }
-                self.fail(task, Arc::unwrap_or_clone(failure), receipt);
+                self.fail(task, Arc::unwrap_or_clone(failure));
             }
             _ => {
                 self.end(task, if cancelled { End::Cancelled } else { End::Ran });

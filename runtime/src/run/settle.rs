@@ -102,7 +102,7 @@ impl Run {
                     }
                 };
                 let kind = FailureKind::Executor { why };
-                return self.fail(task, kind.into(), None);
+                return self.fail(task, kind.into());
             }
         }
         self.wait_for_inputs(task);
@@ -175,7 +175,7 @@ impl Run {
         }
     }
 
-    pub(super) fn finished(&mut self, task: TaskIdx, result: Outcome, receipt: Option<ReceiptId>, cancelled: bool) {
+    pub(super) fn finished(&mut self, task: TaskIdx, result: Outcome, cancelled: bool) {
         self.release(task);
         let followers = self.unlead(task);
         let (result, cancelled, is_final) = self.without_service(task, result, cancelled);
@@ -186,7 +186,7 @@ impl Run {
         if std::mem::take(&mut self.slot_mut(task).stale) {
             // Right for what it was made from, and recorded as such; not what this run goes by any more.
             followers.into_iter().for_each(|f| self.wait_for_inputs(f));
-            return self.wait_for_inputs(task);
+            return self.begin_anew(task);
         }
         match result {
             Ok(output) => {
@@ -194,27 +194,25 @@ impl Run {
                 let result: Outcome = Ok(output);
                 for follower in followers {
                     let (via, _) = self.made_from(follower);
-                    self.steps.push_back(match receipt {
-                        Some(receipt) => Step::Accept { task: follower, receipt, via },
-                        None => Step::Share { leader: task, task: follower, via },
-                    });
-                    self.settle(follower, End::CutOff, result.clone(), out, receipt);
+                    // There is no receipt yet: it will speak of both.
+                    self.steps.push_back(Step::Share { leader: task, task: follower, via });
+                    self.settle(follower, End::CutOff, result.clone(), out, None);
                 }
-                self.settle(task, End::Ran, result, out, receipt);
+                self.settle(task, End::Ran, result, out, None);
             }
             Err(failure) => {
                 followers.into_iter().for_each(|f| self.wait_for_inputs(f));
                 let final_kind = is_final || matches!(failure.kind, FailureKind::InputChanged { .. });
                 let attempts = self.slot(task).attempts;
                 if attempts <= self.policy(task).retries && !final_kind && !self.is_stopped(task) {
-                    self.errand(task).failed = Some((Err(failure), receipt));
+                    self.errand(task).failed = Some(Arc::unwrap_or_clone(failure));
                     let slot = self.slot_mut(task);
                     slot.state = State::Pausing;
                     let epoch = slot.epoch;
                     self.outside += 1;
                     return self.ask(Step::Pause { task, epoch, attempt: attempts + 1 });
                 }
-                self.fail(task, Arc::unwrap_or_clone(failure), receipt);
+                self.fail(task, Arc::unwrap_or_clone(failure));
             }
         }
     }
@@ -224,9 +222,7 @@ impl Run {
         let attempt = self.slot(task).attempts + 1;
         let failed = self.errand(task).failed.take();
         match failed {
-            Some((Err(failure), receipt)) if !go_on || self.is_stopped(task) => {
-                self.fail(task, Arc::unwrap_or_clone(failure), receipt);
-            }
+            Some(failure) if !go_on || self.is_stopped(task) => self.fail(task, failure),
             _ => {
                 self.tell(Notice::Retry { task, attempt });
                 self.enqueue(task);
@@ -249,7 +245,7 @@ impl Run {
         }
         if std::mem::take(&mut self.slot_mut(task).stale) {
             self.unlead(task).into_iter().for_each(|f| self.wait_for_inputs(f));
-            return self.wait_for_inputs(task);
+            return self.begin_anew(task);
         }
         for follower in self.unlead(task) {
             if self.must_run(follower) { self.wait_for_inputs(follower) } else { self.cut_off(follower, candidate) }
@@ -257,10 +253,10 @@ impl Run {
         self.cut_off(task, candidate);
     }
 
-    pub(super) fn fail(&mut self, task: TaskIdx, failure: Failure, receipt: Option<ReceiptId>) {
+    pub(super) fn fail(&mut self, task: TaskIdx, failure: Failure) {
         let out = failure.id();
         let slot = self.slot_mut(task);
-        slot.settled = Some(Settlement { kept: Kept::Failure(failure.into()), out, receipt });
+        slot.settled = Some(Settlement { kept: Kept::Failure(failure.into()), out, receipt: None });
         // A task that fails while it is made again for its bytes leaves what was made from them as it was.
         slot.table.get_or_insert(out);
         self.end_failed(task);
@@ -357,10 +353,17 @@ impl Run {
         }
     }
 
+    /// What it came to is of no use any more: what it is made from is looked at again, and attempts are counted from the first.
+    fn begin_anew(&mut self, task: TaskIdx) {
+        self.slot_mut(task).attempts = 0;
+        self.wait_for_inputs(task);
+    }
+
     /// Takes a task's value back: those who wait count it as missing again.
     fn unsettle(&mut self, task: TaskIdx) {
         let slot = self.slot_mut(task);
         slot.settled = None;
+        slot.attempts = 0;
         slot.inputs_first = true;
         slot.placing = false;
         self.withheld.remove(&task);

@@ -111,6 +111,8 @@ pub(super) struct Drive<'w> {
     /// Services that are ready.
     pub(super) serving: BTreeSet<TaskIdx>,
     needs: BTreeMap<(TaskIdx, u32), Vec<Need>>,
+    /// Receipts of what ran, and of what was settled with it.
+    recorded: BTreeMap<TaskIdx, ReceiptId>,
     since: u64,
 }
 
@@ -119,8 +121,8 @@ impl<'w> Drive<'w> {
         let run = Run::new(Arc::clone(subject), goals, rules);
         let since = world.clock;
         let subject = Arc::clone(subject);
-        let (report, open, placed, cancelled, serving, needs) = Default::default();
-        Self { world, run, report, open, placed, subject, cancelled, serving, needs, since }
+        let (report, open, placed, cancelled, serving, needs, recorded) = Default::default();
+        Self { world, run, report, open, placed, subject, cancelled, serving, needs, recorded, since }
     }
 
     pub(super) fn name(&self, task: TaskIdx) -> String {
@@ -141,7 +143,11 @@ impl<'w> Drive<'w> {
                 let id = self.subject.ids.of(task);
                 self.world.accept(id, receipt, via);
             }
-            Step::Share { .. } => unreachable!("the simulation has its receipts at once"),
+            Step::Share { leader, task, via } => {
+                let id = self.subject.ids.of(task);
+                self.world.accept(id, self.recorded[&leader], via);
+                self.recorded.insert(task, self.recorded[&leader]);
+            }
             Step::Cancel { task } => drop(self.cancelled.insert(task)),
             Step::Execute { task, .. } => {
                 self.cancelled.remove(&task);
@@ -238,7 +244,8 @@ impl<'w> Drive<'w> {
                 Some(Err(failure)) => drop(self.report.failures.insert(name.clone(), failure.kind.clone())),
                 None => {}
             }
-            self.report.receipts.insert(name, self.run.receipt(task));
+            let recorded = self.recorded.get(&self.subject.ids.first(task));
+            self.report.receipts.insert(name, self.run.receipt(task).or(recorded.copied()));
         }
         self.report.counts = self.run.counts();
         self.report
@@ -286,7 +293,7 @@ impl<'w> Drive<'w> {
             Step::Execute { task, epoch, id, invocation, must_run, via, .. } => {
                 if self.cancelled.remove(&task) {
                     let result = Err(Arc::new(FailureKind::Signal { signal: 15 }.into()));
-                    return Event::Finished { task, epoch, result, receipt: None, cancelled: true };
+                    return Event::Finished { task, epoch, result, cancelled: true };
                 }
                 let fits = |r: &Rec| r.ran == id && r.result.is_ok();
                 if !must_run && let Some(candidate) = self.world.candidates(None, fits).pop() {
@@ -310,7 +317,8 @@ impl<'w> Drive<'w> {
                 let result = self.world.execute(&invocation);
                 let receipt = self.world.record(self.subject.ids.of(task), id, via, result.clone());
                 self.world.keep_reads(&invocation, receipt);
-                Event::Finished { task, epoch, result, receipt: Some(receipt), cancelled: false }
+                self.recorded.insert(task, receipt);
+                Event::Finished { task, epoch, result, cancelled: false }
             }
             Step::Share { .. } | Step::Accept { .. } | Step::Tell(_) | Step::Cancel { .. } => {
                 unreachable!("not answered")

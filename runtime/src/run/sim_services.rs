@@ -39,7 +39,7 @@ impl Drive<'_> {
     /// Answers the work of a service.
     pub(super) fn serve(&mut self, step: Step) -> Event {
         let Step::Execute { task, epoch, ref invocation, .. } = step else { unreachable!("services are work") };
-        let ended = |result, cancelled| Event::Finished { task, epoch, result, receipt: None, cancelled };
+        let ended = |result, cancelled| Event::Finished { task, epoch, result, cancelled };
         let was_serving = self.serving.remove(&task);
         if self.cancelled.remove(&task) {
             return ended(Ok(Arc::new(Output::default())), !was_serving);

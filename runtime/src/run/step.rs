@@ -308,8 +308,6 @@ pub enum Event {
         epoch: u32,
         /// What came out.
         result: Outcome,
-        /// The receipt, once there is one.
-        receipt: Option<ReceiptId>,
         /// Whether it was stopped on request.
         cancelled: bool,
     },

@@ -174,7 +174,7 @@ fn work_that_ends_well_although_it_was_cancelled_counts() {
     // It was done before the signal came.
     let Step::Execute { task, epoch, .. } = s else { unreachable!("just found") };
     let result = Ok(Arc::new(quipu_store::receipt::Output::default()));
-    drive.run.on(crate::run::step::Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+    drive.run.on(crate::run::step::Event::Finished { task, epoch, result, cancelled: false });
     drive.answer_questions();
     drive.end().ends("s", End::Ran);
 }
@@ -192,6 +192,35 @@ fn a_task_whose_time_is_over_is_not_tried_again() {
 }
 
 #[test]
+fn attempts_are_counted_anew_when_a_task_is_made_again() {
+    let mut case = Flow::default().with("t", Does::Hash, 1, "", |node| node.policy.retries = 1).task("x", "t").case();
+    let mut drive = case.drive("x", fail_fast(1));
+    let attempt = |step: &Step| match step {
+        Step::Execute { task, epoch, attempt, .. } => (*task, *epoch, *attempt),
+        other => panic!("it runs: {other:?}"),
+    };
+    let step = drive.open.pop().expect("one runs");
+    let (task, epoch, _) = attempt(&step);
+    // It succeeds, and its bytes are nowhere.
+    let blob = quipu_store::cid::BlobId::of(b"lost");
+    let entry = quipu_store::tree::Entry::File { blob, size: 4, exec: false };
+    let artifacts = ["o", "p"].map(|name| (name.into(), entry.clone())).into();
+    let result = Ok(Arc::new(quipu_store::receipt::Output { artifacts, ..Default::default() }));
+    drive.run.on(crate::run::step::Event::Finished { task, epoch, result, cancelled: false });
+    drive.answer_questions();
+    assert_eq!(drive.running(), ["t"]);
+    assert_eq!(attempt(&drive.open[0]).2, 1);
+    drive.complete("t");
+    // Nor is it an attempt of another that it could not begin.
+    assert_eq!(drive.running(), ["x"]);
+    drive.world.blobs.clear();
+    drive.complete("x");
+    assert_eq!(drive.running(), ["t"]);
+    drive.complete("t");
+    assert_eq!((drive.running(), attempt(&drive.open[0]).2), (vec!["x".to_owned()], 1));
+}
+
+#[test]
 fn others_run_while_a_task_pauses_even_one_at_a_time() {
     let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = 5);
     let mut case = flow.task("s", "").case();
@@ -199,7 +228,7 @@ fn others_run_while_a_task_pauses_even_one_at_a_time() {
     let step = drive.open.pop().expect("one runs");
     let Step::Execute { task, epoch, .. } = step else { panic!("it runs") };
     let result = Err(Arc::new(FailureKind::Exit { code: 1 }.into()));
-    drive.run.on(crate::run::step::Event::Finished { task, epoch, result, receipt: None, cancelled: false });
+    drive.run.on(crate::run::step::Event::Finished { task, epoch, result, cancelled: false });
     while drive.poll() {}
     let pauses = |s: &Step| matches!(s, Step::Pause { task: t, attempt: 2, .. } if *t == task);
     assert!(drive.open.iter().any(pauses), "{:?}", drive.open);
