@@ -31,6 +31,7 @@ mod publish;
 mod reach;
 mod read_matrix;
 mod read_params;
+mod read_task;
 mod read_wait;
 mod reader;
 mod recipe;

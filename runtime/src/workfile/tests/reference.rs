@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::workfile::parse::{FILE_KEYS, MEMBER_KEYS, TASK_KEYS, WORKSPACE_KEYS};
+use crate::workfile::parse::{FILE_KEYS, MEMBER_KEYS, WORKSPACE_KEYS};
 use crate::workfile::read_params::{INCLUDE_KEYS, PARAM_KEYS};
+use crate::workfile::read_task::TASK_KEYS;
 use crate::workfile::schema::schema;
 use crate::workfile::{load, load_text};
 
