@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use quipu_store::Store;
-use quipu_store::car::{self, MAX_DAG_BYTES};
-use quipu_store::cid::{BlobHasher, BlobId, Codec, InvocationId, Link, TaskId};
+use quipu_store::car;
+use quipu_store::cid::{BlobHasher, BlobId, Link};
 use quipu_store::receipt::MAX_RECEIPT_BYTES;
 use quipu_store::remote::{
     Bytes, Envelopes, Fetched, Incoming, MAX_ISSUERS, Pushed, Remote, RemoteError, RemotePolicy, Subject, Want,
@@ -25,8 +25,6 @@ const BLOCKS: &str = "blocks-1";
 const RECEIPTS: &str = "receipts-1";
 /// Receipts of one subject.
 const MAX_RECEIPTS_BYTES: u64 = (MAX_ISSUERS * (MAX_RECEIPT_BYTES + 1024)) as u64;
-/// A blob whose size nobody has said: what a task printed.
-const MAX_UNSAID_BYTES: u64 = 1 << 30;
 /// Blobs up to this size are sent without asking whether they are there: the answer would take as long.
 const SMALL_BYTES: u64 = 32 << 10;
 /// How often somebody else may come first before we give up.
@@ -82,24 +80,9 @@ impl BucketRemote {
         }
     }
 
-    fn find(&self, subjects: &[Subject]) -> Result<Vec<Envelopes>, RemoteError> {
-        let all = Mutex::new(vec![vec![]; subjects.len()]);
-        let ends = workers::ends(self.objects.deadline, subjects.len(), 0);
-        let places: Vec<usize> = (0..subjects.len()).collect();
-        workers::each(CALLS, &places, |i| {
-            let (found, _) = self.receipts(subjects[*i], ends)?;
-            all.lock().unwrap_or_else(PoisonError::into_inner)[*i] = found;
-            Ok(Fetched::default())
-        })?;
-        Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn fetch_one(&self, store: &Store, want: Want, ends: Instant) -> Result<Fetched, RemoteError> {
         let link = want.link;
-        let limit = match (link.codec, want.size) {
-            (Codec::DagCbor, size) => size.unwrap_or(MAX_DAG_BYTES).min(MAX_DAG_BYTES),
-            (Codec::Raw, size) => size.unwrap_or(MAX_UNSAID_BYTES),
-        };
+        let limit = want.limit();
         let most = workers::time_left(self.objects.deadline, limit, ends)?;
         let mut incoming = Incoming::new(store, link);
         let key = self.objects.key(BLOCKS, &link.to_string());
@@ -207,12 +190,16 @@ impl Remote for BucketRemote {
 
     /// A bucket is not asked whether all blocks are there: that would be a request for each. One that is gone is found
     /// out when it is needed, and its task runs again.
-    fn find_tasks(&self, _: &Store, _: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.find(&ids.iter().map(|id| Subject::Task(*id)).collect::<Vec<_>>())
-    }
-
-    fn find_invocations(&self, _: &Store, _: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.find(&ids.iter().map(|id| Subject::Invocation(*id)).collect::<Vec<_>>())
+    fn find(&self, _: &Store, _: bool, subjects: &[Subject]) -> Result<Vec<Envelopes>, RemoteError> {
+        let all = Mutex::new(vec![vec![]; subjects.len()]);
+        let ends = workers::ends(self.objects.deadline, subjects.len(), 0);
+        let places: Vec<usize> = (0..subjects.len()).collect();
+        workers::each(CALLS, &places, |i| {
+            let (found, _) = self.receipts(subjects[*i], ends)?;
+            all.lock().unwrap_or_else(PoisonError::into_inner)[*i] = found;
+            Ok(Fetched::default())
+        })?;
+        Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError> {

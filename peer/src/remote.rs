@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use quipu_store::Store;
-use quipu_store::car::{self, MAX_DAG_BYTES};
-use quipu_store::cid::{Codec, InvocationId, Link, TaskId};
+use quipu_store::car;
+use quipu_store::cid::Link;
 use quipu_store::remote::{
     Envelopes, Fetched, Incoming, Pushed, Remote, RemoteError, RemotePolicy, Subject, Want, workers,
 };
@@ -24,8 +24,6 @@ use crate::config::{Config, ConfigError};
 const FETCHES: usize = 8;
 /// All receipts of one answer.
 const MAX_RECEIPTS_BYTES: u64 = 64 << 20;
-/// A blob whose size nobody has said: what a task printed.
-const MAX_UNSAID_BYTES: u64 = 1 << 30;
 /// What is read at once.
 const PART_BYTES: usize = 128 << 10;
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -95,27 +93,6 @@ impl PeerRemote {
         Ok(all)
     }
 
-    /// Receipts that are about each subject. What cannot be verified is handed on, so that it is told of.
-    fn find(&self, subjects: &[Subject]) -> Result<Vec<Envelopes>, RemoteError> {
-        let mut places: HashMap<Subject, Vec<usize>> = HashMap::new();
-        for (i, subject) in subjects.iter().enumerate() {
-            places.entry(*subject).or_default().push(i);
-        }
-        let ids: Vec<Link> = subjects.iter().map(|subject| subject.link()).collect();
-        let mut all: Vec<Envelopes> = vec![vec![]; ids.len()];
-        for bytes in self.envelopes(&ids)? {
-            match SignedReceipt::verify(&bytes) {
-                Ok(signed) => {
-                    for i in Subject::all_of(&signed).iter().filter_map(|subject| places.get(subject)).flatten() {
-                        all[*i].push(bytes.clone());
-                    }
-                }
-                Err(_) => all.first_mut().into_iter().for_each(|first| first.push(bytes.clone())),
-            }
-        }
-        Ok(all)
-    }
-
     fn get(&self, link: Link, most: Duration) -> Result<Response<Body>, RemoteError> {
         let mut asking = self.agent.get(format!("{}/ipfs/{link}?format=raw", self.base)).header("Accept", RAW);
         if let Some(token) = &self.token {
@@ -128,10 +105,7 @@ impl PeerRemote {
     /// Brings one block into the store, or says that it is false, or not there.
     fn fetch_one(&self, store: &Store, want: Want, ends: Instant) -> Result<Fetched, RemoteError> {
         let link = want.link;
-        let limit = match (link.codec, want.size) {
-            (Codec::DagCbor, size) => size.unwrap_or(MAX_DAG_BYTES).min(MAX_DAG_BYTES),
-            (Codec::Raw, size) => size.unwrap_or(MAX_UNSAID_BYTES),
-        };
+        let limit = want.limit();
         let mut answer = self.get(link, workers::time_left(self.deadline, limit, ends)?)?;
         match answer.status() {
             StatusCode::OK => {}
@@ -201,12 +175,25 @@ impl Remote for PeerRemote {
         &self.policy
     }
 
-    fn find_tasks(&self, _: &Store, _: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.find(&ids.iter().map(|id| Subject::Task(*id)).collect::<Vec<_>>())
-    }
-
-    fn find_invocations(&self, _: &Store, _: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.find(&ids.iter().map(|id| Subject::Invocation(*id)).collect::<Vec<_>>())
+    /// Receipts that are about each subject. What cannot be verified is handed on, so that it is told of.
+    fn find(&self, _: &Store, _: bool, subjects: &[Subject]) -> Result<Vec<Envelopes>, RemoteError> {
+        let mut places: HashMap<Subject, Vec<usize>> = HashMap::new();
+        for (i, subject) in subjects.iter().enumerate() {
+            places.entry(*subject).or_default().push(i);
+        }
+        let ids: Vec<Link> = subjects.iter().map(|subject| subject.link()).collect();
+        let mut all: Vec<Envelopes> = vec![vec![]; ids.len()];
+        for bytes in self.envelopes(&ids)? {
+            match SignedReceipt::verify(&bytes) {
+                Ok(signed) => {
+                    for i in Subject::all_of(&signed).iter().filter_map(|subject| places.get(subject)).flatten() {
+                        all[*i].push(bytes.clone());
+                    }
+                }
+                Err(_) => all.first_mut().into_iter().for_each(|first| first.push(bytes.clone())),
+            }
+        }
+        Ok(all)
     }
 
     fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError> {

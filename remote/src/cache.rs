@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quipu_store::Store;
 use quipu_store::car::MAX_DAG_BYTES;
-use quipu_store::cid::{Codec, InvocationId, Link, TaskId};
+use quipu_store::cid::{Codec, Link};
 use quipu_store::remote::{
     Envelopes, Fetched, Incoming, Pushed, Remote, RemoteError, RemotePolicy, Subject, Want, reached,
 };
@@ -45,11 +45,6 @@ impl GrpcRemote {
         let (policy, logs) = (config.policy()?, config.logs);
         Ok(Self { name: name.to_owned(), policy, logs, client, threads: Threads::default() })
     }
-
-    fn find(&self, store: &Store, keep: bool, subjects: Vec<Subject>) -> Result<Vec<Envelopes>, RemoteError> {
-        let (client, store) = (self.client.clone(), store.clone());
-        self.threads.wait(async move { find(&client, &store, keep, subjects).await })
-    }
 }
 
 impl Remote for GrpcRemote {
@@ -61,12 +56,9 @@ impl Remote for GrpcRemote {
         &self.policy
     }
 
-    fn find_tasks(&self, store: &Store, keep: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.find(store, keep, ids.iter().map(|id| Subject::Task(*id)).collect())
-    }
-
-    fn find_invocations(&self, store: &Store, keep: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.find(store, keep, ids.iter().map(|id| Subject::Invocation(*id)).collect())
+    fn find(&self, store: &Store, keep: bool, subjects: &[Subject]) -> Result<Vec<Envelopes>, RemoteError> {
+        let (client, store, subjects) = (self.client.clone(), store.clone(), subjects.to_vec());
+        self.threads.wait(async move { find(&client, &store, keep, subjects).await })
     }
 
     fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError> {

@@ -7,7 +7,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::cid::{InvocationId, Link, TaskId};
+use crate::car::MAX_DAG_BYTES;
+use crate::cid::{Codec, InvocationId, Link, TaskId};
 use crate::sign::SignedReceipt;
 use crate::store::Store;
 
@@ -51,6 +52,19 @@ pub struct Want {
     pub link: Link,
     /// Its size, when whoever names it says so: a cap on what is read.
     pub size: Option<u64>,
+}
+
+impl Want {
+    /// A blob whose size nobody has said: what a task printed.
+    const MAX_UNSAID_BYTES: u64 = 1 << 30;
+
+    /// Most bytes that are read for it.
+    pub fn limit(&self) -> u64 {
+        match self.link.codec {
+            Codec::DagCbor => self.size.unwrap_or(MAX_DAG_BYTES).min(MAX_DAG_BYTES),
+            Codec::Raw => self.size.unwrap_or(Self::MAX_UNSAID_BYTES),
+        }
+    }
 }
 
 /// What a fetch brought.
@@ -160,12 +174,19 @@ pub trait Remote: Send + Sync {
     /// What it may be used for.
     fn policy(&self) -> &RemotePolicy;
 
-    /// Receipts that settle tasks, in the order asked. An entry some of whose blocks are gone is no entry. With
+    /// Receipts that are about each subject, in the order asked. An entry some of whose blocks are gone is no entry. With
     /// `keep`, `store` is told where the blocks of what was found are to be had; without, nothing is written.
-    fn find_tasks(&self, store: &Store, keep: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError>;
+    fn find(&self, store: &Store, keep: bool, subjects: &[Subject]) -> Result<Vec<Envelopes>, RemoteError>;
+
+    /// Receipts that settle tasks, likewise.
+    fn find_tasks(&self, store: &Store, keep: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError> {
+        self.find(store, keep, &ids.iter().map(|id| Subject::Task(*id)).collect::<Vec<_>>())
+    }
 
     /// Receipts of invocations, likewise.
-    fn find_invocations(&self, store: &Store, keep: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError>;
+    fn find_invocations(&self, store: &Store, keep: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError> {
+        self.find(store, keep, &ids.iter().map(|id| Subject::Invocation(*id)).collect::<Vec<_>>())
+    }
 
     /// Brings blocks into the store, each verified against its id; what is not there is left out.
     fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError>;

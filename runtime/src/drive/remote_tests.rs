@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quipu_store::Store;
-use quipu_store::cid::{BlobId, InvocationId, TaskId};
-use quipu_store::remote::{Envelopes, Fetched, Pushed, Remote, RemoteError, RemotePolicy, Want};
+use quipu_store::cid::{BlobId, TaskId};
+use quipu_store::remote::{Envelopes, Fetched, Pushed, Remote, RemoteError, RemotePolicy, Subject as About, Want};
 use quipu_store::sign::{SignedReceipt, Signer};
 use quipu_store::{Options, SignerSource};
 use tokio::sync::watch;
@@ -58,16 +58,16 @@ impl Remote for Shelf {
         &self.policy
     }
 
-    fn find_tasks(&self, _: &Store, _: bool, ids: &[TaskId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.answer(ids.len())?;
-        let found = self.store.find_tasks(ids)?.into_iter();
-        Ok(found.map(|f| f.receipts.iter().map(|r| r.signed.bytes.clone()).collect()).collect())
-    }
-
-    fn find_invocations(&self, _: &Store, _: bool, ids: &[InvocationId]) -> Result<Vec<Envelopes>, RemoteError> {
-        self.answer(ids.len())?;
-        let found = self.store.find_invocations(ids)?.into_iter();
-        Ok(found.map(|f| f.iter().map(|r| r.signed.bytes.clone()).collect()).collect())
+    fn find(&self, _: &Store, _: bool, subjects: &[About]) -> Result<Vec<Envelopes>, RemoteError> {
+        self.answer(subjects.len())?;
+        let found = |subject: &About| {
+            let found = match subject {
+                About::Task(id) => self.store.find_tasks(&[*id])?.remove(0).receipts,
+                About::Invocation(id) => self.store.find_invocations(&[*id])?.remove(0),
+            };
+            Ok(found.iter().map(|r| r.signed.bytes.clone()).collect())
+        };
+        subjects.iter().map(found).collect()
     }
 
     fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError> {

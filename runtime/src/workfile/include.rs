@@ -10,7 +10,7 @@ use super::errors::{ErrorKind, Place, SourceFile, WorkfileError};
 use super::globs::{Pattern, States};
 use super::looked::Looked;
 use super::lower::is_task_name;
-use super::model::{self, Include, Str};
+use super::model::{Include, Str};
 use super::parse::{MAX_FILE_BYTES, parse};
 use super::paths::{self, Spot};
 use super::{Listed, fetching, folder, members};
@@ -48,7 +48,7 @@ pub(crate) fn collect(
         if text.contains("include") {
             let parsed = parse(at as u32, &text, &mut vec![]);
             let mut includer = Includer { root, listed, members, fetch, looked, errors, at, file };
-            parsed.include.iter().for_each(|one| includer.include(one, &parsed));
+            parsed.include.iter().for_each(|one| includer.include(one));
         }
         at += 1;
         if listed.len() - members > MAX_INCLUDED {
@@ -86,7 +86,7 @@ impl Includer<'_> {
         (dir, own)
     }
 
-    fn include(&mut self, one: &Include<'_>, _: &model::File<'_>) {
+    fn include(&mut self, one: &Include<'_>) {
         let (mut dir, own) = self.folders();
         if let Some(text) = &one.dir {
             match paths::normalise(&dir, &text.text) {

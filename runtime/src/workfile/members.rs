@@ -116,13 +116,6 @@ pub(crate) fn find(
             }
             continue;
         }
-        if member.text.starts_with('!') {
-            errors.push(
-                bad(ErrorKind::Member, format!("member `{}` is an exclusion", member.text))
-                    .hint("list the folders that are members"),
-            );
-            continue;
-        }
         let mut spots = vec![];
         if let Err(why) = paths::read("", &member.text, &mut spots) {
             errors.push(bad(ErrorKind::Member, format!("member `{}` {why}", member.text)));
