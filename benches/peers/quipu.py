@@ -28,7 +28,7 @@ class Quipu(Backend):
         for t in w.tasks:
             o.append(f"[task.{t.name}]\nrun = {json.dumps(self.argv(t))}\n"
                      f"inputs = {json.dumps(self.ins(t) + extra)}\noutputs = {json.dumps([self.out(t.name)])}\n")
-            if t.tool != "cp":
+            if self.argv(t)[0].startswith("bin/"):
                 (root / "bin").mkdir(exist_ok=True)
                 shutil.copy(super().argv(t)[0], root / self.argv(t)[0])
         write(root / "quipu.toml", "\n".join(o))

@@ -64,6 +64,10 @@ pub fn look(engine: &Engine, mut request: Request) -> Result<Run, DriveError> {
 
 /// Runs to the end on the calling thread; starts a runtime, and listens for people's wish to end it, only
 /// when there is work.
+///
+/// The runtime has one thread for all futures, since what runs processes has threads of its own and only hands on: a second
+/// one is woken for nothing with each task. Who has executors that compute without waiting calls [`run`] in a runtime with
+/// more of them.
 pub fn run_blocking(
     engine: &Engine,
     request: Request,
@@ -72,7 +76,7 @@ pub fn run_blocking(
     let mut drive = Drive::new(engine.clone(), request);
     drive.begin()?;
     if !drive.run.is_done() || drive.has_work() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let worked = runtime.block_on(drive.work(listen()));
         // What a stuck executor left behind does not keep us here.
         runtime.shutdown_background();
