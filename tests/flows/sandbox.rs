@@ -127,3 +127,95 @@ fn an_isolation_that_does_not_exist_is_refused() {
     );
     assert!(has_ns() || space.ok(&["run"]).status == 0);
 }
+
+#[test]
+fn surroundings_are_the_same_everywhere_and_nothing_but_what_is_private_can_be_written_to() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        r#"
+[workspace]
+
+[task.env]
+run = "env -u PWD -u SHLVL -u _ | sort; date -d @0 +%H; touch /tmp/t /home/h beside && rm beside && echo private"
+inputs = []
+
+[task.writes]
+run = "for f in /new /usr/new /etc/new /ws/src/new /proc/sys/kernel/hostname src/in; do (echo > $f) 2>/dev/null && echo $f; done; cat src/in"
+inputs = ["src/in"]
+"#,
+    );
+    space.write("src/in", "as it was\n");
+    let mut command = space.command(&["run"]);
+    command.envs([("TZ", "Asia/Tokyo"), ("LC_ALL", "de_DE.UTF-8"), ("SOURCE_DATE_EPOCH", "1"), ("HOME", "/elsewhere")]);
+    assert_eq!(space.finish(&mut command).status, 0);
+    assert_eq!(
+        space.ok(&["log", "env"]).stdout,
+        "HOME=/home\nLANG=C.UTF-8\nLC_ALL=C.UTF-8\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
+         SOURCE_DATE_EPOCH=315532800\nTMPDIR=/tmp\nTZ=UTC\n00\nprivate\n"
+    );
+    assert_eq!(space.ok(&["log", "writes"]).stdout, "as it was\n");
+    assert!(!space.exists("src/new") && !space.exists("beside"));
+    // Whose surroundings are others has nothing to do.
+    space.nothing_to_do(&[]);
+}
+
+#[test]
+fn the_kind_of_isolation_is_part_of_the_id_and_of_the_receipt() {
+    if !needs_ns() {
+        return;
+    }
+    let landlock = quipu_runtime::exec::sandbox::landlock().is_ok();
+    let mut ids = vec![];
+    let space = space();
+    for tier in ["ns", "none", "landlock"].into_iter().filter(|tier| landlock || *tier != "landlock") {
+        space.write("quipu.toml", &TASKS.replace("[workspace]", &format!("[workspace]\nsandbox = \"{tier}\"")));
+        assert_eq!(space.build_twice(&[]).ran(), "copy", "{tier}");
+        let planned = space.json(&["plan", "--json"])["tasks"][0].clone();
+        let receipt = space.json(&["show", "--json", planned["receipt"].as_str().expect("has one")]);
+        assert_eq!(receipt["isolation"], tier);
+        ids.push(planned["task"].as_str().expect("has an id").to_owned());
+    }
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+}
+
+#[test]
+fn under_landlock_what_is_not_declared_is_refused_by_name() {
+    if quipu_runtime::exec::sandbox::landlock().is_err() {
+        return;
+    }
+    let space = TestSpace::new(
+        r#"
+[workspace]
+sandbox = "landlock"
+
+[task.good]
+run = "cat in > out/good"
+inputs = ["in"]
+outputs = ["out/good"]
+
+[task.bad]
+run = "cat in secret > out/bad"
+inputs = ["in"]
+outputs = ["out/bad"]
+
+[task.beside]
+run = "echo > out/fine; echo > elsewhere"
+inputs = []
+outputs = ["out/fine"]
+"#,
+    );
+    space.write("in", "text\n");
+    space.write("secret", "hidden\n");
+    assert_eq!(space.build_twice(&["good"]).ran(), "good");
+    assert_eq!(space.read("out/good"), "text\n");
+    let bad = space.run(&["run", "bad"]);
+    assert!(bad.status == 1 && bad.stderr.contains("secret: Permission denied"), "{}", bad.stderr);
+    let beside = space.run(&["run", "beside"]);
+    assert!(beside.status == 1 && beside.stderr.contains("Permission denied"), "{}", beside.stderr);
+    assert!(!space.exists("elsewhere"));
+}
