@@ -45,6 +45,11 @@ fn in_workspace(context: &Context, loaded: &Loaded, path: &Path) -> Result<Strin
             part => full.push(part),
         }
     }
+    // Its folder may be named by way of a link, and may be gone.
+    let there = full.ancestors().skip(1).find_map(|dir| Some((full.strip_prefix(dir).ok()?, dir.canonicalize().ok()?)));
+    if let Some((rest, real)) = there {
+        full = real.join(rest);
+    }
     full.strip_prefix(&loaded.root).ok().and_then(Path::to_str).map(str::to_owned).ok_or_else(outside)
 }
 

@@ -19,10 +19,9 @@ use crate::process::OutputKind;
 use crate::run::{Gates, Subject, SubjectError};
 use crate::task::Policy;
 use crate::value::Text;
-use crate::workfile::{Act, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, WorkflowError};
-
-/// Where programs are looked for when a task does not say.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use crate::workfile::{
+    Act, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, ToolAt, WorkflowError,
+};
 
 /// The source files of a task, with how each looked when it was read.
 pub type Seen = Arc<[(String, Stamp)]>;
@@ -43,6 +42,7 @@ pub struct Project {
     /// What was there when it was scanned: sources and declared outputs.
     files: HashMap<Text, (Entry, Stamp)>,
     /// What is known of the machine's files, when tools were looked up.
+    tool_candidates: BTreeSet<PathBuf>,
     machine: Mutex<Option<StatIndex>>,
 }
 
@@ -104,7 +104,7 @@ impl Project {
         let (lists, looked) = loaded.look_up_sources()?;
         let files = scan(index, &loaded, &lists)?;
         let trees = trees(&loaded, &lists, &files)?;
-        let (tools, machine) = tools(store, &loaded)?;
+        let Tools { content: tools, candidates: tool_candidates, machine } = Tools::find(store, &loaded, &env)?;
         let platform = (std::env::consts::OS.into(), std::env::consts::ARCH.into());
         let workflow = loaded.workflow(&trees, &Surroundings { env, tools, platform })?;
         let mut recipes = vec![0; workflow.len()];
@@ -114,7 +114,7 @@ impl Project {
             }
         }
         let subject = Arc::new(Subject::new(workflow)?);
-        Ok(Self { loaded, subject, recipes, lists, looked, files, machine: Mutex::new(machine) })
+        Ok(Self { loaded, subject, recipes, lists, looked, files, tool_candidates, machine: Mutex::new(machine) })
     }
 
     /// The recipe a task was made of.
@@ -182,12 +182,8 @@ impl Project {
     }
 
     /// Where the tools of its tasks were looked for.
-    pub fn tool_candidates(&self) -> BTreeSet<PathBuf> {
-        let named = |recipe: &Recipe| -> Vec<PathBuf> {
-            let path = tool_path(recipe);
-            recipe.tools.iter().flat_map(|tool| tool_candidates(&self.loaded.root, tool, path)).collect()
-        };
-        self.loaded.recipes.iter().flat_map(named).collect()
+    pub fn tool_candidates(&self) -> &BTreeSet<PathBuf> {
+        &self.tool_candidates
     }
 
     /// The source files of a task, as they were when ids were computed.
@@ -286,47 +282,53 @@ fn trees(
     Ok(trees)
 }
 
-/// The content of the tools that recipes name, found as the tasks would find them.
-fn tools(store: &Store, loaded: &Loaded) -> Result<(BTreeMap<String, BlobId>, Option<StatIndex>), ProjectError> {
-    let mut tools = BTreeMap::new();
-    let mut machine: Option<StatIndex> = None;
-    for recipe in loaded.recipes.iter().filter(|recipe| recipe.runs()) {
-        for tool in &recipe.tools {
-            if tools.contains_key(&**tool) {
-                continue;
-            }
-            let path = tool_path(recipe);
-            let missing =
-                || ProjectError::Tool { task: recipe.name.to_string(), tool: tool.to_string(), path: path.to_owned() };
-            let found = find_tool(&loaded.root, tool, path).ok_or_else(missing)?;
-            let index = machine.get_or_insert_with(|| StatIndex::open(store, Path::new("/")));
-            let relative = found.to_str().and_then(|f| f.strip_prefix('/')).ok_or_else(missing)?;
-            let scanned = index.scan(&[relative]).pop().ok_or_else(missing)?;
-            match scanned.result {
-                Ok(Some((Entry::File { blob, .. }, _))) => drop(tools.insert(tool.to_string(), blob)),
-                Ok(_) => return Err(missing()),
-                Err(source) => return Err(ProjectError::Scan { path: found.display().to_string(), source }),
+/// The tools that recipes name: their content, found as the tasks would find them, and where they were looked for.
+#[derive(Default)]
+struct Tools {
+    content: BTreeMap<ToolAt, BlobId>,
+    candidates: BTreeSet<PathBuf>,
+    machine: Option<StatIndex>,
+}
+
+impl Tools {
+    fn find(store: &Store, loaded: &Loaded, env: &BTreeMap<String, String>) -> Result<Self, ProjectError> {
+        let mut tools = Self::default();
+        for recipe in loaded.recipes.iter().filter(|recipe| recipe.runs()) {
+            for tool in loaded.tools_of(recipe, env) {
+                if tools.content.contains_key(&tool) {
+                    continue;
+                }
+                let missing = || ProjectError::Tool {
+                    task: recipe.name.to_string(),
+                    tool: tool.name.to_string(),
+                    path: if tool.within.is_empty() { ".".to_owned() } else { tool.within.to_string() },
+                };
+                let candidates = candidates(&loaded.root, &tool);
+                // With all links followed.
+                let found = candidates.iter().filter_map(|c| c.canonicalize().ok()).find(|c| c.is_file());
+                tools.candidates.extend(candidates);
+                let found = found.ok_or_else(missing)?;
+                let index = tools.machine.get_or_insert_with(|| StatIndex::open(store, Path::new("/")));
+                let relative = found.to_str().and_then(|f| f.strip_prefix('/')).ok_or_else(missing)?;
+                let scanned = index.scan(&[relative]).pop().ok_or_else(missing)?;
+                match scanned.result {
+                    Ok(Some((Entry::File { blob, .. }, _))) => drop(tools.content.insert(tool, blob)),
+                    Ok(_) => return Err(missing()),
+                    Err(source) => return Err(ProjectError::Scan { path: found.display().to_string(), source }),
+                }
             }
         }
-    }
-    Ok((tools, machine))
-}
-
-/// Where a recipe's tools are looked for.
-fn tool_path(recipe: &Recipe) -> &str {
-    recipe.env.get("PATH").map_or(DEFAULT_PATH, |path| path)
-}
-
-/// What a tool's name may mean, best first.
-fn tool_candidates(root: &Path, tool: &str, path: &str) -> Vec<PathBuf> {
-    if tool.contains('/') {
-        vec![root.join(tool)]
-    } else {
-        path.split(':').filter(|d| d.starts_with('/')).map(|dir| Path::new(dir).join(tool)).collect()
+        Ok(tools)
     }
 }
 
-/// The file behind a tool's name, with all links followed.
-fn find_tool(root: &Path, tool: &str, path: &str) -> Option<PathBuf> {
-    tool_candidates(root, tool, path).into_iter().filter_map(|c| c.canonicalize().ok()).find(|c| c.is_file())
+/// What a tool may be, best first.
+fn candidates(root: &Path, tool: &ToolAt) -> Vec<PathBuf> {
+    if tool.name.starts_with('/') {
+        return vec![PathBuf::from(&*tool.name)];
+    }
+    if tool.name.contains('/') {
+        return vec![root.join(&*tool.within).join(&*tool.name)];
+    }
+    tool.within.split(':').filter(|d| d.starts_with('/')).map(|dir| Path::new(dir).join(&*tool.name)).collect()
 }

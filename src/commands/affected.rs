@@ -1,5 +1,6 @@
 //! `quipu affected`: which tasks a change means, and why.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use quipu_runtime::workfile::Affected;
@@ -26,7 +27,7 @@ struct One<'a> {
 /// Lists.
 pub(super) fn affected(context: &Context, args: &AffectedArgs) -> Result<Exit, Diagnosis> {
     let loaded = project::load(context)?;
-    let wanted = project::select(&loaded, &args.goals.goals)?;
+    let wanted: BTreeSet<usize> = project::select(&loaded, &args.goals.goals)?.into_iter().collect();
     let found = change::affected(context, &loaded, &args.goals.change)?.ok_or_else(|| {
         Diagnosis::usage("affected by what?").hint("say `--since COMMIT`, or `--changed PATH`, or both")
     })?;

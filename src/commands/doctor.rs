@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use quipu_runtime::exec::sandbox;
-use quipu_runtime::project::DEFAULT_PATH;
+use quipu_runtime::workfile::DEFAULT_PATH;
 use quipu_store::medium::{self, Medium};
 use serde::Serialize;
 

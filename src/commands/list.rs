@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use quipu_runtime::workfile::{Param, ParamKind};
+use quipu_runtime::workfile::{Loaded, Param, ParamKind, Recipe};
 use serde::Serialize;
 
 use super::{Context, print, print_json};
@@ -22,7 +22,8 @@ struct Listed<'a> {
     tags: Vec<&'a str>,
     /// Whether it only stands for what it needs.
     group: bool,
-    place: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     params: Vec<ListedParam<'a>>,
     /// Params it needs and nobody gave.
@@ -91,13 +92,17 @@ impl<'a> ListedParam<'a> {
     }
 }
 
+fn place(loaded: &Loaded, recipe: &Recipe) -> String {
+    let (file, line, column) = loaded.locate(recipe.place);
+    format!("{file}:{line}:{column}")
+}
+
 /// Lists.
 pub(super) fn list(context: &Context, args: &ListArgs) -> Result<Exit, Diagnosis> {
     let loaded = project::load(context)?;
     let mut listed = vec![];
     for index in project::select(&loaded, &args.tasks.tasks)? {
         let recipe = &loaded.recipes[index];
-        let (file, line, column) = loaded.locate(recipe.place);
         listed.push(Listed {
             name: &recipe.name,
             task: &recipe.task,
@@ -105,7 +110,7 @@ pub(super) fn list(context: &Context, args: &ListArgs) -> Result<Exit, Diagnosis
             description: recipe.description.as_deref(),
             tags: recipe.tags.iter().map(|t| &**t).collect(),
             group: recipe.is_group(),
-            place: format!("{file}:{line}:{column}"),
+            place: args.json.then(|| place(&loaded, recipe)),
             params: recipe.params.iter().map(ListedParam::of).collect(),
             lacks: recipe.lacks.iter().map(|(name, _)| &**name).collect(),
             left_out: recipe.left_out.as_deref(),

@@ -81,6 +81,35 @@ fn a_change_affects_what_reads_it_and_all_that_needs_that() {
 }
 
 #[test]
+fn a_template_and_a_tool_of_the_workspace_affect_who_uses_them() {
+    let space = TestSpace::new(
+        "include = [{ path = 'ci/t.toml', name = 't' }]\n[workspace]\nsandbox = 'none'\n\
+         [task.b]\nextends = 't:base'\ninputs = []\n[task.c]\nrun = 'tools/gen'\ninputs = []\ntools = ['tools/gen']\n\
+         [task.d]\nrun = 'true'\ninputs = []\n",
+    );
+    space.write("ci/t.toml", "[template.base]\nrun = 'echo one'\n");
+    space.script("tools/gen", "echo one");
+    space.build_twice(&[]);
+    assert_eq!(names(&space, &["--changed", "ci/t.toml"]), "b");
+    assert_eq!(names(&space, &["--changed", "tools/gen"]), "c");
+    // What it says is what a run does.
+    space.edit("ci/t.toml", "one", "two");
+    assert_eq!(space.build_twice(&[]).ran(), "b");
+    space.script("tools/gen", "echo two");
+    assert_eq!(space.build_twice(&[]).ran(), "c");
+}
+
+#[test]
+fn a_file_may_be_named_by_way_of_a_link() {
+    let space = space();
+    std::os::unix::fs::symlink(space.path(""), space.beside("link")).expect("is made");
+    for file in ["docs/a.md", "docs/gone.md"] {
+        let path = space.beside("link").join(file);
+        assert_eq!(names(&space, &["--changed", path.to_str().expect("text")]), "docs", "{file}");
+    }
+}
+
+#[test]
 fn git_tells_what_changed() {
     let space = space();
     let git = |args: &[&str]| {

@@ -230,3 +230,63 @@ fn a_task_by_promise_and_a_file_with_the_bytes_of_an_id_are_two_things() {
     assert_eq!(space.build_twice(&["spelled"]).ran(), "spelled");
     assert_eq!(space.ok(&["log", "spelled"]).stdout, format!("{id}\n"));
 }
+
+#[test]
+fn a_tool_is_the_one_that_the_task_finds() {
+    let task = |name: &str, path: &str| {
+        format!(
+            "[task.{name}]\nrun = 'gen > {name}'\ninputs = []\noutputs = ['{name}']\ntools = ['gen']\nenv = {{ PATH = '{path}' }}\n"
+        )
+    };
+    let space = TestSpace::new("");
+    let paths = ["a", "b"].map(|dir| format!("{}:/usr/bin:/bin", space.path(dir).display()));
+    let member = "[task.own]\nrun = 'bin/gen > own'\ninputs = []\noutputs = ['own']\ntools = ['bin/gen']\n";
+    space.write(
+        "quipu.toml",
+        &format!(
+            "[workspace]\nsandbox = 'none'\nmembers = ['lib']\n{}{}",
+            task("one", &paths[0]),
+            task("two", &paths[1])
+        ),
+    );
+    space.write("lib/quipu.toml", member);
+    for dir in ["a", "b", "lib/bin", "bin"] {
+        space.script(&format!("{dir}/gen"), &format!("echo {dir}"));
+    }
+    let made = || ["one", "two", "lib/own"].map(|path| space.read(path).trim_end().to_owned());
+    let build = || space.build_twice(&[]).ran();
+    assert_eq!(build().split(' ').count(), 3);
+    assert_eq!(made(), ["a", "b", "lib/bin"]);
+    // Each goes by its own.
+    space.script("b/gen", "echo other");
+    assert_eq!(build(), "two");
+    space.script("bin/gen", "echo other");
+    assert_eq!(build(), "");
+    space.script("lib/bin/gen", "echo other");
+    assert_eq!(build(), "lib:own");
+    assert_eq!(made(), ["a", "other", "other"]);
+    // A `PATH` that is passed on is looked in, too.
+    space.write(
+        "quipu.toml",
+        "[task.t]\nrun = 'gen'\ninputs = []\ntools = ['gen']\npass-env = ['PATH']\nsandbox = 'none'\n",
+    );
+    let ran = space.finish(space.command(&["run", "t"]).env("PATH", &paths[0]));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn the_folder_of_what_is_included_is_not_left_out_and_workfiles_are_no_inputs() {
+    let space = TestSpace::new(
+        "include = [{ path = 'ci/web.toml', name = 'web', dir = 'apps/web' }]\n[workspace]\nsandbox = 'none'\n\
+         [task.n]\nrun = 'cat apps/web/page.txt > ../seen'\n",
+    );
+    space.write("ci/web.toml", "[task.lint]\nrun = 'true'\ninputs = []\n");
+    space.write("apps/web/page.txt", "one\n");
+    space.build_twice(&[]);
+    space.write("apps/web/page.txt", "two\n");
+    assert_eq!(space.ok(&["affected", "--changed", "apps/web/page.txt"]).stdout, "n  apps/web/page.txt changed\n");
+    assert_eq!(space.build_twice(&[]).ran(), "n");
+    assert_eq!(space.lines("seen"), ["two"]);
+    space.write("ci/web.toml", "# the same\n[task.lint]\nrun = 'true'\ninputs = []\n");
+    assert_eq!(space.build_twice(&[]).ran(), "");
+}

@@ -99,6 +99,12 @@ impl TestSpace {
         self.dir.path().join("store")
     }
 
+    /// A shell script that can be run.
+    pub(crate) fn script(&self, path: &str, text: &str) {
+        self.write(path, &format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(0o755)).expect("is set");
+    }
+
     pub(crate) fn write(&self, rel: &str, text: &str) {
         let path = self.path(rel);
         fs::create_dir_all(path.parent().expect("has one")).expect("is made");

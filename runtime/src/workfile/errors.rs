@@ -165,10 +165,7 @@ impl Faults {
 
     /// Path, line and column (in characters, from 1) where `place` starts.
     pub fn locate(&self, place: Place) -> (&str, usize, usize) {
-        self.files.get(place.file as usize).map_or(("?", 1, 1), |file| {
-            let (line, column, _) = position(&file.text, place.start as usize);
-            (&file.path, line, column)
-        })
+        locate(&self.files, place)
     }
 
     /// The errors with the source lines they are about, for a terminal.
@@ -240,6 +237,14 @@ impl fmt::Display for Faults {
         }
         self.write_rest(f)
     }
+}
+
+/// Path, line and column (in characters, from 1) where `place` starts.
+pub(super) fn locate(files: &[SourceFile], place: Place) -> (&str, usize, usize) {
+    files.get(place.file as usize).map_or(("?", 1, 1), |file| {
+        let (line, column, _) = position(&file.text, place.start as usize);
+        (&file.path, line, column)
+    })
 }
 
 /// Line and column from 1, and where the line starts.

@@ -156,6 +156,7 @@ impl<'u, 'a> Templates<'u, 'a> {
                 self.add(Base { unit, name }, variant, path, out, errors);
             }
             overlay(out, template);
+            out.templates_in.push(unit);
         }
         path.pop();
     }

@@ -62,6 +62,7 @@ pub(crate) enum What {
 pub(crate) struct Shared {
     pub(crate) tags: Arc<[Text]>,
     pub(crate) key_places: Arc<[(&'static str, Place)]>,
+    pub(crate) templates_in: Arc<[usize]>,
     pub(crate) policy: Policy,
     pub(crate) tier: Tier,
     /// Whether it runs anything, or only groups.
@@ -181,6 +182,7 @@ impl Making<'_, '_, '_> {
             tags: shared.tags.clone(),
             place: table.place,
             key_places: shared.key_places.clone(),
+            templates_in: shared.templates_in.clone(),
             act,
             urls: urls.into(),
             steps: self.steps(&mut pending),

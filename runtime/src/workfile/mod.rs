@@ -64,7 +64,7 @@ pub use self::reach::Affected;
 pub use self::recipe::{Act, FromTask, Literal, Recipe, Sources, Stdin};
 pub use self::select::SelectError;
 pub use self::sources::SourceList;
-pub use self::workflow::{Surroundings, WorkflowError};
+pub use self::workflow::{DEFAULT_PATH, Surroundings, ToolAt, WorkflowError};
 pub use self::written::{Origin, Texts, Used, Written};
 use crate::graph::TaskIdx;
 use crate::value::Text;
@@ -114,6 +114,8 @@ pub struct Member {
     pub dir: String,
     /// The one it belongs to: the root, or the file that includes it.
     pub parent: usize,
+    /// Whether it is included, and no member: its folder is not its own.
+    pub included: bool,
 }
 
 /// Finds the workspace of `start`, reads its workfiles and makes recipes of them; nobody gives params, and nothing
@@ -273,8 +275,12 @@ fn compile(
         })
     });
     let nodes = nodes.collect();
-    let member =
-        |unit: &lower::Unit<'_>| Member { name: unit.name.clone(), dir: unit.dir.clone(), parent: unit.parent };
+    let member = |unit: &lower::Unit<'_>| Member {
+        name: unit.name.clone(),
+        dir: unit.dir.clone(),
+        parent: unit.parent,
+        included: unit.included,
+    };
     let members = units.iter().map(member).collect();
     let entries = units.iter().map(|unit| unit.entries.to_vec()).collect();
     let loaded = Loaded {
@@ -323,9 +329,7 @@ impl Loaded {
 
     /// Path, line and column of a place.
     pub fn locate(&self, place: Place) -> (String, usize, usize) {
-        let file = &self.files[place.file as usize];
-        let faults = Faults { files: vec![file.clone()], errors: vec![] };
-        let (path, line, column) = faults.locate(Place { file: 0, ..place });
+        let (path, line, column) = errors::locate(&self.files, place);
         (path.to_owned(), line, column)
     }
 }

@@ -153,6 +153,8 @@ pub(crate) struct TaskTable<'a> {
     /// Entries of its tables that are taken away, by key.
     pub(crate) removed_entries: Vec<(&'static str, Str<'a>)>,
     pub(crate) extends: Vec<Str<'a>>,
+    /// Units of the templates that it was made with.
+    pub(crate) templates_in: Vec<usize>,
     pub(crate) vars: Vec<(Str<'a>, Str<'a>)>,
     pub(crate) params: Vec<ParamTable<'a>>,
     pub(crate) when: Option<When<'a>>,

@@ -10,7 +10,7 @@ use super::globs::{Pattern, steps};
 use super::making::is_ours;
 use super::order;
 use super::select::SelectError;
-use super::{FILE_NAME, Loaded, Recipe};
+use super::{FILE_NAME, Loaded, Recipe, paths};
 use crate::value::Text;
 
 /// Why a recipe is affected by a change.
@@ -154,7 +154,8 @@ impl Loaded {
         out
     }
 
-    /// Whether a file says what a recipe is: its own workfile, one that this belongs to, or an environment file.
+    /// Whether a file says what a recipe is: its own workfile, one that this belongs to or that has its templates, or an
+    /// environment file.
     fn says(&self, recipe: &Recipe, path: &str) -> bool {
         let mut unit = recipe.member;
         loop {
@@ -166,7 +167,8 @@ impl Loaded {
             }
             unit = self.members[unit].parent;
         }
-        recipe.env_files.iter().any(|file| **file == *path)
+        recipe.templates_in.iter().any(|unit| self.files[*unit].path == path)
+            || recipe.env_files.iter().any(|file| **file == *path)
     }
 
     /// Whether a file is, or was, one of a recipe's sources.
@@ -179,8 +181,12 @@ impl Loaded {
         if sources.excludes.iter().any(|pattern| pattern.covers(path)) {
             return false;
         }
-        let literal = sources.literals.iter().any(|l| *l.path == *path || below(&l.path));
         let member = &self.members[recipe.member].dir;
+        let is_tool = |tool: &Text| tool.contains('/') && paths::normalise(member, tool).is_ok_and(|tool| tool == path);
+        if recipe.tools.iter().any(is_tool) {
+            return true;
+        }
+        let literal = sources.literals.iter().any(|l| *l.path == *path || below(&l.path));
         let is_other = |dir: &String| dir.len() > member.len() && below(dir);
         literal
             || sources.globs.iter().any(|pattern: &Pattern| pattern.matches(path))
@@ -189,7 +195,8 @@ impl Loaded {
                 && !path.ends_with(&format!("/{FILE_NAME}"))
                 && path != FILE_NAME
                 && !path.split('/').any(is_ours)
-                && !self.members.iter().any(|m| is_other(&m.dir)))
+                && !self.files.iter().any(|file| file.path == path)
+                && !self.members.iter().any(|m| !m.included && is_other(&m.dir)))
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Recipe {
     pub place: Place,
     /// Where its keys stand.
     pub key_places: Arc<[(&'static str, Place)]>,
+    /// Files whose templates it was made with, by their number.
+    pub templates_in: Arc<[usize]>,
     /// What kind of work it is.
     pub act: Act,
     /// Where what it fetches is to be had, best first; no part of what it is.

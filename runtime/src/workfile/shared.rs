@@ -164,6 +164,7 @@ impl Maker<'_, '_, '_, '_> {
             params: self.params(&table.params, errors).into(),
             tags: self.cache.texts(&tags),
             key_places: table.keys.as_slice().into(),
+            templates_in: table.templates_in.as_slice().into(),
             policy: Policy {
                 timeout: table.timeout.or(waits.then_some(WAIT_TIMEOUT)),
                 retries: table.retries.unwrap_or(0),

@@ -366,9 +366,11 @@ impl<'l> Matcher<'l> {
             .members
             .iter()
             .enumerate()
-            .filter(|(i, _)| *i != recipe.member)
+            .filter(|(i, member)| *i != recipe.member && !member.included)
             .map(|(_, member)| self.loaded.root.join(&member.dir))
             .collect();
+        let loaded = self.loaded;
+        let workfiles: FxHashSet<&str> = loaded.files.iter().map(|file| &*file.path).collect();
         let outputs = self.loaded.outputs.clone();
         let root = self.loaded.root.clone();
         let relative = move |path: &Path| -> Option<String> {
@@ -415,7 +417,7 @@ impl<'l> Matcher<'l> {
                 self.errors.push(self.io(recipe, what));
                 continue;
             };
-            if !self.made(&path) && self.room(recipe) {
+            if !workfiles.contains(&*path) && !self.made(&path) && self.room(recipe) {
                 out.push(path.into());
             }
         }

@@ -17,9 +17,12 @@ use crate::value::{Branch, On, Text, Value, ValueError};
 use crate::worker;
 use crate::workflow::{DuplicateName, Workflow};
 
+/// Where tasks look for programs, unless their `env` says otherwise.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What every process task sees unless it says otherwise.
 const ENV: [(&str, &str); 6] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("PATH", DEFAULT_PATH),
     ("LANG", "C.UTF-8"),
     ("LC_ALL", "C.UTF-8"),
     ("TZ", "UTC"),
@@ -28,13 +31,22 @@ const ENV: [(&str, &str); 6] = [
     ("TMPDIR", "/tmp"),
 ];
 
+/// A tool as a task means it: another task may mean another program by the same name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ToolAt {
+    /// Its name; one with a slash is a path.
+    pub name: Text,
+    /// Where it is looked for: the `PATH` of the task, or the folder, relative to the workspace, that a path starts in.
+    pub within: Text,
+}
+
 /// What of outside the workspace goes into tasks.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
     /// The caller's environment, of which tasks see what their `pass-env` names.
     pub env: BTreeMap<String, String>,
     /// Content of the tools that tasks name.
-    pub tools: BTreeMap<String, BlobId>,
+    pub tools: BTreeMap<ToolAt, BlobId>,
     /// Operating system and processor, as in ids.
     pub platform: (Text, Text),
 }
@@ -206,6 +218,22 @@ impl Loaded {
         all
     }
 
+    /// The tools of a recipe, and where each is looked for; `env` is the caller's environment.
+    pub fn tools_of<'r>(
+        &self,
+        recipe: &'r Recipe,
+        env: &BTreeMap<String, String>,
+    ) -> impl Iterator<Item = ToolAt> + use<'r> {
+        let passed = recipe.pass_env.iter().any(|name| &**name == "PATH").then(|| env.get("PATH")).flatten();
+        let path = recipe.env.get("PATH").cloned().or_else(|| passed.map(|path| path.as_str().into()));
+        let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
+        let dir: Text = self.members[recipe.member].dir.as_str().into();
+        recipe.tools.iter().map(move |name| {
+            let within = if name.contains('/') { &dir } else { &path };
+            ToolAt { name: name.clone(), within: within.clone() }
+        })
+    }
+
     fn spec(
         &self,
         recipe: &Recipe,
@@ -224,9 +252,9 @@ impl Loaded {
         let secrets: BTreeSet<Text> = recipe.secret_env.iter().cloned().collect();
         env.retain(|name, _| !secrets.contains(name));
         env.extend(recipe.env.iter().map(|(k, v)| (k.clone(), v.clone())));
-        let tools = recipe.tools.iter().map(|tool| match surroundings.tools.get(&**tool) {
-            Some(id) => Ok((tool.clone(), *id)),
-            None => Err(WorkflowError::Tool { task: recipe.name.clone(), tool: tool.clone() }),
+        let tools = self.tools_of(recipe, &surroundings.env).map(|tool| match surroundings.tools.get(&tool) {
+            Some(id) => Ok((tool.name, *id)),
+            None => Err(WorkflowError::Tool { task: recipe.name.clone(), tool: tool.name }),
         });
         Ok(ProcessSpec {
             steps: recipe.steps.iter().map(|argv| argv.iter().map(|text| self.value(recipe, text)).collect()).collect(),

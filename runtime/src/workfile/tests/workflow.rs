@@ -7,13 +7,13 @@ use quipu_store::cid::{BlobId, TreeId};
 use crate::process::ProcessSpec;
 use crate::task::Work;
 use crate::value::Value;
-use crate::workfile::{Loaded, Surroundings, WorkflowError, load_text};
+use crate::workfile::{DEFAULT_PATH, Loaded, Surroundings, ToolAt, WorkflowError, load_text};
 use crate::workflow::Workflow;
 
 fn surroundings() -> Surroundings {
     Surroundings {
         env: [("CI", "1"), ("USER", "somebody")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-        tools: [("cc".to_owned(), BlobId::of(b"cc"))].into(),
+        tools: [(ToolAt { name: "cc".into(), within: DEFAULT_PATH.into() }, BlobId::of(b"cc"))].into(),
         platform: ("linux".into(), "x86_64".into()),
     }
 }
