@@ -1,6 +1,7 @@
 //! The HTTP client, with patience for each step and none without end.
 //!
-//! Proxies are those of the environment, and certificates those of the machine. Unaware of what is asked for.
+//! Proxies are those of the environment, and certificates those of the machine, or those that `SSL_CERT_FILE` and
+//! `SSL_CERT_DIR` name. Unaware of what is asked for.
 
 use std::time::Duration;
 
@@ -26,6 +27,23 @@ pub(crate) fn agent() -> Agent {
     #[cfg(feature = "tls")]
     let config = config.tls_config(tls());
     config.build().into()
+}
+
+/// Why a server was not believed to be who it should be, if that is what went wrong.
+#[cfg(feature = "tls")]
+pub(crate) fn refused_certificate(error: &ureq::Error) -> Option<String> {
+    let found = match error {
+        ureq::Error::Rustls(found) => found,
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref::<rustls::Error>()?,
+        _ => return None,
+    };
+    matches!(found, rustls::Error::InvalidCertificate(_)).then(|| found.to_string())
+}
+
+/// Nobody says who they are.
+#[cfg(not(feature = "tls"))]
+pub(crate) fn refused_certificate(_: &ureq::Error) -> Option<String> {
+    None
 }
 
 #[cfg(feature = "tls")]

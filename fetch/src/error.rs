@@ -31,6 +31,9 @@ pub enum Problem {
     /// It cannot be reached, or its answer makes no sense.
     #[error("{0}")]
     Http(String),
+    /// It is not who it should be, or nobody we believe says so.
+    #[error("its certificate is refused: {0}; `SSL_CERT_FILE` names a file of those to believe")]
+    Certificate(String),
     /// Nothing that can be read from.
     #[error("{0}")]
     File(io::Error),
@@ -45,7 +48,7 @@ impl Problem {
         match self {
             Self::Cut(_) | Self::Http(_) => true,
             Self::Status(status) => matches!(status, 408 | 425 | 429 | 500..=599),
-            Self::Wrong { .. } | Self::TooLarge(_) | Self::File(_) | Self::Address(_) => false,
+            Self::Wrong { .. } | Self::TooLarge(_) | Self::Certificate(_) | Self::File(_) | Self::Address(_) => false,
         }
     }
 }

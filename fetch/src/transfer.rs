@@ -176,7 +176,10 @@ fn open(agent: &Agent, root: &Path, offline: bool, url: &str, at: u64) -> Result
     }
     let answer = asking.call().map_err(|error| match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => Problem::Address("it is no address"),
-        error => Problem::Http(error.to_string()),
+        error => match crate::agent::refused_certificate(&error) {
+            Some(why) => Problem::Certificate(why),
+            None => Problem::Http(error.to_string()),
+        },
     })?;
     let status = answer.status().as_u16();
     let begins = |range: &str| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok();

@@ -292,6 +292,50 @@ fn archives_of_the_usual_tools_are_unpacked_alike() {
     }
 }
 
+#[cfg(feature = "https")]
+#[test]
+fn who_is_asked_over_tls_says_who_it_is_or_is_not_asked_again() {
+    use crate::kit::web::certificate;
+
+    let space = TestSpace::new("");
+    let run = |believed: Option<&str>, args: &[&str]| {
+        let mut command = space.command(&[&["run"], args].concat());
+        space.finish(command.envs(believed.map(|name| ("SSL_CERT_FILE", certificate(name)))))
+    };
+    // Of somebody nobody knows, of another name, of another time, of another authority.
+    for (server, believed) in [
+        ("server", None),
+        ("elsewhere", Some("ca")),
+        ("expired", Some("ca")),
+        ("future", Some("ca")),
+        ("server", Some("stranger")),
+    ] {
+        let web = Web::secure(server, [("/a", Page::new("content"))]);
+        let url = web.url("/a").replace("http://127.0.0.1", "https://localhost");
+        space.write("quipu.toml", &task("a", &url, b"content"));
+        let refused = run(believed, &[]);
+        assert_eq!(refused.status, 1, "{server}");
+        assert!(refused.stderr.contains(&format!("`{url}`: its certificate is refused: ")), "{}", refused.stderr);
+        assert!(refused.stderr.contains("`SSL_CERT_FILE` names a file of those to believe"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("it is tried again"), "{}", refused.stderr);
+        assert_eq!(web.asked(), Vec::<String>::new(), "nothing was said to it");
+        assert!(!space.exists("a.in") && space.store_files("scratch").is_empty());
+    }
+    let workfile = "[task.all]\nrun = 'echo included > said'\ninputs = []\noutputs = ['said']\n";
+    let page = Page { cuts: 1, ..Page::new(large(3)) };
+    let web = Web::secure("server", [("/a", page), ("/ci.toml", Page::new(workfile))]);
+    let url = |path: &str| web.url(path).replace("http://", "https://");
+    let id = quipu_store::cid::BlobId::of(workfile.as_bytes());
+    let include = format!("include = [{{ url = '{}', name = 'ci', blake3 = '{id}' }}]\n", url("/ci.toml"));
+    space.write("quipu.toml", &(include + &task("a", &url("/a"), &large(3))));
+    let done = run(Some("ca"), &[]);
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert_eq!(fs::read(space.path("a.in")).expect("is there"), large(3));
+    assert_eq!(space.read("said"), "included\n");
+    assert_eq!(web.asked(), ["/ci.toml", "/a", "/a bytes=100000-"]);
+    space.nothing_to_do(&[]);
+}
+
 #[test]
 fn a_tool_that_is_fetched_can_be_run() {
     let space = TestSpace::new("");

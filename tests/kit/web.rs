@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+#[cfg(feature = "https")]
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,13 +42,38 @@ struct State {
     released: bool,
 }
 
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     ended: AtomicBool,
+    /// With what it says who it is, if it does.
+    #[cfg(feature = "https")]
+    tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl Shared {
+    fn new<const N: usize>(pages: [(&str, Page); N]) -> Self {
+        let state = State { pages: pages.map(|(path, page)| (path.to_owned(), page)).into(), ..State::default() };
+        Self { state: state.into(), ..Self::default() }
+    }
+
+    /// Answers who is at the other end.
+    fn greet(&self, mut stream: TcpStream) {
+        #[cfg(feature = "https")]
+        if let Some(tls) = &self.tls {
+            let connection = rustls::ServerConnection::new(Arc::clone(tls)).expect("a good configuration");
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            answer(self, &mut stream);
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+            let _ = stream.sock.shutdown(Shutdown::Both);
+            return;
+        }
+        answer(self, &mut stream);
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,10 +88,28 @@ pub(crate) struct Web {
 impl Web {
     /// A server with these pages.
     pub(crate) fn start<const N: usize>(pages: [(&str, Page); N]) -> Self {
+        Self::serve(Shared::new(pages))
+    }
+
+    /// One that speaks TLS, with this certificate of those that the tests of servers have.
+    #[cfg(feature = "https")]
+    pub(crate) fn secure<const N: usize>(certificate: &str, pages: [(&str, Page); N]) -> Self {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+        let chain = CertificateDer::pem_file_iter(self::certificate(certificate)).expect("is there");
+        let chain = chain.map(|one| one.expect("is one")).collect();
+        let key = PrivateKeyDer::from_pem_file(self::certificate("key")).expect("is one");
+        let crypto = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(crypto).with_safe_default_protocol_versions();
+        let config = config.expect("are known").with_no_client_auth().with_single_cert(chain, key).expect("is its key");
+        Self::serve(Shared { tls: Some(Arc::new(config)), ..Shared::new(pages) })
+    }
+
+    fn serve(shared: Shared) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
         let port = listener.local_addr().expect("it has one").port();
-        let state = State { pages: pages.map(|(path, page)| (path.to_owned(), page)).into(), ..State::default() };
-        let shared = Arc::new(Shared { state: state.into(), changed: Condvar::new(), ended: false.into() });
+        let shared = Arc::new(shared);
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -72,7 +117,7 @@ impl Web {
                     return;
                 }
                 let shared = Arc::clone(&serving);
-                std::thread::spawn(move || answer(&shared, &stream));
+                std::thread::spawn(move || shared.greet(stream));
             }
         });
         Self { port, shared }
@@ -109,8 +154,14 @@ impl Drop for Web {
     }
 }
 
-fn answer(shared: &Shared, stream: &TcpStream) {
-    let mut from = BufReader::new(stream);
+/// Where a certificate of the tests of servers is, or the key of all of them.
+#[cfg(feature = "https")]
+pub(crate) fn certificate(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("remote/tests/tls/{name}.pem"))
+}
+
+fn answer(shared: &Shared, stream: &mut (impl Read + Write)) {
+    let mut from = BufReader::new(&mut *stream);
     let mut lines = from.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
     let Some(request) = lines.next() else { return };
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -140,7 +191,6 @@ fn answer(shared: &Shared, stream: &TcpStream) {
             shared.changed.wait_timeout_while(state, PATIENCE, waits).unwrap_or_else(PoisonError::into_inner);
         if late.timed_out() { None } else { page }
     };
-    let mut stream = stream;
     let mut say = |status: u16, more: &str, body: &[u8], whole: usize| {
         let head = format!("HTTP/1.1 {status} x\r\nContent-Length: {whole}\r\nConnection: close\r\n{more}\r\n");
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
@@ -157,6 +207,5 @@ fn answer(shared: &Shared, stream: &TcpStream) {
             say(if part.is_some() { 206 } else { 200 }, &part.unwrap_or_default(), &body[..sent], body.len());
         }
     }
-    let _ = stream.shutdown(Shutdown::Both);
     shared.state().open -= 1;
 }
