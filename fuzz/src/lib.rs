@@ -12,4 +12,4 @@ macro_rules! targets {
     )*};
 }
 
-targets! { receipt_canon tree_canon workfile store_open tree_checkout plan_model car_read }
+targets! { receipt_canon tree_canon workfile store_open tree_checkout plan_model car_read workflow archive }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::missing_panics_doc, reason = "it is how they answer")]
 
+mod handed;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+pub(super) use handed::{archive, workflow};
 use quipu_runtime::drive::{self, Engine, Request};
 use quipu_runtime::exec::Job;
 use quipu_runtime::exec::native::native;
@@ -454,7 +457,7 @@ pub(super) fn plan_model(bytes: &[u8]) {
             outputs.push(made(plant.text, plant.blunt, &inputs));
             outputs
         });
-        let subject = Arc::new(Subject::new(workflow(&plants)).expect("no ring"));
+        let subject = Arc::new(Subject::new(planted(&plants)).expect("no ring"));
         let goals: Vec<TaskIdx> = (0..plants.len()).map(TaskIdx::new).collect();
         let run = |expected_none: bool| {
             let before = ran.load(Ordering::SeqCst);
@@ -509,7 +512,7 @@ fn work(job: &Job) -> Output {
     Output { artifacts: [("o".into(), entry)].into(), ..Output::default() }
 }
 
-fn workflow(plants: &[Plant]) -> Workflow {
+fn planted(plants: &[Plant]) -> Workflow {
     let mut workflow = Workflow::new();
     for (n, plant) in plants.iter().enumerate() {
         let mut args: Vec<(String, Value)> = vec![

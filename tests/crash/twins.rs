@@ -34,6 +34,8 @@ twins! {
     tree_checkout: 256 of 120,
     plan_model: 128 of 60,
     car_read: 256 of 40,
+    workflow: 256 of 40,
+    archive: 256 of 60,
 }
 
 #[test]
@@ -84,6 +86,16 @@ fn no_target_is_without_a_twin() {
     let listed = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets")).expect("is listed");
     let mut names: Vec<_> = listed.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    let here = ["car_read", "plan_model", "receipt_canon", "store_open", "tree_canon", "tree_checkout", "workfile"];
+    let here = [
+        "archive",
+        "car_read",
+        "plan_model",
+        "receipt_canon",
+        "store_open",
+        "tree_canon",
+        "tree_checkout",
+        "workfile",
+        "workflow",
+    ];
     assert_eq!(names, here.map(|name| format!("{name}.rs")));
 }
