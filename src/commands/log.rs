@@ -52,8 +52,9 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
     });
     match (&args.task, named) {
         (Some(task), _) => {
-            let name = full_name(context, task)?;
-            printed(&store, &mut runs, &name, key.as_deref().filter(|_| !named), args.json)
+            let (name, unknown) = full_name(context, task)?;
+            printed(&store, &mut runs, &name, key.as_deref().filter(|_| !named), args.json)?
+                .ok_or_else(|| unknown.unwrap_or_else(|| never_ran(&name)))
         }
         (None, true) => {
             let run = runs.next().ok_or_else(|| Diagnosis::usage("the log of that run cannot be read"))?;
@@ -78,12 +79,13 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<Exit, Diagnosis> 
     }
 }
 
-/// The name of the one task that somebody means.
-fn full_name(context: &Context, selector: &str) -> Result<String, Diagnosis> {
-    let Ok(loaded) = project::load(context) else { return Ok(selector.to_owned()) };
-    match loaded.select(loaded.here, selector).as_deref() {
-        Ok([one]) => Ok(loaded.recipes[*one].name.to_string()),
-        Ok([]) | Err(_) => Ok(selector.to_owned()),
+/// The name of the one task that somebody means; if there is none now, but may have been, with what is wrong with it.
+fn full_name(context: &Context, selector: &str) -> Result<(String, Option<Diagnosis>), Diagnosis> {
+    let Ok(loaded) = project::load(context) else { return Ok((selector.to_owned(), None)) };
+    match loaded.select(loaded.here, selector) {
+        Ok(one) if one.len() == 1 => Ok((loaded.recipes[one[0]].name.to_string(), None)),
+        Ok(none) if none.is_empty() => Ok((selector.to_owned(), None)),
+        Err(error) => Ok((selector.to_owned(), Some(error.into()))),
         Ok(several) => {
             let names = several.iter().map(|i| loaded.recipes[*i].name.to_string());
             Err(Diagnosis::ambiguous(format!("`{selector}` means {}", count(several.len(), "task")), names)
@@ -92,14 +94,19 @@ fn full_name(context: &Context, selector: &str) -> Result<String, Diagnosis> {
     }
 }
 
-/// Prints what the task printed in the latest of `runs` in which it ran.
+fn never_ran(name: &str) -> Diagnosis {
+    Diagnosis::usage(format!("task `{}` has not run here, as far as is known", harmless(name)))
+        .hint("`quipu list` lists tasks, `quipu log` runs")
+}
+
+/// Prints what the task printed in the latest of `runs` in which it ran; nothing when it never did.
 fn printed(
     store: &Store,
     runs: &mut impl Iterator<Item = Logged>,
     name: &str,
     key: Option<&str>,
     as_json: bool,
-) -> Result<Exit, Diagnosis> {
+) -> Result<Option<Exit>, Diagnosis> {
     let of_task = |event: &&Json| event["task"] == name;
     let found = runs.find_map(|run| {
         let recorded = run.events.iter().rev().filter(of_task).find(|e| e["event"] == "recorded");
@@ -108,13 +115,12 @@ fn printed(
     });
     if as_json && let Some((_, run)) = &found {
         let lines: String = run.events.iter().filter(of_task).map(|event| format!("{event}\n")).collect();
-        return print(&lines).map(|()| Exit::Ok);
+        return print(&lines).map(|()| Some(Exit::Ok));
     }
     // The same work may have been done under another name, or its log be gone.
     let remembered = || memory::read(store, key?).get(name)?.receipt.as_ref()?.parse().ok();
     let Some(receipt) = found.map(|(receipt, _)| receipt).or_else(remembered) else {
-        return Err(Diagnosis::usage(format!("task `{}` has not run here, as far as is known", harmless(name)))
-            .hint("`quipu list` lists tasks, `quipu log` runs"));
+        return Ok(None);
     };
     let gone = |what: &str| Diagnosis::usage(format!("{what} of `{}` is not in the store any more", harmless(name)));
     let found = store.receipt(receipt)?.ok_or_else(|| gone("the receipt"))?;
@@ -130,7 +136,7 @@ fn printed(
     if let Some(id) = stdout {
         super::show::raw(store, id)?.ok_or_else(|| gone("standard output"))?;
     }
-    Ok(Exit::Ok)
+    Ok(Some(Exit::Ok))
 }
 
 fn texts(value: &Json) -> Vec<&str> {

@@ -21,6 +21,7 @@ mod reference;
 mod remote;
 mod run;
 mod schema;
+mod selectors;
 mod show;
 mod threats;
 mod tidy;
