@@ -145,6 +145,24 @@ fn what_is_delivered_is_seen_while_others_keep_the_run_busy() {
 }
 
 #[test]
+fn what_was_delivered_is_signed_and_counts_as_its_signer_does() {
+    let (space, other) = (space(), space());
+    other.use_key(2);
+    other.write("yes.txt", "yes, by Grace\n");
+    other.build(&["build"]);
+    other.ok(&["deliver", "approval", "--ok", "yes.txt"]);
+    other.ok(&["export", "--all", "--logs", "-o", "../approved.car", "approval"]);
+    let car = other.beside("approved.car");
+    space.build(&["build"]);
+    space.ok(&["import", car.to_str().expect("is text")]);
+    assert_eq!(ends(&space.build(&["approval"])), (6, "approval".to_owned(), 0), "nobody here trusts who signed it");
+    space.ok(&["trust", "add", "grace", other.ok(&["key", "show"]).stdout.trim()]);
+    assert_eq!(space.build(&["approval"]).output.status, 0);
+    assert_eq!(space.read("approval.txt"), "yes, by Grace\n");
+    space.nothing_to_do(&["approval"]);
+}
+
+#[test]
 fn waiting_ends_on_request_and_a_killed_run_loses_nothing() {
     use rustix::process::Signal;
     let space = space();

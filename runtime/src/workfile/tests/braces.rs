@@ -37,10 +37,22 @@ fn word() -> impl Strategy<Value = String> {
     })
 }
 
+/// What people write, and what they get wrong.
+const USUAL: &str = r#"
+{a,b} a{b,c}d {a,{b,c}d,e}f {{a,b},{c,d}} {a,b}{1,2}{x,y} {,x} {a,} {a} {} a{}b {a,b x{a,b
+{1..5} {5..1} {-3..3} {3..-3} {1..10..3} {10..1..3} {1..10..-3} {1..5..0} {1..1} {-0..2} {+1..3}
+{01..10} {1..010} {001..3} {-01..02} {-1..010} {00..3} {08..12..2} {1..03..1}
+{a..e} {e..a} {a..e..2} {e..a..2} {a..z..5} {A..C} {x..C} {Y..b} {a..1} {1..a} {a..aa} {a..e..-2} {a..e..x}
+3.9.{0..21} 3.{9..11}.{0..2} v{1,2}.{0..1}{,-rc{1..2}} {1..3}{a..b} {{1..2},{a..b}} {1..{2,3}} {{1,2}..3}
+{1..2..3..4} {1...3} {1..} {..3} {1.5..3} {1,2..4} {a,b\,c} {a,b\}} \{a,b} {a\{,b} '{a,b}' "{a,b}" {'a,b',c} {"x y",z}
+{9223372036854775806..9223372036854775807} {99999999999999999999..3} {1..3..99999999999999999999}
+"#;
+
 #[test]
 fn words_are_those_that_bash_makes() {
     let mut runner = TestRunner::new(Config::default());
-    let mut made: Vec<String> = vec![];
+    let mut made: Vec<String> = USUAL.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    assert!(made.iter().all(|text| words(text, 2000).is_ok()), "all of these are words");
     for _ in 0..3000 {
         let text = word().new_tree(&mut runner).expect("makes one").current();
         if words(&text, 2000).is_ok() {
