@@ -14,9 +14,10 @@ use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::exec::{Done, Executor, Job};
 use quipu_runtime::graph::TaskIdx;
+use quipu_runtime::project::other_tool;
 use quipu_runtime::run::Subject;
 use quipu_runtime::task::WORKER;
-use quipu_runtime::workflow_block::{Beside, tree_of};
+use quipu_runtime::workflow_block::{Beside, process_of, tree_of};
 use quipu_store::checkout::Limits;
 use quipu_store::cid::TreeId;
 use quipu_store::receipt::FailureKind;
@@ -31,6 +32,8 @@ use crate::settings;
 /// What to do where sources are missing.
 const HINT: &str =
     "run it where they are, or import the workflow as a CAR file, which `quipu export --workflow` writes";
+/// What to do where tools are others.
+const TOOL_HINT: &str = "what it makes would not be what its id says: describe it here, with `quipu export --workflow`";
 /// Most paths that are named.
 const MAX_NAMED: usize = 5;
 
@@ -101,11 +104,19 @@ impl Room {
         self.made.get()?.as_ref().ok()?.processes.unavailable().map(Diagnosis::not_isolated)
     }
 
-    /// Sees to it that the store has the sources of these tasks, or says which are nowhere.
+    /// Sees to it that the store has the sources of these tasks, or says which are nowhere; and that tools are those it was
+    /// described with.
     pub(crate) fn provide(&self, subject: &Subject, tasks: &[TaskIdx]) -> Result<(), Diagnosis> {
         let (mut all, mut lacking) = (BTreeMap::<String, Entry>::new(), vec![]);
         for task in tasks {
             let name = || harmless(&subject.workflow.node(*task).name);
+            let process = process_of(&subject.workflow.node(*task).work);
+            let other = process.map_or(Ok(None), other_tool);
+            if let Some(tool) = other.map_err(|e| Diagnosis::system("cannot read a tool", &e))? {
+                let message =
+                    format!("`{}` was described with another `{}` than there is here", name(), harmless(tool));
+                return Err(Diagnosis::usage(message).hint(TOOL_HINT));
+            }
             let Some(tree) = tree_of(&subject.workflow.node(*task).work) else { continue };
             let Some(files) = self.files(tree)? else {
                 let name = name();

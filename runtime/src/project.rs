@@ -4,10 +4,12 @@
 //! writes nothing. Unaware of receipts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quipu_store::cid::{BlobId, TreeId};
+use quipu_store::cid::{BlobHasher, BlobId, TreeId};
 use quipu_store::stamp::Stamp;
 use quipu_store::stat_index::{ScanError, StatIndex};
 use quipu_store::tree::Entry;
@@ -18,9 +20,9 @@ use crate::graph::TaskIdx;
 use crate::process::OutputKind;
 use crate::run::{Gates, Subject, SubjectError};
 use crate::task::Policy;
-use crate::value::Text;
+use crate::value::{Text, Value};
 use crate::workfile::{
-    Act, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, ToolAt, WorkflowError,
+    Act, DEFAULT_PATH, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, ToolAt, WorkflowError,
 };
 
 /// The source files of a task, with how each looked when it was read.
@@ -304,8 +306,7 @@ impl Tools {
                     path: if tool.within.is_empty() { ".".to_owned() } else { tool.within.to_string() },
                 };
                 let candidates = candidates(&loaded.root, &tool);
-                // With all links followed.
-                let found = candidates.iter().filter_map(|c| c.canonicalize().ok()).find(|c| c.is_file());
+                let found = first_file(&candidates);
                 tools.candidates.extend(candidates);
                 let found = found.ok_or_else(missing)?;
                 let index = tools.machine.get_or_insert_with(|| StatIndex::open(store, Path::new("/")));
@@ -320,6 +321,36 @@ impl Tools {
         }
         Ok(tools)
     }
+}
+
+/// The first of the tools that a process was described with which is another here, or is not here.
+pub fn other_tool(process: &Value) -> io::Result<Option<&str>> {
+    let Some(Value::Map(tools)) = process.get("tools") else { return Ok(None) };
+    let path: Text = process.get("env").and_then(|env| env.get("PATH")?.as_text()).unwrap_or(DEFAULT_PATH).into();
+    // What else has a slash in it is a file of the workspace, and there as that if at all.
+    for (tool, known) in tools.iter().filter(|(tool, _)| tool.starts_with('/') || !tool.contains('/')) {
+        let at = ToolAt { name: tool.clone(), within: path.clone() };
+        let found = first_file(&candidates(Path::new("/"), &at)).map(|file| {
+            let mut hasher = BlobHasher::default();
+            let mut file = File::open(file)?;
+            let mut buffer = vec![0; 128 << 10];
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok::<_, io::Error>(Value::Link(hasher.id().link())),
+                    read => hasher.update(&buffer[..read]),
+                }
+            }
+        });
+        if found.transpose()?.as_ref() != Some(known) {
+            return Ok(Some(tool));
+        }
+    }
+    Ok(None)
+}
+
+/// The first that is a file, with all links followed.
+fn first_file(candidates: &[PathBuf]) -> Option<PathBuf> {
+    candidates.iter().filter_map(|c| c.canonicalize().ok()).find(|c| c.is_file())
 }
 
 /// What a tool may be, best first.

@@ -192,13 +192,16 @@ fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
 
 /// The tree of the files that a task reads, if it reads any.
 pub fn tree_of(work: &Work) -> Option<TreeId> {
-    let Work::Task(task) = work else { return None };
-    // A service is a process, and what it takes for it to be ready.
-    let process = if *task.cmd == *SERVICE { task.args.get("process")? } else { &task.args };
-    match process.get("inputs")?.get("")? {
+    match process_of(work)?.get("inputs")?.get("")? {
         Value::Link(link) => (*link).try_into().ok(),
         _ => None,
     }
+}
+
+/// The arguments that say what process a task is. A service has them beside what it takes for it to be ready.
+pub fn process_of(work: &Work) -> Option<&Value> {
+    let Work::Task(task) = work else { return None };
+    if *task.cmd == *SERVICE { task.args.get("process") } else { Some(&task.args) }
 }
 
 /// A task with its promises by id; a task of another workflow is the promise on it.

@@ -1,6 +1,7 @@
 //! Workflows that are run by their ids hold whatever a workfile can say: each kind of task, and how it is handled.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::kit::web::{Page, Web};
 use crate::kit::{Ran, TestSpace, needs_ns};
@@ -233,6 +234,35 @@ fn what_a_command_sees_is_what_it_sees_in_its_workspace() {
     assert_eq!(done.status, 0, "{}", done.stderr);
     assert_eq!(space.read("../empty/copy"), "a\nb\n");
     assert_eq!((space.read("../empty/who").as_str(), space.read("../empty/length").trim()), ("me\n", "7"));
+    assert_eq!(run(&space, &[&id]).ran(), "");
+}
+
+#[test]
+fn another_tool_is_another_task_and_not_what_the_id_says() {
+    let space = space("");
+    space.write("../bin/tool", "#!/bin/sh\necho one\n");
+    let bin = space.beside("bin");
+    fs::set_permissions(bin.join("tool"), fs::Permissions::from_mode(0o755)).expect("is set");
+    let task = format!(
+        "[workspace]\nsandbox = 'none'\n[task.use]\nrun = 'tool > said'\ninputs = []\noutputs = ['said']\n\
+         tools = ['tool', 'sh']\nenv = {{ PATH = '{}:/usr/bin:/bin' }}\n",
+        bin.display()
+    );
+    space.write("quipu.toml", &task);
+    let id = handed(&space, &["use"]);
+    space.write("../bin/tool", "#!/bin/sh\necho two\n");
+    let refused = run(&space, &[&id]).output;
+    assert_eq!(refused.status, 2);
+    assert!(
+        refused.stderr.contains("`use` was described with another `tool` than there is here"),
+        "{}",
+        refused.stderr
+    );
+    space.write("../bin/tool", "#!/bin/sh\necho one\n");
+    assert_eq!(run_twice(&space, &[&id]), "use");
+    assert_eq!(space.read("../empty/said"), "one\n");
+    // What was done needs no tools.
+    fs::remove_file(bin.join("tool")).expect("is removed");
     assert_eq!(run(&space, &[&id]).ran(), "");
 }
 
