@@ -2,6 +2,7 @@
 //!
 //! Private: there are two backends, and the conformance suite holds them alike.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +39,8 @@ pub(crate) trait Backend: Send + Sync {
     fn flush(&self) -> Result<(), CommitError>;
     /// Stores bytes too large for the index.
     fn put_large(&self, link: Link, bytes: &[u8]) -> Result<(), StoreError>;
-    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError>;
+    /// Keeps the content of the file that was opened at `path`.
+    fn put_file(&self, path: &Path, source: File, take: Take) -> Result<(BlobId, u64), StoreError>;
     /// Takes a block out of use whose bytes are not what they should be; says where they went.
     fn set_aside(&self, link: Link) -> Result<Option<PathBuf>, StoreError>;
     /// Receipts that were looked at today.

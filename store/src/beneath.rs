@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags};
@@ -146,7 +146,7 @@ pub(crate) fn remove_all(dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> Resu
     let open = || rustix::fs::openat(dir, name, LIST | OFlags::NOFOLLOW, Mode::empty());
     // Tasks leave directories that they made read-only.
     let below = match open() {
-        Err(Errno::ACCESS) => rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty()).and_then(|()| open()),
+        Err(Errno::ACCESS) => unlock(dir, name).and_then(|()| open()),
         other => other,
     };
     let below = match below {
@@ -173,6 +173,13 @@ pub(crate) fn remove_all(dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> Resu
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }
+}
+
+/// Lets its owner do anything with the directory `name`, and with nothing that a link in its place leads to.
+fn unlock(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    let fd = rustix::fs::openat(dir, name, SEARCH | OFlags::NOFOLLOW, Mode::empty())?;
+    // A descriptor that only stands for a path is refused by `fchmod`.
+    rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::RWXU)
 }
 
 /// Whether `path` is a relative path of plain components.

@@ -8,7 +8,7 @@ mod error;
 mod tests;
 mod walk;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -176,10 +176,7 @@ fn look(fd: BorrowedFd<'_>, path: &str) -> Result<Option<Stamp>, IngestError> {
 
 /// Reads a file and puts it; `None` when it does not look like `stamp` any more.
 fn keep_small(store: &Store, root: BorrowedFd<'_>, path: &str, stamp: &Stamp) -> Result<Option<BlobId>, IngestError> {
-    let fd = match beneath::open_file(root, path) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
-        other => other.map_err(|error| IngestError::io(path, error))?,
-    };
+    let Some(fd) = open(root, path)? else { return Ok(None) };
     // One byte more than there should be, so that a file that grew shows.
     let mut bytes = vec![0; stamp.size as usize + 1];
     let mut filled = 0;
@@ -190,8 +187,7 @@ fn keep_small(store: &Store, root: BorrowedFd<'_>, path: &str, stamp: &Stamp) ->
             Err(error) => return Err(IngestError::io(path, error)),
         }
     }
-    let now = Stamp::of(&rustix::fs::fstat(&fd).map_err(|error| IngestError::io(path, error))?);
-    if now != *stamp || filled as u64 != stamp.size {
+    if stamp_of(&fd, path)? != *stamp || filled as u64 != stamp.size {
         return Ok(None);
     }
     bytes.truncate(filled);
@@ -207,8 +203,27 @@ fn keep_large(
     stamp: &Stamp,
     take: Take,
 ) -> Result<Option<BlobId>, IngestError> {
-    let (blob, size) = store.put_file(&root.join(path), take)?;
-    // What was moved cannot be looked at again. Whoever still writes to it is found out when the blob is used.
-    let same = take == Take::Move || look(fd, path)?.as_ref() == Some(stamp);
+    let Some(file) = open(fd, path)? else { return Ok(None) };
+    // Another file, or something that would be waited for, can have taken its place since it was listed.
+    if stamp_of(&file, path)? != *stamp {
+        return Ok(None);
+    }
+    let opened = file.try_clone().map_err(|source| IngestError::Io { path: path.to_owned(), source })?;
+    let (blob, size) = store.put_opened(&root.join(path), opened.into(), take)?;
+    // What was moved has changed by that. Whoever still writes to it is found out when the blob is used.
+    let same = take == Take::Move || stamp_of(&file, path)? == *stamp;
     Ok((same && size == stamp.size).then_some(blob))
+}
+
+/// Opens a file that was listed; `None` when there is none any more.
+fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, IngestError> {
+    match beneath::open_file(root, path) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(None),
+        Err(error) => Err(IngestError::io(path, error)),
+    }
+}
+
+fn stamp_of(fd: &OwnedFd, path: &str) -> Result<Stamp, IngestError> {
+    Ok(Stamp::of(&rustix::fs::fstat(fd).map_err(|error| IngestError::io(path, error))?))
 }

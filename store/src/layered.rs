@@ -5,6 +5,7 @@
 //! here, and never there. Unaware of what keeps either.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -286,9 +287,9 @@ impl Backend for Layered {
         self.front.put_large(link, bytes)
     }
 
-    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError> {
+    fn put_file(&self, path: &Path, source: File, take: Take) -> Result<(BlobId, u64), StoreError> {
         self.begin();
-        self.front.put_file(path, take)
+        self.front.put_file(path, source, take)
     }
 
     fn set_aside(&self, link: Link) -> Result<Option<PathBuf>, StoreError> {

@@ -48,6 +48,7 @@ pub mod cid;
 mod counters;
 pub mod dag;
 mod error;
+pub mod fenced;
 mod finding;
 mod gc;
 pub mod glance;

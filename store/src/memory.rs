@@ -199,11 +199,11 @@ impl Backend for Memory {
         Ok(())
     }
 
-    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError> {
+    fn put_file(&self, path: &Path, source: std::fs::File, take: Take) -> Result<(BlobId, u64), StoreError> {
         use std::io::Read;
         let failed = |e| StoreError::io(path, e);
         let mut bytes = Vec::new();
-        std::fs::File::open(path).map_err(failed)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        source.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
         let (id, size) = (BlobId::of(&bytes), bytes.len() as u64);
         if size > MAX_FILE_BYTES {
             return Err(StoreError::TooLarge { link: id.link(), found_bytes: size, limit_bytes: MAX_FILE_BYTES });

@@ -5,6 +5,7 @@
 
 mod values;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,7 +131,12 @@ impl Store {
     /// Keeps a file's content. A file that changes meanwhile is kept as one of the states it had, or refused
     /// with an error; the id is that of what was kept.
     pub fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError> {
-        self.inner.backend.put_file(path, take)
+        self.put_opened(path, File::open(path).map_err(|error| StoreError::io(path, error))?, take)
+    }
+
+    /// The same for one that was opened at `path` already: whatever stands there by now, its own content is copied.
+    pub(crate) fn put_opened(&self, path: &Path, file: File, take: Take) -> Result<(BlobId, u64), StoreError> {
+        self.inner.backend.put_file(path, file, take)
     }
 
     /// Keeps the nodes of a directory (not what its entries name).

@@ -131,6 +131,101 @@ fn a_worker_ends_with_its_run_and_with_the_time_of_its_task() {
 }
 
 #[test]
+fn what_a_worker_writes_after_its_answer_is_no_part_of_what_it_made() {
+    if !needs_ns() {
+        return;
+    }
+    let task = |name: &str, more: &str| {
+        format!(
+            "[task.{name}]\nworker = ['sh', 'w.sh']\nrun = ['out/{name}']\ninputs = ['w.sh']\n\
+             outputs = ['out/{name}']\n{more}"
+        )
+    };
+    let space = TestSpace::new(&format!(
+        "{}{}[task.reads]\nrun = 'head -c 4 out/first > seen'\ninputs = ['out/first']\n\
+         outputs = ['seen']\nafter = ['second']\n",
+        task("first", ""),
+        task("second", "after = ['first']\n")
+    ));
+    // What it made for the request before is still open, and is written to in the middle of the next.
+    space.write(
+        "w.sh",
+        "n=0\nwhile IFS= read -r line; do n=$((n + 1)); out=${line#*[}; out=${out%%]*}; out=${out#?}; out=${out%?}\n\
+         [ $n = 1 ] || printf late >&3\n\
+         head -c 100000 /dev/zero | tr '\\0' x > $out; exec 3<> $out\n\
+         printf '{\"exitCode\":0,\"requestId\":%s}\\n' $n; done\n",
+    );
+    let ran = space.build_twice(&["-j1", "reads"]);
+    assert_eq!((ran.output.status, ran.count("ran")), (0, 3), "{}", ran.output.stderr);
+    assert_eq!(space.read("seen"), "xxxx");
+    assert_eq!(space.run(&["verify"]).status, 0, "all that is kept is what its id says");
+}
+
+#[test]
+fn links_that_a_worker_plants_while_its_inputs_are_brought_lead_nowhere() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        "[task.first]\nworker = ['sh', 'w.sh', 'PLACE']\nrun = ['x']\ninputs = ['w.sh']\n\
+         [task.second]\nworker = ['sh', 'w.sh', 'PLACE']\nrun = ['x']\ninputs = ['w.sh', 'src/*', 't/*']\nafter = ['first']\n",
+    );
+    space.edit("quipu.toml", "PLACE", space.beside("host").to_str().expect("is text"));
+    space.edit("quipu.toml", "PLACE", space.beside("host").to_str().expect("is text"));
+    space.write(
+        "w.sh",
+        "while [ ! -e src/a1 ]; do :; done && ln -s $1/file src/z && ln -s $1 t &\n\
+         n=0; while IFS= read -r line; do n=$((n + 1)); printf '{\"exitCode\":0,\"requestId\":%s}\\n' $n; done\n",
+    );
+    // Brought in the order of their names: between the first and the last there is time.
+    (1..=600).for_each(|n| space.write(&format!("src/a{n}"), "source\n"));
+    for last in ["src/z", "t/file", "t/new"] {
+        space.write(last, "source\n");
+    }
+    std::fs::create_dir(space.beside("host")).expect("is made");
+    std::fs::write(space.beside("host/file"), "a person's\n").expect("is written");
+    let ran = space.build(&["-j1", "second"]);
+    assert!(ran.ran().contains("first"), "{}", ran.output.stderr);
+    assert_eq!(std::fs::read_to_string(space.beside("host/file")).expect("is there"), "a person's\n");
+    assert!(!space.beside("host/new").exists());
+}
+
+#[test]
+fn a_worker_that_ended_is_not_waited_for_while_another_holds_its_input() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(&format!(
+        "[task.a]\nworker = ['sh', '-c', 'sleep 300 <&0 &']\nrun = ['{}']\ninputs = []\ntimeout = '1m'\n",
+        "x".repeat(100_000)
+    ));
+    let ran = space.build(&[]);
+    let failed = ran.events.iter().find(|e| e["end"] == "failed").expect("one failed");
+    assert!(failed["reason"].as_str().expect("says why").contains("its worker ended before it answered"), "{failed}");
+}
+
+#[test]
+fn there_are_only_so_many_workers_that_wait() {
+    if !needs_ns() {
+        return;
+    }
+    let mark = format!("41{:09}", std::process::id());
+    let space = TestSpace::new(&format!(
+        "[task.up]\nmatrix = {{ n = '{{1..36}}' }}\nworker = ['sh', 'w.sh', '{{{{n}}}}', '{mark}']\nrun = ['x']\ninputs = ['w.sh']\n\
+         [task.last]\nrun = 'while [ ! -e go ]; do sleep 0.01; done'\nsandbox = 'none'\ninputs = []\nafter = ['up']\n"
+    ));
+    space.write("w.sh", "while IFS= read -r line; do printf '{\"exitCode\":0,\"requestId\":1}\\n'; done\n");
+    let mut running = space.start(&["-j1", "last"]);
+    running.wait_for("task-started", "last");
+    let all = std::fs::read_dir("/proc").expect("is there").flatten();
+    let args = all.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    let count = args.filter(|args| args.split(|b| *b == 0).any(|arg| arg == mark.as_bytes())).count();
+    space.write("go", "");
+    let ran = running.end();
+    assert_eq!((ran.output.status, ran.count("ran"), count), (0, 37, 32), "{}", ran.output.stderr);
+}
+
+#[test]
 fn what_is_no_request_is_an_error() {
     let space = TestSpace::new(
         "[task.a]\nworker = ['w']\nrun = 'x y'\ninputs = []\nsandbox = 'ns'\n\

@@ -3,9 +3,10 @@
 //! Knows declarations and directories; unaware of who ran, and where.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io;
 use std::path::Path;
 
+use quipu_store::fenced::Fenced;
 use quipu_store::ingest::{IngestError, IngestOptions, Ingested, ingest_at};
 use quipu_store::receipt::FailureKind;
 use quipu_store::tree::Entry;
@@ -179,23 +180,24 @@ fn refused(path: &str, error: IngestError) -> FailureKind {
 }
 
 /// Calls `visit` with every path below `dir` of `root` and whether it is a directory; goes into those it says yes to. No
-/// link is followed.
+/// link below `root` is followed, nor one that takes a directory's place meanwhile.
 fn walk(root: &Path, dir: &str, visit: &mut dyn FnMut(&str, bool) -> bool) -> Result<(), FailureKind> {
+    let is_gone = |e: &io::Error| matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    let fenced = match Fenced::open(root) {
+        Err(e) if is_gone(&e) => return Ok(()),
+        other => other.map_err(|e| bad(dir, &e.to_string()))?,
+    };
     let mut left = vec![dir.to_owned()];
     while let Some(dir) = left.pop() {
-        let listing = match fs::read_dir(root.join(&dir)) {
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => continue,
-            other => other,
+        let listing = match fenced.list(&dir) {
+            Err(e) if is_gone(&e) => continue,
+            other => other.map_err(|e| bad(&dir, &e.to_string()))?,
         };
-        let failed = |e: std::io::Error| FailureKind::BadOutput { path: dir.clone(), why: e.to_string() };
-        for entry in listing.map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
+        for (name, is_dir) in listing {
             let Some(name) = name.to_str() else {
                 return Err(bad(&format!("{dir}/{}", name.display()), "its name is not UTF-8"));
             };
             let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-            let is_dir = entry.file_type().map_err(failed)?.is_dir();
             if visit(&path, is_dir) {
                 left.push(path);
             }

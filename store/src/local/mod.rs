@@ -27,7 +27,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -367,8 +367,7 @@ impl Backend for Local {
         self.add_file(link, bytes.len() as u64)
     }
 
-    fn put_file(&self, path: &Path, take: Take) -> Result<(BlobId, u64), StoreError> {
-        let mut source = self.io(path, File::open(path))?;
+    fn put_file(&self, path: &Path, mut source: File, take: Take) -> Result<(BlobId, u64), StoreError> {
         let meta = self.io(path, source.metadata())?;
         if !meta.is_file() {
             return Err(StoreError::io(path, io::Error::other("it is no regular file")));
@@ -391,14 +390,14 @@ impl Backend for Local {
                 }
                 return done(id, size);
             }
-            source = self.io(path, File::open(path))?;
+            self.io(path, source.rewind())?;
         }
         if take == Take::Copy {
             let (id, size) = self.io(path, files::hash(&mut source))?;
             if self.has(id.link())? {
                 return Ok((id, size));
             }
-            source = self.io(path, File::open(path))?;
+            self.io(path, source.rewind())?;
         }
         drop(self.core.ensure_writable()?);
         let staged = self.io(path, self.files.stage(path, &source, take))?;

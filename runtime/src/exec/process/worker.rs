@@ -7,10 +7,9 @@ mod keep;
 mod stage;
 mod talk;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use quipu_store::Take;
@@ -35,6 +34,9 @@ use crate::worker;
 /// What receipts say of how isolated it was: in namespaces, and not alone there.
 const TIER: &str = "worker";
 
+/// Workers that wait at once, of all kinds together: each is processes and memory.
+const MAX_IDLE: usize = 32;
+
 /// Carries out tasks by workers. Clones are one; the workers end with the last of them.
 #[derive(Clone)]
 pub struct WorkerExecutor {
@@ -42,11 +44,41 @@ pub struct WorkerExecutor {
     idle: Arc<Idle>,
 }
 
-/// Workers that wait for a request.
-type Idle = Mutex<HashMap<Key, Vec<Worker>>>;
+/// Workers that wait for a request, the one that has waited longest first.
+#[derive(Default)]
+struct Idle(Mutex<Vec<(Key, Worker)>>);
+
+impl Idle {
+    /// One of the kind that still runs.
+    fn take(&self, key: &Key) -> Option<Worker> {
+        loop {
+            let mut all = self.lock();
+            let at = all.iter().rposition(|(kind, _)| kind == key)?;
+            let (_, worker) = all.remove(at);
+            // The end of one takes its time, and is nobody else's.
+            drop(all);
+            if worker.is_alive() {
+                return Some(worker);
+            }
+        }
+    }
+
+    /// Keeps one for the next request; where there are too many, the one that has waited longest ends.
+    fn give_back(&self, key: Key, worker: Worker) {
+        let mut all = self.lock();
+        all.push((key, worker));
+        let oldest = (all.len() > MAX_IDLE).then(|| all.remove(0));
+        drop(all);
+        drop(oldest);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Key, Worker)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What makes two workers the same.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Key {
     argv: Vec<String>,
     env: Vec<(String, String)>,
@@ -118,17 +150,14 @@ fn serve_one(
         tools: spec.tools.iter().map(|(name, id)| (name.clone(), *id)).collect(),
         programs,
     };
-    let waiting = lock(idle).get_mut(&key).and_then(Vec::pop).filter(Worker::is_alive);
-    let mut worker = match waiting {
+    let mut worker = match idle.take(&key) {
         Some(worker) => worker,
         None => Worker::enter(shared, &key).map_err(Halt::from)?,
     };
     let declared = Declared::new(&spec.outputs)?;
     worker.staged.bring(shared.workspace.root(), &job.store, &wanted)?;
-    let root = worker.staged.root().to_owned();
     for parent in declared.parents().chain([spec.dir.to_string()]) {
-        let made = std::fs::create_dir_all(root.join(&parent));
-        made.map_err(|error| failed(format!("`{parent}` cannot be made for its worker: {error}")))?;
+        worker.staged.make_dir(&parent)?;
     }
     worker.start()?;
     let inputs = stage::listed(&job.store, &sources, &plain.artifacts)?;
@@ -144,13 +173,11 @@ fn serve_one(
     }
     let is_input = |path: &str| worker.staged.holds(path);
     if ran.result.is_ok() {
-        let kept = worker.staged.check().and_then(|()| declared.check_nothing_else(&root, &is_input));
-        ran.result = kept.and_then(|()| declared.collect(&job.store, &root, Take::Move, &is_input, &mut |_| {}));
+        let root = worker.staged.root();
+        let kept = worker.staged.check().and_then(|()| declared.check_nothing_else(root, &is_input));
+        // What was moved the worker could still write to, which goes on.
+        ran.result = kept.and_then(|()| declared.collect(&job.store, root, Take::Copy, &is_input, &mut |_| {}));
     }
-    lock(idle).entry(key).or_default().push(worker);
+    idle.give_back(key, worker);
     Ok(ran)
-}
-
-fn lock(idle: &Idle) -> std::sync::MutexGuard<'_, HashMap<Key, Vec<Worker>>> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -50,13 +50,14 @@ impl Worker {
         })?;
         let (orders, received) = channel();
         let (entered, root) = channel();
-        let (workspace, key, store) = (Arc::clone(&shared.workspace), key.clone(), shared.workspace.store().clone());
+        let (workspace, key) = (Arc::clone(&shared.workspace), key.clone());
         let hold = move || hold(&sandbox, &workspace, &key, &entered, &received);
         let holder = std::thread::Builder::new().name("worker".to_owned()).spawn(hold);
         let holder = Some(holder.map_err(executor_failed("a thread for its worker"))?);
         let gone = || FailureKind::Executor { why: "its worker could not be started".to_owned() };
         let root = root.recv().map_err(|_| gone()).and_then(|root| root)?;
-        Ok(Self { staged: Staged::new(root, store), talk: None, orders, holder })
+        let staged = Staged::new(root).map_err(executor_failed("the place of its worker"))?;
+        Ok(Self { staged, talk: None, orders, holder })
     }
 
     /// Starts its process, unless it runs.

@@ -3,20 +3,17 @@
 //! Files that the next request has, too, stay where they are. Unaware of what is done with them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use quipu_store::Store;
 use quipu_store::checkout::checkout;
 use quipu_store::cid::TreeId;
+use quipu_store::fenced::{Fenced, Looks};
 use quipu_store::receipt::FailureKind;
-use quipu_store::stamp::Stamp;
 use quipu_store::tree::Entry;
-use rustix::fs::{AtFlags, CWD, statat};
 
 use super::super::super::plain::Halt;
-use super::super::super::workspace::remove_dir;
 
 /// Where an input is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,18 +80,18 @@ fn files(store: &Store, below: &str, tree: TreeId) -> Result<Vec<(String, Entry)
     Ok(out)
 }
 
-/// What stands in the workspace of one worker.
+/// What stands in the workspace of one worker, which runs and may write to it at any time.
 pub(super) struct Staged {
     root: PathBuf,
-    store: Store,
-    /// What was put there, and how it looked then; directories have no look of their own.
-    held: BTreeMap<String, (Entry, Option<Stamp>)>,
+    fenced: Fenced,
+    /// What was put there, and how it looked then.
+    held: BTreeMap<String, (Entry, Option<Looks>)>,
 }
 
 impl Staged {
     /// Nothing, in the empty directory `root`.
-    pub(super) fn new(root: PathBuf, store: Store) -> Self {
-        Self { root, store, held: BTreeMap::new() }
+    pub(super) fn new(root: PathBuf) -> io::Result<Self> {
+        Ok(Self { fenced: Fenced::open(&root)?, root, held: BTreeMap::new() })
     }
 
     /// Where it is.
@@ -122,81 +119,46 @@ impl Staged {
                 Halt::Failed(FailureKind::Executor { why: format!("input `{path}` for its worker: {error}") })
             }
         };
-        self.held.retain(|path, (entry, stamp)| {
+        self.held.retain(|path, (entry, looks)| {
             let stays = wanted.get(path.as_str()).is_some_and(|(wanted, _)| *wanted == entry);
-            stays && stamp.is_some() && *stamp == look(&self.root.join(path))
+            stays && is_as(&self.fenced, path, looks.as_ref())
         });
         let keep: BTreeSet<&str> = self.held.keys().map(String::as_str).collect();
-        clear(&self.root, "", &keep).map_err(failed("what is left"))?;
+        self.fenced.clear(&keep).map_err(failed("what is left"))?;
         for (path, (entry, from)) in wanted {
             if self.held.contains_key(*path) {
                 continue;
             }
-            let target = self.root.join(path);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent).map_err(failed(path))?;
-            }
             match (entry, from) {
-                (Entry::Symlink { target: link }, _) => {
-                    std::os::unix::fs::symlink(&**link, &target).map_err(failed(path))?;
-                }
                 // Whether it is still what it was is looked at when the task has ended.
                 (Entry::File { .. }, From::Source) => {
-                    fs::copy(workspace.join(path), &target).map(drop).map_err(failed(path))?;
+                    self.fenced.copy_in(&workspace.join(path), path).map_err(failed(path))?;
                 }
                 (entry, _) => {
                     let put = checkout(store, entry, &self.root, path);
                     put.map_err(|error| Halt::input((*path).to_owned(), error))?;
                 }
             }
-            let stamp = if matches!(entry, Entry::Dir { .. }) { None } else { look(&target) };
-            self.held.insert((*path).to_owned(), ((*entry).clone(), stamp));
+            self.held.insert((*path).to_owned(), ((*entry).clone(), self.fenced.look(path)));
         }
         Ok(())
+    }
+
+    /// Makes a directory that is to be there before anything runs.
+    pub(super) fn make_dir(&self, dir: &str) -> Result<(), FailureKind> {
+        let made = self.fenced.make_dirs(dir);
+        made.map_err(|error| FailureKind::Executor { why: format!("`{dir}` cannot be made for its worker: {error}") })
     }
 
     /// Whether all is as it was put there.
     pub(super) fn check(&self) -> Result<(), FailureKind> {
-        for (path, (entry, stamp)) in &self.held {
-            let is_same = match entry {
-                Entry::Dir { .. } => {
-                    let found =
-                        quipu_store::ingest::ingest_path(&self.store, &self.root.join(path), quipu_store::Take::Copy);
-                    found.is_ok_and(|found| found.as_ref() == Some(entry))
-                }
-                _ => *stamp == look(&self.root.join(path)),
-            };
-            if !is_same {
-                return Err(FailureKind::UndeclaredOutput { path: path.clone() });
-            }
-        }
-        Ok(())
-    }
-}
-
-fn look(path: &Path) -> Option<Stamp> {
-    statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok().map(|stat| Stamp::of(&stat))
-}
-
-/// Removes all below `dir` but what is to be kept.
-fn clear(root: &Path, dir: &str, keep: &BTreeSet<&str>) -> io::Result<()> {
-    for entry in fs::read_dir(root.join(dir))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_str();
-        let path = name.map(|name| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") });
-        let is_dir = entry.file_type()?.is_dir();
-        match path {
-            Some(path) if keep.contains(path.as_str()) => {}
-            Some(path) if is_dir && has_below(keep, &path) => clear(root, &path, keep)?,
-            _ if is_dir => remove_dir(&entry.path())?,
-            _ => fs::remove_file(entry.path())?,
+        match self.held.iter().find(|(path, (_, looks))| !is_as(&self.fenced, path, looks.as_ref())) {
+            Some((path, _)) => Err(FailureKind::UndeclaredOutput { path: path.clone() }),
+            None => Ok(()),
         }
     }
-    Ok(())
 }
 
-fn has_below(keep: &BTreeSet<&str>, dir: &str) -> bool {
-    let below = format!("{dir}/");
-    keep.range(below.as_str()..).next().is_some_and(|path| path.starts_with(&below))
+fn is_as(fenced: &Fenced, path: &str, looks: Option<&Looks>) -> bool {
+    looks.is_some() && fenced.look(path).as_ref() == looks
 }

@@ -108,7 +108,9 @@ impl Talk {
             if !left.is_empty() {
                 match rustix::io::write(&self.requests, left) {
                     Ok(written) => left = &left[written..],
-                    Err(Errno::AGAIN) => self.until_it_reads(ends)?,
+                    // Others may hold the pipe it read from.
+                    Err(Errno::AGAIN) if self.has_ended_instead_of_reading(ends)? => left = &[],
+                    Err(Errno::AGAIN) => {}
                     Err(Errno::INTR) => {}
                     // How it ended is told below.
                     Err(_) => left = &[],
@@ -158,8 +160,8 @@ impl Talk {
         Ok(())
     }
 
-    /// Waits until it takes more of a request, or says something.
-    fn until_it_reads(&self, ends: Ends<'_>) -> Result<(), FailureKind> {
+    /// Waits until it takes more of a request, says something, or has ended; whether it has.
+    fn has_ended_instead_of_reading(&self, ends: Ends<'_>) -> Result<bool, FailureKind> {
         let mut fds = vec![
             PollFd::new(&self.requests, PollFlags::OUT),
             PollFd::new(&self.pidfd, PollFlags::IN),
@@ -170,7 +172,8 @@ impl Talk {
         let left = ends.deadline.map(|t| t.saturating_duration_since(std::time::Instant::now()));
         let left = left.map(|t| t.try_into().expect("no deadline is hundreds of years away"));
         match poll(&mut fds, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(_) => Ok(fds[1].revents().contains(PollFlags::IN)),
+            Err(Errno::INTR) => Ok(false),
             Err(error) => Err(executor_failed("waiting for its worker")(error.into())),
         }
     }
