@@ -125,7 +125,9 @@ struct Drive {
     reads: Reads,
     left_out: Vec<(Text, Text)>,
     expected_ms: Vec<u64>,
-    session: Option<String>,
+    /// What tasks that are never cached are remembered with, until the run ends.
+    session_of: Option<String>,
+    session: Option<work::Session>,
     session_receipts: HashSet<ReceiptId>,
     /// Kinds of doubt that were told of: once each.
     doubted: HashSet<Option<Doubt>>,
@@ -192,7 +194,8 @@ impl Drive {
             reads: Reads::new(request.listing),
             left_out: request.left_out,
             expected_ms: vec![],
-            session: request.session,
+            session_of: request.session,
+            session: None,
             session_receipts: HashSet::new(),
             doubted: HashSet::new(),
             warned: HashSet::new(),

@@ -108,6 +108,40 @@ fn t27_a_task_that_is_never_cached_runs_each_time_but_not_twice_in_a_run_that_wa
     assert_eq!(space.lines("ran").len(), 2);
 }
 
+#[test]
+fn a_task_that_is_never_cached_runs_in_each_of_two_runs_at_once() {
+    let space = TestSpace::new(
+        r#"
+        [workspace]
+        sandbox = "none"
+        [task.always]
+        run = "echo always >> ../ran"
+        inputs = []
+        cache = false
+        [task.slow]
+        run = "while test -e ../hold; do sleep 0.01; done"
+        inputs = []
+        "#,
+    );
+    std::fs::write(space.beside("hold"), "").expect("is written");
+    let mut first = space.start(&["always", "slow"]);
+    first.wait_for("recorded", "always");
+    // What another run does is not of this one's session, whatever its goals are.
+    assert_eq!(space.build(&["always"]).ran(), "always", "other goals");
+    let mut second = space.start(&["slow", "always"]);
+    second.wait_for("recorded", "always");
+    assert_eq!(space.lines("ran").len(), 3, "the same goals");
+    second.signal(Signal::KILL);
+    second.end();
+    first.signal(Signal::KILL);
+    first.end();
+    std::fs::remove_file(space.beside("hold")).expect("is removed");
+    // Nobody took away what the first left to go on with.
+    assert_eq!(space.build(&["slow", "always"]).ran(), "slow");
+    assert_eq!(space.build(&["slow", "always"]).ran(), "always");
+    assert_eq!(space.lines("ran").len(), 4);
+}
+
 /// Twelve tasks in three layers, each of which writes down that it ran.
 fn layers() -> String {
     let mut text = "[workspace]\n".to_owned();

@@ -75,7 +75,8 @@ pub struct Request {
     pub id: Text,
     /// The workspace it is of, for those who are told.
     pub workspace: Option<Text>,
-    /// Where tasks that are never cached keep what they did, so that a crashed run goes on where it was.
+    /// The workspace, or what stands for it, in which a run of the same goals goes on where a crashed one was, also with tasks
+    /// that are never cached.
     pub session: Option<String>,
     /// Puts goals' outputs in place.
     pub place: Option<Placer>,

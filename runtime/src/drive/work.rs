@@ -2,6 +2,7 @@
 //!
 //! Also what a crashed run leaves for the next: the receipts of tasks that are never cached.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
 use crate::plan;
 use crate::run::step::{Candidate, Event, Step};
+use crate::value::Text;
 
 /// What work tells the driver.
 pub(super) enum Message {
@@ -160,31 +162,48 @@ impl Drive {
         self.pauses.insert(task, Pausing { task, epoch, sleep });
     }
 
-    fn session_key(&self) -> Option<String> {
+    /// What stands for a session, as if it were an invocation: a workspace, and the goals in it by name.
+    fn session_id(&self) -> Option<InvocationId> {
         let uncached = |t: &TaskIdx| self.run.in_scope(*t) && !self.subject.workflow.node(*t).policy.cache;
-        let key = self.session.as_ref()?;
-        self.subject.workflow.indices().any(|t| uncached(&t)).then(|| format!("session:{key}"))
+        let workspace = self.session_of.as_ref()?;
+        self.subject.workflow.indices().any(|t| uncached(&t)).then(|| {
+            let goals: BTreeSet<Text> = self.goals.iter().map(|goal| self.name(*goal)).collect();
+            let goals = goals.iter().map(|goal| format!("\0{goal}"));
+            InvocationId::of(
+                std::iter::once(format!("session\0{workspace}")).chain(goals).collect::<String>().as_bytes(),
+            )
+        })
     }
 
-    /// Takes up what a crashed run of the same goals did for tasks that are never cached.
+    /// Takes up what a crashed run of the same goals did for tasks that are never cached. While one of them is at work, no
+    /// other has part in what it does, nor leaves anything to go on with. A plan, which writes nothing, asks nobody.
     pub(super) fn open_session(&mut self) -> Result<(), DriveError> {
-        self.session = self.session_key();
-        if let Some(key) = &self.session
-            && let Some(note) = self.engine.store.note(key)?
-        {
+        let Some(id) = self.session_id() else { return Ok(()) };
+        let store = &self.engine.store;
+        let lease = if self.looks_only || !store.can_be_written() {
+            None
+        } else {
+            match store.lease(id) {
+                Err(StoreError::Nested { .. }) | Ok(None) => return Ok(()),
+                other => other?,
+            }
+        };
+        let key = format!("session:{id}");
+        if let Some(note) = store.note(&key)? {
             let ids = note.chunks_exact(32).map(|c| ReceiptId::from_digest(c.try_into().expect("chunks of 32")));
             self.session_receipts = ids.collect();
         }
+        self.session = Some(Session { key, _lease: lease });
         Ok(())
     }
 
     pub(super) fn extend_session(&mut self, task: TaskIdx, receipt: ReceiptId) -> Result<(), DriveError> {
-        if let Some(key) = self.session.clone()
+        if let Some(Session { key, .. }) = &self.session
             && !self.subject.workflow.node(task).policy.cache
         {
             self.session_receipts.insert(receipt);
             let note = self.session_receipts.iter().flat_map(|r| *r.digest()).collect();
-            self.engine.store.set_note(&key, Some(note))?;
+            self.engine.store.set_note(key, Some(note))?;
             // Whoever hears of the receipt may rely on it that a resumed run goes by it.
             self.engine.store.flush()?;
         }
@@ -193,14 +212,21 @@ impl Drive {
 
     /// A run that came to its end, however, leaves nothing to go on with.
     pub(super) fn close_session(&mut self) -> Result<(), DriveError> {
-        if let Some(key) = self.session.take()
+        if let Some(session) = self.session.take()
             && !self.session_receipts.is_empty()
         {
-            self.engine.store.set_note(&key, None)?;
+            self.engine.store.set_note(&session.key, None)?;
             self.engine.store.flush()?;
         }
         Ok(())
     }
+}
+
+/// What a run leaves for the next, should it be killed.
+pub(super) struct Session {
+    key: String,
+    /// Held as long as the run lives.
+    _lease: Option<Lease>,
 }
 
 /// A pause before the next attempt.
