@@ -23,6 +23,7 @@ use quipu_store::receipt::{FailureKind, Via};
 use quipu_store::trust::Doubt;
 use quipu_store::{CommitError, Record};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::attest::{self, Circumstances};
@@ -163,6 +164,8 @@ struct Drive {
     has_expiring: bool,
     sender: mpsc::UnboundedSender<Message>,
     receiver: mpsc::UnboundedReceiver<Message>,
+    /// What goes on beside the run, and ends with it.
+    background: JoinSet<()>,
 }
 
 impl Drive {
@@ -215,6 +218,7 @@ impl Drive {
             has_expiring: false,
             sender,
             receiver,
+            background: JoinSet::new(),
         }
     }
 

@@ -119,11 +119,15 @@ impl Drive {
         waiting.into_iter().for_each(|n| self.send_question(n));
     }
 
-    fn send_question(&self, number: u64) {
+    fn send_question(&mut self, number: u64) {
         let (remotes, sender) = (self.remotes.clone(), self.sender.clone());
         let question = self.asked[&number].clone();
-        tokio::task::spawn_blocking(move || {
-            let answer = answer(&remotes, &question);
+        let asked = tokio::task::spawn_blocking(move || answer(&remotes, &question));
+        self.in_background(async move {
+            let answer = asked.await.unwrap_or_else(|error| {
+                let warnings = vec![format!("others could not be asked: {error}; the run goes on without them")];
+                Answer { warnings, ..Answer::default() }
+            });
             // A driver that is gone has no use for it.
             let _ = sender.send(Message::Answered { number, answer: Box::new(answer) });
         });

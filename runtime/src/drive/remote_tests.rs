@@ -18,6 +18,9 @@ use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
 use crate::run::step::{Placed, State};
 use crate::run::{Rules, Subject};
+use crate::task::Task;
+use crate::value::{Branch, On, Value};
+use crate::workflow::Workflow;
 
 /// Another store, seen as over a network; counts what it is asked, and can be broken.
 struct Shelf {
@@ -27,13 +30,14 @@ struct Shelf {
     fetches: AtomicUsize,
     broken: AtomicBool,
     hangs: AtomicBool,
+    panics: AtomicBool,
 }
 
 impl Shelf {
     fn new(store: Store) -> Arc<Self> {
         let policy = RemotePolicy { write: true, tiers: vec!["native".into()], ..RemotePolicy::default() };
-        let (asked, fetches, broken, hangs) = Default::default();
-        Arc::new(Self { policy, store, asked, fetches, broken, hangs })
+        let (asked, fetches, broken, hangs, panics) = Default::default();
+        Arc::new(Self { policy, store, asked, fetches, broken, hangs, panics })
     }
 
     fn answer(&self, n: usize) -> Result<(), RemoteError> {
@@ -72,6 +76,11 @@ impl Remote for Shelf {
 
     fn fetch(&self, store: &Store, wants: &[Want]) -> Result<Fetched, RemoteError> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
+        if self.panics.load(Ordering::SeqCst) {
+            // Time enough for somebody else to want the same.
+            std::thread::sleep(Duration::from_millis(100));
+            panic!("on purpose");
+        }
         self.answer(wants.len())?;
         let mut fetched = Fetched::default();
         for want in wants {
@@ -196,6 +205,25 @@ fn a_broken_remote_is_given_up_with_one_warning_and_harms_nothing() {
     let report = go_placing(&world, &chain(&["a", "b", "c", "d", "e"]));
     assert_eq!((report.summary.counts.ran, warnings(&world).len()), (5, 1), "{:?}", warnings(&world));
     assert_eq!(shelf.asked(), [1, 1, 1]);
+}
+
+#[test]
+fn a_remote_that_panics_is_given_up_and_nobody_waits_for_what_it_was_to_bring() {
+    let shelf = filled(&chain(&["a"]));
+    shelf.panics.store(true, Ordering::SeqCst);
+    let world = elsewhere(&shelf);
+    let mut workflow = Workflow::new();
+    let args = |what: &str, on| Value::map([("do", what.into()), ("in", on)]).expect("map");
+    let first = workflow.add("t0", Task::new("/test/do", args("a", Value::Null))).expect("new");
+    let on = || Value::promise(Branch::Ok, On::Here(first), ["outputs", "o"]);
+    let readers =
+        ["b", "c"].map(|what| workflow.add(what, Task::new("/test/do", args(what, on()))).expect("new")).to_vec();
+    let subject = Arc::new(Subject::new(workflow).expect("no ring"));
+    let request = Request::new(subject, readers, Rules { jobs: 2, ..Rules::default() });
+    let report = run_blocking(&world.engine, request, never_stop).expect("the store works");
+    assert_eq!(report.summary.counts.ran, 3);
+    let expected = "remote `shelf`: it panicked: on purpose; the run goes on without it";
+    assert_eq!((shelf.fetches.load(Ordering::SeqCst), warnings(&world)), (1, vec![expected.to_owned()]));
 }
 
 #[test]

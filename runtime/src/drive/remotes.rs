@@ -4,8 +4,10 @@
 //! Knows whose receipts count and when to give a remote up; unaware of protocols and of the state machine.
 //! Everything here blocks: the driver calls it from threads that may wait.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -43,14 +45,17 @@ impl Watched {
         if self.given_up.load(Ordering::Acquire) {
             return None;
         }
-        match question(&*self.remote) {
+        // What a remote holds is its own: nobody here looks at it after a panic, since it is given up.
+        let asked = catch_unwind(AssertUnwindSafe(|| question(&*self.remote)));
+        let panicked = asked.is_err();
+        match asked.unwrap_or_else(|panic| Err(RemoteError::Odd(format!("it panicked: {}", panic_text(&*panic))))) {
             Ok(answer) => {
                 self.failures.store(0, Ordering::Release);
                 Some(answer)
             }
             Err(error) => {
                 let failures = self.failures.fetch_add(1, Ordering::AcqRel) + 1;
-                if error.is_final() || failures >= MAX_FAILURES {
+                if panicked || error.is_final() || failures >= MAX_FAILURES {
                     self.given_up.store(true, Ordering::Release);
                 }
                 if !self.warned.swap(true, Ordering::AcqRel) {
@@ -64,6 +69,11 @@ impl Watched {
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Acquire)
     }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why")
 }
 
 /// All remotes of a run. Cheap to clone.
@@ -210,11 +220,8 @@ impl Remotes {
             if missing.is_empty() {
                 return Ok(());
             }
-            let mine = self.claims.take_or_wait(missing.values());
-            if mine.is_empty() {
-                continue;
-            }
-            let mut left: Vec<Want> = mine.iter().map(|link| missing[link]).collect();
+            let Some(mine) = self.claims.take_or_wait(missing.values()) else { continue };
+            let mut left: Vec<Want> = mine.links.iter().map(|link| missing[link]).collect();
             for watched in self.readable() {
                 if let Some(fetched) = watched.ask(warnings, |remote| remote.fetch(&self.store, &left)) {
                     self.fetched.fetch_add(fetched.blobs, Ordering::AcqRel);
@@ -235,7 +242,6 @@ impl Remotes {
                 }
             }
             lost.extend(left.into_iter().map(|want| want.link));
-            self.claims.release(&mine);
         }
     }
 
@@ -313,20 +319,28 @@ struct Claims {
 
 impl Claims {
     /// Those that nobody fetches yet; when somebody fetches all of them, none, after one of them came.
-    fn take_or_wait<'w>(&self, wants: impl Iterator<Item = &'w Want>) -> Vec<Link> {
+    fn take_or_wait<'w>(&self, wants: impl Iterator<Item = &'w Want>) -> Option<Claimed<'_>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine: Vec<Link> = wants.map(|want| want.link).filter(|link| !taken.contains(link)).collect();
-        if mine.is_empty() {
+        let links: Vec<Link> = wants.map(|want| want.link).filter(|link| !taken.contains(link)).collect();
+        if links.is_empty() {
             drop(self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner));
-        } else {
-            taken.extend(&mine);
+            return None;
         }
-        mine
+        taken.extend(&links);
+        Some(Claimed { claims: self, links })
     }
+}
 
-    fn release(&self, mine: &[Link]) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.retain(|link| !mine.contains(link));
-        self.freed.notify_all();
+/// Blocks that one thread fetches. Others may again when it is dropped, however that comes.
+struct Claimed<'a> {
+    claims: &'a Claims,
+    links: Vec<Link>,
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.claims.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.retain(|link| !self.links.contains(link));
+        self.claims.freed.notify_all();
     }
 }

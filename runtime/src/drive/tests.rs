@@ -275,6 +275,38 @@ fn t27_a_task_that_is_never_cached_runs_again_unless_a_crashed_run_goes_on() {
     }
 }
 
+#[test]
+fn a_run_that_nobody_waits_for_takes_its_work_with_it() {
+    struct Told(std::sync::mpsc::Sender<()>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let mut world = world(memory());
+    let (told, ended) = std::sync::mpsc::channel();
+    let hang = native(move |_| {
+        let told = Told(told.clone());
+        async move {
+            let _told = told;
+            std::future::pending().await
+        }
+    });
+    world.engine.executors.register("/test/do", hang);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    let mut stop = stop_when_started(&world, "t0");
+    let request = Request::new(chain(&["a"]), vec![TaskIdx::new(0)], Rules::default());
+    runtime.block_on(async {
+        tokio::select! {
+            _ = super::run(&world.engine, request, never_stop()) => panic!("t0 hangs"),
+            _ = stop.changed() => {}
+        }
+    });
+    drop(world);
+    // The runtime lives on. Both the one that was started and the one to start others are gone.
+    while ended.recv().is_ok() {}
+}
+
 /// What a store by key 7 did for a chain of three, as another store imports it.
 fn imported_chain(source: &str) -> (Arc<Subject>, World) {
     let subject = chain(&["a", "b", "c"]);

@@ -3,6 +3,7 @@
 //! Also what a crashed run leaves for the next: the receipts of tasks that are never cached.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use quipu_store::cid::{InvocationId, ReceiptId};
 use quipu_store::receipt::FailureKind;
 use quipu_store::{CommitError, Lease, Store, StoreError};
 use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::elsewhere::Answer;
 use super::lookups::candidate;
@@ -95,7 +97,7 @@ impl Drive {
         let is_service = self.subject.is_service(task);
         let sender = self.sender.clone();
         self.working.insert(task, Working { stop, via, ins, invocation });
-        tokio::spawn(async move {
+        self.in_background(async move {
             // Nobody waits for the end of another's service.
             let turn = if is_service { Ok(Turn::Mine(None)) } else { take_turn(&job, must_run, forced).await };
             let message = match turn {
@@ -121,6 +123,13 @@ impl Drive {
             // A driver that is gone has no use for it.
             let _ = sender.send(message);
         });
+    }
+
+    /// Does something beside the run, as long as that lasts.
+    pub(super) fn in_background(&mut self, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        // Those that have ended are of no interest: what they have to say is a message.
+        while self.background.try_join_next().is_some() {}
+        self.background.spawn(work)
     }
 
     /// What a service says that it is ready with.
@@ -155,7 +164,7 @@ impl Drive {
         }
         self.spent.insert(task, spent);
         let sender = self.sender.clone();
-        let sleep = tokio::spawn(async move {
+        let sleep = self.in_background(async move {
             tokio::time::sleep(pause).await;
             let _ = sender.send(Message::Paused { task, epoch });
         });
@@ -233,7 +242,7 @@ pub(super) struct Session {
 pub(super) struct Pausing {
     task: TaskIdx,
     epoch: u32,
-    sleep: tokio::task::JoinHandle<()>,
+    sleep: AbortHandle,
 }
 
 impl Pausing {
@@ -268,7 +277,7 @@ async fn take_turn(job: &Job, must_run: bool, forced: bool) -> Result<Turn, Stor
         let pause = tokio::time::sleep(Duration::from_millis(wait_ms));
         tokio::select! {
             () = pause => {}
-            _ = stop.changed() => {}
+            changed = stop.changed() => if changed.is_err() { return Ok(Turn::Stopped) },
         }
         wait_ms = (wait_ms * 2).min(POLL_MS.1);
     }
@@ -300,7 +309,9 @@ async fn execute(executor: Option<Arc<dyn Executor>>, job: Job) -> Done {
         let why = format!("nothing here carries out `{}`", job.invocation.cmd);
         return Done::failed(FailureKind::Executor { why }, "none");
     };
-    let work = tokio::spawn(async move { executor.execute(job).await });
-    work.await
-        .unwrap_or_else(|e| Done::failed(FailureKind::Executor { why: format!("the executor panicked: {e}") }, "none"))
+    // Who does not wait for it any more does not want it done.
+    let mut work = JoinSet::new();
+    work.spawn(async move { executor.execute(job).await });
+    let done = work.join_next().await.expect("one was started");
+    done.unwrap_or_else(|e| Done::failed(FailureKind::Executor { why: format!("the executor panicked: {e}") }, "none"))
 }
