@@ -31,7 +31,7 @@ use crate::exec::{Done, Stop, Unusable};
 use crate::graph::TaskIdx;
 use crate::observe::{Observer, RunEvent, Summary};
 use crate::run::step::{Event, Need, State};
-use crate::run::{Run, Subject};
+use crate::run::{MAX_REPRODUCTIONS, Run, Subject};
 use crate::task::Work;
 use crate::value::Text;
 use awaits::Awaits;
@@ -138,6 +138,8 @@ struct Drive {
     companies: Companies,
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
+    /// How often they did.
+    vanished: HashMap<TaskIdx, u8>,
     /// Tasks that are done elsewhere.
     awaits: Awaits,
     /// Whether the run waits for these when nothing else is left.
@@ -204,6 +206,7 @@ impl Drive {
             warned: HashSet::new(),
             working: HashMap::new(),
             needs: HashMap::new(),
+            vanished: HashMap::new(),
             awaits: Awaits::default(),
             wait: request.wait,
             pauses: HashMap::new(),
@@ -370,13 +373,16 @@ impl Drive {
                 self.working.remove(&task);
                 let needs = self.needs.get(&task).cloned().unwrap_or_default();
                 let hollow = self.hollow(&needs)?;
-                if !hollow.is_empty() && self.can_ask() {
-                    self.ask(Question::Stage { task, epoch, needs })?;
-                } else if hollow.is_empty() {
-                    let why = "bytes of its inputs were there, then not, then there again".to_owned();
+                let times = self.vanished.entry(task).or_default();
+                *times += 1;
+                if *times > MAX_REPRODUCTIONS {
+                    let why = "bytes of its inputs keep vanishing".to_owned();
                     let result = Err(Arc::new(FailureKind::Executor { why }.into()));
                     self.run.on(Event::Finished { task, epoch, result, cancelled: false });
+                } else if !hollow.is_empty() && self.can_ask() {
+                    self.ask(Question::Stage { task, epoch, needs })?;
                 } else {
+                    // Perhaps they are back: another user of them had them made again.
                     self.run.on(Event::Staged { task, epoch, hollow });
                 }
             }

@@ -307,6 +307,37 @@ fn a_run_that_nobody_waits_for_takes_its_work_with_it() {
     while ended.recv().is_ok() {}
 }
 
+/// Says of its inputs that they are gone, so many times.
+struct Forgetful {
+    times: usize,
+    asked: Arc<AtomicUsize>,
+}
+
+impl crate::exec::Executor for Forgetful {
+    fn execute(&self, _: Job) -> std::pin::Pin<Box<dyn Future<Output = crate::exec::Done> + Send + '_>> {
+        let is_gone = self.asked.fetch_add(1, Ordering::SeqCst) < self.times;
+        let why = "is not looked at".to_owned();
+        let failed = crate::exec::Done::failed(FailureKind::Executor { why }, "native");
+        Box::pin(std::future::ready(if is_gone {
+            crate::exec::Done { unusable: Some(crate::exec::Unusable::InputsGone(vec!["in".to_owned()])), ..failed }
+        } else {
+            crate::exec::Done { result: Ok(Output::default()), ..failed }
+        }))
+    }
+}
+
+#[test]
+fn a_task_whose_inputs_are_back_by_the_time_their_loss_is_heard_is_queued_again() {
+    for (times, ran, asked) in [(1, 1, 2), (usize::MAX, 0, 11)] {
+        let mut world = world(memory());
+        let count = Arc::new(AtomicUsize::new(0));
+        world.engine.executors.register("/test/do", Forgetful { times, asked: Arc::clone(&count) });
+        let report = go(&world, &chain(&["a"]), Rules::default());
+        assert_eq!((report.summary.counts.ran, report.summary.counts.failed), (ran, 1 - ran));
+        assert_eq!(count.load(Ordering::SeqCst), asked, "not for ever");
+    }
+}
+
 /// What a store by key 7 did for a chain of three, as another store imports it.
 fn imported_chain(source: &str) -> (Arc<Subject>, World) {
     let subject = chain(&["a", "b", "c"]);

@@ -82,14 +82,13 @@ impl Plain {
         }
         let mut artifacts = Vec::new();
         for (path, value) in &spec.inputs {
-            let no_artifact = |path: &str| failed(format!("input `{path}` is not an artifact"));
             if let Some(task) = path.strip_prefix('@') {
                 let Value::Map(outputs) = value else { return Err(no_artifact(task)) };
                 for (path, value) in outputs.iter() {
                     artifacts.push((path.to_string(), entry_of(value).ok_or_else(|| no_artifact(path))?));
                 }
             } else {
-                artifacts.push((path.to_string(), input(store, value).ok_or_else(|| no_artifact(path))?));
+                artifacts.push((path.to_string(), input(store, path, value)?));
             }
         }
         // The same thing by two ways is one thing; two things at one path are a mistake found before.
@@ -104,17 +103,21 @@ impl Plain {
     }
 }
 
+fn no_artifact(path: &str) -> Halt {
+    Halt::Failed(FailureKind::Executor { why: format!("input `{path}` is not an artifact") })
+}
+
 /// An input: an artifact, or a link to a stream another task printed.
-fn input(store: &Store, value: &Value) -> Option<Entry> {
-    if let Value::Link(link) = value {
-        let blob = BlobId::try_from(*link).ok()?;
-        let size = match store.blob(blob).ok()?? {
-            Blob::Inline(bytes) => bytes.len() as u64,
-            Blob::File { size, .. } => size,
-        };
-        return Some(Entry::File { blob, size, exec: false });
-    }
-    entry_of(value)
+fn input(store: &Store, path: &str, value: &Value) -> Result<Entry, Halt> {
+    let Value::Link(link) = value else { return entry_of(value).ok_or_else(|| no_artifact(path)) };
+    let blob = BlobId::try_from(*link).map_err(|_| no_artifact(path))?;
+    let size = match store.blob(blob) {
+        Ok(Some(Blob::Inline(bytes))) => bytes.len() as u64,
+        Ok(Some(Blob::File { size, .. })) => size,
+        Ok(None) => return Err(Halt::Gone(vec![path.to_owned()])),
+        Err(error) => return Err(Halt::Failed(FailureKind::Executor { why: format!("input `{path}`: {error}") })),
+    };
+    Ok(Entry::File { blob, size, exec: false })
 }
 
 /// What came of a task, where that may be a failure: its error, or either outcome, as DAG-JSON.

@@ -244,6 +244,9 @@ fn bytes_that_are_gone_are_told_before_anything_runs() {
         let nowhere = Entry::File { blob: BlobId::of(b"never kept"), size: 10, exec: false };
         let done = place.run(&Task::new(tier, "touch ran").input("dir/in", &nowhere));
         assert_eq!(done.unusable, Some(Unusable::InputsGone(vec!["dir/in".into()])));
+        let mut stream = Task::new(tier, "touch ran");
+        stream.spec.inputs.insert(text("log"), Value::Link(BlobId::of(b"never kept").link()));
+        assert_eq!(place.run(&stream).unusable, Some(Unusable::InputsGone(vec!["log".into()])));
         assert!(!place.path("ran").exists());
     });
 }

@@ -37,7 +37,7 @@ use crate::value::Text;
 
 /// How often the bytes of one task may vanish in one run before its users fail. Three were too few where others delete files
 /// beside a run that gets little of the machine.
-const MAX_REPRODUCTIONS: u8 = 10;
+pub(crate) const MAX_REPRODUCTIONS: u8 = 10;
 
 /// How a run decides.
 #[derive(Debug, Clone, Default)]

@@ -28,11 +28,13 @@ pub(super) enum From {
 pub(super) type Wanted<'a> = BTreeMap<&'a str, (&'a Entry, From)>;
 
 /// The files of a tree by path.
-pub(super) fn sources(store: &Store, tree: Option<TreeId>) -> Result<Vec<(String, Entry)>, FailureKind> {
-    match tree {
-        Some(tree) => files(store, "", tree),
-        None => Ok(vec![]),
-    }
+pub(super) fn sources(store: &Store, tree: Option<TreeId>) -> Result<Vec<(String, Entry)>, Halt> {
+    let Some(tree) = tree else { return Ok(vec![]) };
+    files(store, "", tree).map_err(|halt| match halt {
+        // Nobody else makes it.
+        Halt::Gone(_) => not_listed(&format!("`{tree}` is not in the store")),
+        failed @ Halt::Failed(_) => failed,
+    })
 }
 
 /// All inputs of a request.
@@ -46,7 +48,7 @@ pub(super) fn listed(
     store: &Store,
     sources: &[(String, Entry)],
     artifacts: &[(String, Entry)],
-) -> Result<Vec<(String, String)>, FailureKind> {
+) -> Result<Vec<(String, String)>, Halt> {
     let mut all = BTreeMap::new();
     let mut add = |path: &str, entry: &Entry| {
         if let Entry::File { blob, .. } = entry {
@@ -63,12 +65,11 @@ pub(super) fn listed(
 }
 
 /// The files and links below a directory of the store, by path.
-fn files(store: &Store, below: &str, tree: TreeId) -> Result<Vec<(String, Entry)>, FailureKind> {
-    let failed = |why: String| FailureKind::Executor { why: format!("its inputs cannot be listed: {why}") };
+fn files(store: &Store, below: &str, tree: TreeId) -> Result<Vec<(String, Entry)>, Halt> {
     let (mut out, mut todo) = (vec![], vec![(below.to_owned(), tree)]);
     while let Some((dir, tree)) = todo.pop() {
-        let found = store.tree(tree).map_err(|error| failed(error.to_string()))?;
-        let found = found.ok_or_else(|| failed(format!("`{tree}` is not in the store")))?;
+        let found = store.tree(tree).map_err(|error| not_listed(&error.to_string()))?;
+        let found = found.ok_or_else(|| Halt::Gone(vec![below.to_owned()]))?;
         for (name, entry) in found.entries() {
             let path = if dir.is_empty() { name.to_string() } else { format!("{dir}/{name}") };
             match entry {
@@ -78,6 +79,10 @@ fn files(store: &Store, below: &str, tree: TreeId) -> Result<Vec<(String, Entry)
         }
     }
     Ok(out)
+}
+
+fn not_listed(why: &str) -> Halt {
+    Halt::Failed(FailureKind::Executor { why: format!("its inputs cannot be listed: {why}") })
 }
 
 /// What stands in the workspace of one worker, which runs and may write to it at any time.
@@ -161,4 +166,21 @@ impl Staged {
 
 fn is_as(fenced: &Fenced, path: &str, looks: Option<&Looks>) -> bool {
     looks.is_some() && fenced.look(path).as_ref() == looks
+}
+
+#[cfg(test)]
+mod tests {
+    use quipu_store::sign::Signer;
+    use quipu_store::{Options, SignerSource};
+
+    use super::*;
+
+    #[test]
+    fn what_vanished_from_the_store_is_gone_and_no_failure() {
+        let store = Store::memory(Options::new(SignerSource::Fixed(Signer::from_secret(&[7; 32]))));
+        let tree = TreeId::of(b"gone");
+        let found = listed(&store, &[], &[("lib".to_owned(), Entry::Dir { tree })]);
+        assert!(matches!(found, Err(Halt::Gone(paths)) if paths == ["lib"]));
+        assert!(matches!(sources(&store, Some(tree)), Err(Halt::Failed(_))), "what nobody makes again");
+    }
 }
