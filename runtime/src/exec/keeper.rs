@@ -101,11 +101,15 @@ pub(crate) fn start(launch: &Launch<'_>, stdio: [RawFd; 3]) -> io::Result<(Pid, 
     keeper.pid = Some(pid.map_err(io::Error::from_raw_os_error)?);
     drop(theirs);
     let mut said = [0];
-    keeper.control.read_exact(&mut said)?;
+    let heard = keeper.control.read_exact(&mut said);
     let (errno, task) = (keeper.context.errno.load(SeqCst), keeper.context.task.load(SeqCst));
+    if errno != 0 {
+        return Err(io::Error::from_raw_os_error(errno));
+    }
+    heard?;
     match Pid::from_raw(task) {
-        Some(task) if errno == 0 && said == [STARTED] => Ok((task, keeper)),
-        _ => Err(io::Error::from_raw_os_error(errno)),
+        Some(task) if said == [STARTED] => Ok((task, keeper)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -144,16 +148,20 @@ impl Drop for Keeper {
 /// allocates, locks or panics; once `STARTED` is said, no function of the C library is called that may fail, since that
 /// writes to `errno`.
 extern "C" fn keep(context: &Context) -> i32 {
-    let prepared = prepare(context);
+    if let Err(errno) = prepare(context) {
+        // Its descriptors may still be copies of quipu's own. The caller hears the end of the stream.
+        context.errno.store(errno, SeqCst);
+        return 1;
+    }
     // SAFETY: the caller waits until it hears of this; nobody else looks at the cell.
     let stack = unsafe { &mut *context.becomes.get() };
     // SAFETY: signals are blocked, and the closure makes system calls and writes to an atomic number.
-    let started = prepared.and_then(|()| unsafe { sys::vfork(stack, Kin::Child, &|| become_task(context)) });
+    let started = unsafe { sys::vfork(stack, Kin::Child, &|| become_task(context)) };
     match started {
         Ok(task) => context.task.store(task.as_raw_pid(), SeqCst),
         Err(errno) => context.errno.store(errno, SeqCst),
     }
-    // SAFETY: `prepare` put it there; where that failed, so does what is done with it.
+    // SAFETY: `prepare` put it there, and nothing here closes it.
     let control = unsafe { BorrowedFd::borrow_raw(CONTROL) };
     // The ends of the task's pipes are the task's alone.
     for fd in 0..CONTROL {
@@ -305,6 +313,14 @@ mod tests {
         let all = numbers(&list, 2);
         drop(keeper);
         assert_eq!(all.iter().filter(|pid| is_alive(pid)).count(), 0, "{all:?}");
+    }
+
+    #[test]
+    fn a_keeper_that_cannot_get_ready_says_why_and_nothing_else() {
+        let (argv, env) = (["true".to_owned()], []);
+        let launch = Launch::simple(Path::new("/bin/true"), &argv, &env);
+        let error = start(&launch, [-1; 3]).map(drop).expect_err("there are no such descriptors");
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]
