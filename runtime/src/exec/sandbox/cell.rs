@@ -71,8 +71,31 @@ pub(super) struct Cell {
     pid: Pid,
     pidfd: OwnedFd,
     control: UnixStream,
-    /// User, pid, net, uts, mount: in the order in which they are entered.
-    pub(super) namespaces: Vec<OwnedFd>,
+    pub(super) namespaces: Namespaces,
+}
+
+/// What a cell's processes are in.
+pub(super) struct Namespaces {
+    pub(super) user: OwnedFd,
+    pid: OwnedFd,
+    uts: OwnedFd,
+    mounts: OwnedFd,
+    /// `None` where it is that of the machine: nobody may enter that who has rights in a cell alone, and who starts there
+    /// is in it.
+    pub(super) network: Option<OwnedFd>,
+}
+
+impl Namespaces {
+    fn open(pid: Pid, network: Network<'_>) -> io::Result<Self> {
+        let open = |name| File::open(format!("/proc/{}/ns/{name}", pid.as_raw_pid())).map(OwnedFd::from);
+        let network = if let Network::Machine = network { None } else { Some(open("net")?) };
+        Ok(Self { user: open("user")?, pid: open("pid")?, uts: open("uts")?, mounts: open("mnt")?, network })
+    }
+
+    /// In the order in which they are entered: the first gives the right to enter the others.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &OwnedFd> {
+        [&self.user, &self.pid, &self.uts, &self.mounts].into_iter().chain(&self.network)
+    }
 }
 
 /// Why there is no cell.
@@ -113,15 +136,10 @@ impl Cell {
         let (pid, pidfd) = forked.map_err(CellError::Fork)?;
         drop(theirs);
         let opened = receive(&mut control).and_then(|()| {
-            // The network of the machine is nobody's to enter who has rights in a cell alone; who starts there is in it.
-            let names = ["user", "pid", "uts", "mnt"]
-                .into_iter()
-                .chain((!matches!(network, Network::Machine)).then_some("net"));
-            let open = |name| File::open(format!("/proc/{}/ns/{name}", pid.as_raw_pid())).map(OwnedFd::from);
-            let fds = names.map(open).collect::<Result<Vec<_>, _>>()?;
+            let namespaces = Namespaces::open(pid, network)?;
             control.write_all(&[TAKEN])?;
             receive(&mut control)?;
-            Ok(fds)
+            Ok(namespaces)
         });
         match opened {
             Ok(namespaces) => Ok(Self { pid, pidfd, control, namespaces }),

@@ -142,9 +142,9 @@ pub(super) fn start(
 pub(super) fn socket(cell: &Cell, is_v4: bool) -> Result<OwnedFd, i32> {
     let made = std::cell::Cell::new(Err(libc::ENOTCONN));
     let making = || {
-        // The user namespace, whose the network is, and the network.
-        let (Some(user), Some(network)) = (cell.namespaces.first(), cell.namespaces.get(4)) else { return 1 };
-        let entered = sys::enter_namespace(user).and_then(|()| sys::enter_namespace(network));
+        let Some(network) = &cell.namespaces.network else { return 1 };
+        // The network is the user namespace's.
+        let entered = sys::enter_namespace(&cell.namespaces.user).and_then(|()| sys::enter_namespace(network));
         made.set(entered.and_then(|()| sys::stream_socket(is_v4)));
         0
     };
@@ -171,7 +171,7 @@ fn enter(
     let me =
         rustix::fs::open(c"/proc/thread-self/ns", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let me = me.map_err(at(Stage::Enter, 20))?;
-    for (index, namespace) in cell.namespaces.iter().enumerate() {
+    for (index, namespace) in cell.namespaces.in_order().enumerate() {
         sys::enter_namespace(namespace).map_err(at_raw(Stage::Enter, index))?;
     }
     match place {

@@ -20,8 +20,8 @@ impl Company {
     /// A new one, with its first cell.
     pub(super) fn found(template: &Template) -> Result<Self, CellError> {
         let first = Cell::new(template, Network::Own)?;
-        let copy = |i: usize| first.namespaces.get(i).ok_or(io::ErrorKind::NotFound)?.try_clone();
-        let (user, network) = (copy(0)?, copy(4)?);
+        let network = first.namespaces.network.as_ref().ok_or(io::Error::from(io::ErrorKind::NotFound))?.try_clone()?;
+        let user = first.namespaces.user.try_clone()?;
         Ok(Self { user, network, idle: Mutex::new(vec![first]) })
     }
 
