@@ -7,7 +7,6 @@ use std::sync::Arc;
 use quipu_runtime::exec::{Done, Job, Stop, Unusable};
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::identity::decode_task;
-use quipu_runtime::process::Tier;
 use quipu_runtime::task::Invocation;
 use quipu_store::cid::{Codec, Link};
 use quipu_store::receipt::{Output, Receipt};
@@ -140,7 +139,7 @@ fn repeat(
     };
     let done: Done = runtime.block_on(async { executor.execute(job).await });
     let expected = receipt.out.as_ref().expect("only what succeeded was accepted");
-    if project.recipe(task).tier == Tier::None {
+    if project.recipe(task).works_in_the_workspace() {
         // It ran in the workspace itself: what is accepted goes back there.
         for (path, entry) in &expected.artifacts {
             let _ = opened.workspace.place(path, entry);

@@ -168,8 +168,8 @@ fn placer(
 ) -> drive::Placer {
     let (workspace, project) = (Arc::clone(&opened.workspace), Arc::clone(&opened.project));
     Box::new(move |task: TaskIdx, output: &Output, fresh: bool| {
-        // Without a sandbox the work itself put them there.
-        if fresh && project.recipe(task).is_done_in_place() {
+        // The work itself put them there.
+        if fresh && project.recipe(task).works_in_the_workspace() {
             return Ok(Placed::Done);
         }
         for (path, entry) in &output.artifacts {

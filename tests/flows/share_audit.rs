@@ -1,6 +1,6 @@
 //! Work of others done again and compared.
 
-use crate::kit::TestSpace;
+use crate::kit::{TestSpace, has_ns};
 
 /// What `sum` makes depends on a file that it does not declare: two machines differ, as they would with a forger.
 const TASKS: &str = r#"
@@ -71,6 +71,32 @@ fn a_lie_is_found_told_and_replaces_nothing() {
     assert_eq!(two.build(&[]).ran(), "gen sum");
     assert_eq!(two.read("out/sum"), "text\nhonest");
     assert_eq!(two.ok(&["audit"]).stdout, "", "nothing made elsewhere is gone by any more");
+}
+
+#[test]
+fn what_was_accepted_stays_in_place_whatever_the_sandbox() {
+    for tier in ["none", "landlock", "ns"] {
+        let works = match tier {
+            "none" => true,
+            "ns" => has_ns(),
+            _ => quipu_runtime::exec::sandbox::landlock().is_ok(),
+        };
+        if !works {
+            continue;
+        }
+        let tasks =
+            format!("[task.now]\nrun = 'date +%s%N > now'\ninputs = []\noutputs = ['now']\nsandbox = '{tier}'\n");
+        let (one, two) = (TestSpace::new(&tasks), TestSpace::new(&tasks));
+        one.build_twice(&[]);
+        one.ok(&["export", "--all", "-o", "../x.car"]);
+        two.use_key(2);
+        two.ok(&["trust", "add", "one", one.ok(&["key", "show"]).stdout.trim()]);
+        two.ok(&["import", one.beside("x.car").to_str().expect("text")]);
+        assert_eq!(two.build(&[]).ran(), "");
+        assert_eq!(two.run(&["audit"]).status, 5, "{tier}");
+        assert_eq!(two.read("now"), one.read("now"), "{tier}");
+        two.nothing_to_do(&[]);
+    }
 }
 
 #[test]

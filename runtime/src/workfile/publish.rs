@@ -7,25 +7,19 @@ use std::collections::BTreeMap;
 use super::Loaded;
 use super::errors::{ErrorKind, WorkfileError};
 use super::findings::Findings;
-use super::recipe::{Act, Recipe};
-use crate::process::Tier;
+use super::recipe::Recipe;
 use crate::task::When;
-
-/// Whether a task runs in the workspace itself, where what it reads and writes stands for all to see.
-fn is_open(recipe: &Recipe) -> bool {
-    recipe.runs() && recipe.act == Act::Process && recipe.tier != Tier::Ns
-}
 
 /// Errors for what would be seen before it is published.
 pub(super) fn check(recipes: &[Recipe], findings: &mut Findings) {
     let hint = "it needs `sandbox = \"ns\"`: elsewhere it stands in the workspace before any check on it has passed";
     for recipe in recipes {
-        if recipe.publish && is_open(recipe) {
+        if recipe.publish && recipe.works_in_the_workspace() {
             let message = format!("task `{}` is published, and runs in the workspace itself", recipe.name);
             findings.plain(WorkfileError::new(ErrorKind::BadValue, recipe.key_place("publish"), message).hint(hint));
         }
         let published = recipe.reads().map(|i| &recipes[i]).find(|read| read.publish);
-        if let Some(read) = published.filter(|_| is_open(recipe)) {
+        if let Some(read) = published.filter(|_| recipe.works_in_the_workspace()) {
             let message = format!(
                 "task `{}` runs in the workspace itself, and reads what `{}` publishes",
                 recipe.name, read.name

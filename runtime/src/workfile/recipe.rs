@@ -42,6 +42,21 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// What such a task does, in words that go on after its name.
+    pub fn told(&self) -> &'static str {
+        match self {
+            Self::Process => "runs a process",
+            Self::Service(_) => "is a service",
+            Self::Worker(_) => "is done by a worker",
+            Self::Wait(_) => "waits",
+            Self::External => "is done elsewhere",
+            Self::Fetch(_) => "fetches",
+            Self::Await { .. } => "awaits another workflow's",
+        }
+    }
+}
+
 /// One concrete task: one variant of a `[task.X]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
@@ -183,9 +198,10 @@ impl Recipe {
         self.steps.is_empty() && self.act == Act::Process
     }
 
-    /// Whether the work itself puts its outputs into the workspace.
-    pub fn is_done_in_place(&self) -> bool {
-        self.act == Act::Process && self.tier == Tier::None
+    /// Whether it runs in the workspace itself: what it reads and writes stands there for all to see, and nobody has to put
+    /// its outputs in place.
+    pub fn works_in_the_workspace(&self) -> bool {
+        self.runs() && self.act == Act::Process && self.tier != Tier::Ns
     }
 
     /// Whether it goes on while those that need it run.

@@ -49,15 +49,8 @@ pub(super) fn check(recipes: &[Recipe], findings: &mut Findings) {
 }
 
 fn obstacle(recipe: &Recipe, service: &Recipe) -> Option<(String, &'static str)> {
-    let what = match recipe.act {
-        Act::Process | Act::Service(_) => None,
-        Act::Worker(_) => Some("is done by a worker"),
-        Act::Wait(_) => Some("waits"),
-        Act::External => Some("is done elsewhere"),
-        Act::Fetch(_) => Some("fetches"),
-        Act::Await { .. } => Some("awaits another workflow's"),
-    };
-    if let Some(what) = what {
+    if !matches!(recipe.act, Act::Process | Act::Service(_)) {
+        let what = recipe.act.told();
         let message = format!("task `{}` {what}, and needs the service `{}`", recipe.name, service.name);
         return Some((message, "list it in `after`"));
     }
