@@ -19,6 +19,7 @@ use quipu_store::Store;
 use crate::cli::GoalArgs;
 use crate::commands::{Context, note};
 use crate::diagnose::Diagnosis;
+use crate::render::{count, harmless};
 use crate::settings::{self, Settings};
 use crate::trust_file::Trust;
 use crate::{change, include, remotes};
@@ -99,6 +100,31 @@ impl Opened {
         Ok(self.project.goals(selectors)?)
     }
 
+    /// The one task that a selector means.
+    pub(crate) fn only(&self, selector: &str) -> Result<TaskIdx, Diagnosis> {
+        let selectors = [selector.to_owned()];
+        let tasks = self.goals(&selectors)?;
+        match tasks[..] {
+            [task] => Ok(task),
+            [] => {
+                let left_out = self.project.loaded.left_out(&selectors).into_iter();
+                let left_out = left_out.map(|(name, reason)| format!("{name}: {reason}"));
+                Err(Diagnosis::ambiguous(format!("`{selector}` is left out"), left_out))
+            }
+            _ => {
+                let names = tasks.iter().map(|task| self.project.subject.workflow.node(*task).name.to_string());
+                Err(several(selector, names.collect()))
+            }
+        }
+    }
+
+    /// Says which tasks on the way to what selectors mean are no part of anything, for commands whose result does not.
+    pub(crate) fn tell_left_out(&self, selectors: &[String]) {
+        for (name, reason) in self.project.loaded.left_out(selectors) {
+            note(&format!("left out {}: {}", harmless(&name), harmless(&reason)));
+        }
+    }
+
     /// The tasks that were asked for: of those that selectors mean, the ones that a change affects, if one was named.
     pub(crate) fn asked(&self, context: &Context, args: &GoalArgs) -> Result<Vec<TaskIdx>, Diagnosis> {
         let goals = self.project.with_checks(self.goals(&args.goals)?);
@@ -131,6 +157,11 @@ pub(crate) fn load(context: &Context) -> Result<Loaded, Diagnosis> {
     let loaded = workfile::load_given(&context.start, &given, &|url, id| include::get(context, url, id))?;
     loaded.warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
     Ok(loaded)
+}
+
+/// A selector that should mean one task means these.
+pub(crate) fn several(selector: &str, names: Vec<String>) -> Diagnosis {
+    Diagnosis::ambiguous(format!("`{selector}` means {}", count(names.len(), "task")), names).hint("name one")
 }
 
 /// Where the workspace that `start` is in begins, whether its workfiles are right or wrong.

@@ -37,6 +37,7 @@ pub(super) fn attest(context: &Context, args: &AttestArgs) -> Result<Exit, Diagn
     let opened = Opened::open(context)?;
     let signer = signer(&context.settings()?)?;
     let goals = opened.asked(context, &args.goals)?;
+    opened.tell_left_out(&args.goals.goals);
     let mut exit = Exit::Ok;
     for (task, found) in accepted::of(&opened, &goals)? {
         let name = accepted::name(&opened, task);

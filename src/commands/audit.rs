@@ -37,6 +37,7 @@ enum Finding {
 pub(super) fn audit(context: &Context, args: &AuditArgs) -> Result<Exit, Diagnosis> {
     let opened = Opened::open(context)?;
     let goals = opened.asked(context, &args.goals)?;
+    opened.tell_left_out(&args.goals.goals);
     let below = accepted::below(&opened.project.subject, &goals);
     let found = accepted::of(&opened, &below)?;
     let foreign: Vec<(TaskIdx, Found)> =

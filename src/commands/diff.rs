@@ -133,11 +133,14 @@ impl Compared {
                 "outcome" => writeln!(out, "{name}: made of the same ({first}, then {second})"),
                 _ => writeln!(out, "{name} ({first}, then {second})"),
             };
-            match &task.differences {
-                None if task.differs == "ingredients" => {
-                    out.push_str("  what it was made of is not in the store any more\n");
-                }
-                _ => {}
+            // How it ended says it of one that was left out.
+            let is_made = |side: &Option<Side>| side.as_ref().is_some_and(|side| !side.id.is_empty());
+            if task.differs == "ingredients"
+                && task.differences.is_none()
+                && is_made(&task.first)
+                && is_made(&task.second)
+            {
+                out.push_str("  what it was made of is not in the store any more\n");
             }
             ingredients::text(&mut out, task.differences.as_deref().unwrap_or_default(), 2);
             for output in &task.outputs {

@@ -26,7 +26,7 @@ use crate::cli::ExplainArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::{self, Opened};
-use crate::render::{count, harmless};
+use crate::render::harmless;
 
 /// Everything there is to say of one task. Its JSON form is in `docs/formats/explain.md`.
 #[derive(Serialize)]
@@ -99,20 +99,9 @@ pub(super) fn explain(context: &Context, args: &ExplainArgs) -> Result<Exit, Dia
     let meant = project::select(loaded, std::slice::from_ref(&args.task))?;
     let explained = match meant[..] {
         [only] if loaded.recipes[only].left_out.is_some() => explainer.left_out(only)?,
-        _ => explainer.explain(one(&opened, &args.task)?, args.against.as_deref())?,
+        _ => explainer.explain(opened.only(&args.task)?, args.against.as_deref())?,
     };
     if args.json { print_json(&explained) } else { print(&text::text(&explained)).map(|()| Exit::Ok) }
-}
-
-/// The one task that somebody means.
-fn one(opened: &Opened, selector: &str) -> Result<TaskIdx, Diagnosis> {
-    let tasks = opened.goals(&[selector.to_owned()])?;
-    if let [task] = tasks[..] {
-        return Ok(task);
-    }
-    let names = tasks.iter().map(|t| opened.project.subject.workflow.node(*t).name.to_string());
-    let heading = format!("`{selector}` means {}", count(tasks.len(), "task"));
-    Err(Diagnosis::ambiguous(heading, names).hint("name one"))
 }
 
 struct Explainer<'a> {

@@ -27,6 +27,8 @@ use crate::render::count;
 struct Chosen {
     receipts: Vec<ReceiptId>,
     open: Vec<String>,
+    /// Whether all that was asked for is no part of the workflow now.
+    left_out: bool,
 }
 
 /// Exports.
@@ -80,7 +82,9 @@ pub(super) fn export(context: &Context, args: &ExportArgs) -> Result<Exit, Diagn
 
 fn nothing(chosen: &Chosen) -> Diagnosis {
     let nothing = Diagnosis::usage("there is nothing to export").exit(Exit::Failed);
-    if chosen.open.is_empty() {
+    if chosen.left_out {
+        nothing.hint("a condition leaves out what was asked for: `--set` may change that")
+    } else if chosen.open.is_empty() {
         nothing.hint("`quipu run` first: what has no receipt cannot be shared")
     } else {
         let n = count(chosen.open.len(), "task");
@@ -114,6 +118,8 @@ fn of_goals(opened: &Opened, args: &ExportArgs) -> Result<Chosen, Diagnosis> {
     let (ids, names): (Vec<String>, Vec<String>) = args.what.iter().cloned().partition(|text| workflow::is_id(text));
     chosen.receipts = of_ids(&opened.store, &ids)?.receipts;
     let goals = opened.goals(&names)?;
+    opened.tell_left_out(&names);
+    chosen.left_out = goals.is_empty();
     let below = accepted::below(&opened.project.subject, &goals);
     for (task, found) in accepted::of(opened, &below)? {
         let (name, is_goal) = (accepted::name(opened, task), goals.contains(&task));

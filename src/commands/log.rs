@@ -17,7 +17,7 @@ use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project;
 use crate::quantity::moment;
-use crate::render::{count, duration, harmless, parts};
+use crate::render::{duration, harmless, parts};
 
 /// Characters of a task's goals that fit on a line.
 const MAX_GOALS: usize = 3;
@@ -88,8 +88,7 @@ fn full_name(context: &Context, selector: &str) -> Result<(String, Option<Diagno
         Err(error) => Ok((selector.to_owned(), Some(error.into()))),
         Ok(several) => {
             let names = several.iter().map(|i| loaded.recipes[*i].name.to_string());
-            Err(Diagnosis::ambiguous(format!("`{selector}` means {}", count(several.len(), "task")), names)
-                .hint("name one"))
+            Err(project::several(selector, names.collect()))
         }
     }
 }

@@ -168,3 +168,32 @@ fn a_remote_workfile_is_got_once_and_is_what_its_hash_says() {
         said.stderr
     );
 }
+
+#[test]
+fn what_is_left_out_is_neither_lost_nor_forgotten() {
+    let space = TestSpace::new(
+        "[workspace]\n[task.m]\nmatrix = { version = '3.{8..10}' }\nwhen = 'version >= 3.9'\n\
+         run = 'echo {{version}} > {{version}}.out'\ninputs = []\noutputs = ['{{version}}.out']\n",
+    );
+    let why = "left out m[3.8]: ";
+    for (command, status) in [("check", 0), ("attest", 0), ("audit", 0)] {
+        let output = space.run(&[command, "m[3.8]"]);
+        assert!(output.status == status && output.stderr.starts_with(why), "{}", output.shown());
+    }
+    for args in [&["learn", "m[3.8]"][..], &["deliver", "m[3.8]", "--error", "x"]] {
+        let output = space.run(args);
+        let message = "error: `m[3.8]` is left out\n  m[3.8]: ";
+        assert!(output.status == 2 && output.stderr.starts_with(message), "{}", output.shown());
+    }
+    let output = space.run(&["export", "-o", "x.car", "m[3.8]"]);
+    assert!(output.status == 1 && output.stderr.contains("`--set` may change that"), "{}", output.shown());
+    assert!(!output.stderr.contains("`quipu run` first"), "{}", output.stderr);
+
+    assert_eq!(space.build_twice(&[]).ran(), "m[3.10] m[3.9]");
+    space.edit("quipu.toml", "3.9'", "3.8'");
+    assert_eq!(space.build_twice(&[]).ran(), "m[3.8]");
+    let told = space.ok(&["diff"]).stdout;
+    assert!(told.contains("m[3.8] (left-out, then ran)\n") && !told.contains("any more"), "{told}");
+    let several = space.run(&["learn", "m"]);
+    assert!(several.stderr.contains("`m` means 3 tasks") && several.stderr.contains("name one"), "{}", several.stderr);
+}
