@@ -23,8 +23,7 @@ use quipu_runtime::process::{ProcessSpec, Tier};
 use quipu_runtime::run::Rules;
 use quipu_runtime::task::{Invocation, PROCESS};
 use quipu_runtime::value::{Text, Value};
-use quipu_runtime::workfile;
-use quipu_runtime::workfile::DEFAULT_PATH;
+use quipu_runtime::workfile::{self, Act, DEFAULT_PATH, Recipe};
 use quipu_store::receipt::{FailureKind, Output};
 use quipu_store::stamp::Stamp;
 use quipu_store::tree::{Entry, Tree};
@@ -55,16 +54,14 @@ struct Lesson {
 /// Learns.
 pub(super) fn learn(context: &Context, args: &LearnArgs) -> Result<Exit, Diagnosis> {
     let opened = Arc::new(Opened::open(context)?);
-    let tasks = opened.goals(std::slice::from_ref(&args.task))?;
-    let [task] = tasks[..] else {
-        let names = tasks.iter().map(|t| opened.project.subject.workflow.node(*t).name.to_string());
-        let heading = format!("`{}` means {}", args.task, count(tasks.len(), "task"));
-        return Err(Diagnosis::ambiguous(heading, names).hint("name one"));
-    };
+    let task = opened.only(&args.task)?;
     let recipe = opened.project.recipe(task);
-    if args.write && !recipe.variant.is_empty() {
-        let heading = format!("`{}` is one of several variants, which share what the workfile says", recipe.name);
-        return Err(Diagnosis::usage(heading).hint("without `--write` it is printed, to be made general by hand"));
+    if recipe.act != Act::Process {
+        let heading = format!("`{}` {}: only what runs a process can be learnt from", recipe.name, recipe.act.told());
+        return Err(Diagnosis::usage(heading));
+    }
+    if args.write {
+        can_be_written(&opened, recipe)?;
     }
     works_here()?;
     let found: Arc<Mutex<Option<Lesson>>> = Arc::default();
@@ -91,13 +88,26 @@ pub(super) fn learn(context: &Context, args: &LearnArgs) -> Result<Exit, Diagnos
     drop(engine);
     let lesson = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     match lesson {
-        Some(lesson) => tell(&opened, task, &lesson, args),
+        Some(lesson) => tell(context, &opened, task, &lesson, args),
         None if report.run.was_stopped() => Ok(Exit::Interrupted),
         None => {
             note(&format!("nothing is learnt of `{}`: it did not succeed", harmless(&recipe.name)));
             Ok(Exit::Failed)
         }
     }
+}
+
+/// Whether what is learnt of a task can be written where it is defined.
+fn can_be_written(opened: &Opened, recipe: &Recipe) -> Result<(), Diagnosis> {
+    let (file, ..) = opened.project.loaded.locate(recipe.place);
+    let heading = if !recipe.variant.is_empty() {
+        format!("`{}` is one of several variants, which share what the workfile says", recipe.name)
+    } else if file.contains("://") {
+        format!("`{}` is defined in `{file}`, which is included from elsewhere", recipe.name)
+    } else {
+        return Ok(());
+    };
+    Err(Diagnosis::usage(heading).hint("without `--write` it is printed, to be written by hand"))
 }
 
 /// Whether tasks can be traced here; if not, why.
@@ -258,7 +268,13 @@ fn files(store: &Store, artifacts: BTreeMap<Box<str>, Entry>) -> Result<BTreeMap
     Ok(files)
 }
 
-fn tell(opened: &Opened, task: TaskIdx, lesson: &Lesson, args: &LearnArgs) -> Result<Exit, Diagnosis> {
+fn tell(
+    context: &Context,
+    opened: &Opened,
+    task: TaskIdx,
+    lesson: &Lesson,
+    args: &LearnArgs,
+) -> Result<Exit, Diagnosis> {
     let Lesson { traced, proposal, again } = lesson;
     let project = &opened.project;
     let recipe = project.recipe(task);
@@ -286,10 +302,11 @@ fn tell(opened: &Opened, task: TaskIdx, lesson: &Lesson, args: &LearnArgs) -> Re
     };
     let keys = Keys::new(proposal, news, &member.dir, recipe.stdout.as_deref());
     let is_sure = again.as_ref().is_ok_and(Vec::is_empty);
-    let file = opened.workspace.root().join(&member.dir).join(workfile::FILE_NAME);
+    // Not that of the member: it may be included from another.
+    let file = opened.workspace.root().join(project.loaded.locate(recipe.place).0);
     let written = args.write && is_sure && !keys.is_empty();
     if written {
-        write(&file, &keys, key)?;
+        write(context, &file, &keys, key)?;
     }
     if args.json {
         print_json(&json!({
@@ -355,15 +372,15 @@ fn summary(name: &str, lesson: &Lesson) -> String {
 }
 
 /// Writes the keys into the workfile, which is right before and after.
-fn write(file: &std::path::Path, keys: &Keys, task: &str) -> Result<(), Diagnosis> {
+fn write(context: &Context, file: &std::path::Path, keys: &Keys, task: &str) -> Result<(), Diagnosis> {
     let unwritten = |e: &std::io::Error| Diagnosis::system(&format!("cannot write `{}`", super::shown(file)), e);
     let before = std::fs::read_to_string(file).map_err(|e| unwritten(&e))?;
     let no_table = || Diagnosis::usage(format!("`{}` has no table of task `{task}` any more", super::shown(file)));
     let after = keys.edit(&before, task).ok_or_else(no_table)?;
     table::replace(file, &after).map_err(|e| unwritten(&e))?;
-    if let Err(error) = workfile::load(file.parent().unwrap_or(file)) {
+    if let Err(error) = crate::project::load(context) {
         table::replace(file, &before).map_err(|e| unwritten(&e))?;
-        return Err(Diagnosis::from(error).hint("the workfile is as it was; this is what would have been written"));
+        return Err(error.hint("the workfile is as it was; this is what would have been written"));
     }
     Ok(())
 }

@@ -195,3 +195,53 @@ fn a_members_paths_are_written_from_its_folder() {
     assert!(written.contains("inputs = [\"a.txt\", \"../shared/b.txt\"]"), "{written}");
     assert_eq!(space.build_twice(&["lib:join"]).ran(), "lib:join");
 }
+
+#[test]
+fn what_is_included_is_written_where_it_stands() {
+    let root = "include = [\"ci/lint.toml\"]\n[workspace]\n[task.build]\nrun = \"cat main.txt > main.out\"\n\
+                inputs = [\"main.txt\"]\noutputs = [\"main.out\"]\n";
+    let space = TestSpace::new(root);
+    space.write(
+        "ci/lint.toml",
+        "[task.build]\nrun = \"cat data.txt > lint.out\"\ninputs = [\"data.txt\", \"extra.txt\"]\noutputs = [\"lint.out\"]\n",
+    );
+    ["main.txt", "data.txt", "extra.txt"].iter().for_each(|path| space.write(path, "text\n"));
+    let Some(output) = learn(&space, &["lint:build", "--write"]) else { return };
+    assert_eq!(output.status, 0, "{}", output.stderr);
+    assert_eq!(space.read("quipu.toml"), root, "its namesake is as it was");
+    let written = space.read("ci/lint.toml");
+    assert!(written.contains("inputs = [\"data.txt\"]\n"), "{written}");
+    assert!(output.stderr.contains("ci/lint.toml"), "{}", output.stderr);
+    space.remove("extra.txt");
+    assert_eq!(space.build_twice(&[]).ran(), "build lint:build");
+}
+
+#[test]
+fn what_cannot_be_learnt_or_written_is_said_before_anything_runs() {
+    let space = TestSpace::new("");
+    let text = "[task.build]\nrun = \"echo ran >> ../note; cat main.txt\"\nsandbox = \"none\"\n";
+    let id = quipu_store::cid::BlobId::of(text.as_bytes());
+    std::fs::write(space.beside("lint.toml"), text).expect("is written");
+    let url = format!("file://{}", space.beside("lint.toml").display());
+    space.write(
+        "quipu.toml",
+        &format!(
+            "include = [{{ url = \"{url}\", blake3 = \"{id}\" }}]\n[workspace]\n[task.approval]\nexternal = true\n\
+             [task.ask]\nworker = [\"sh\"]\nrun = [\"x\"]\ninputs = []\n[task.server]\nrun = \"sleep 9\"\ninputs = []\n\
+             service = {{ file = \"up\" }}\n"
+        ),
+    );
+    space.write("main.txt", "text\n");
+    let said = |args: &[&str], message: &str| {
+        let output = space.run(args);
+        assert!(output.status == 2 && output.stderr.contains(message), "{args:?}: {}", output.shown());
+    };
+    said(
+        &["learn", "lint:build", "--write"],
+        &format!("`lint:build` is defined in `{url}`, which is included from elsewhere"),
+    );
+    said(&["learn", "approval"], "`approval` is done elsewhere: only what runs a process can be learnt from");
+    said(&["learn", "ask"], "`ask` is done by a worker");
+    said(&["learn", "server"], "`server` is a service");
+    assert_eq!(space.lines("note").len(), 0, "nothing ran");
+}
