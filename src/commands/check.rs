@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quipu_runtime::drive;
-use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::{Done, Executor, Job};
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::{End, State};
-use quipu_runtime::task::PROCESS;
+use quipu_runtime::task::{PROCESS, WORKER};
 use quipu_runtime::value::Text;
+use quipu_runtime::workfile::Act;
 use quipu_store::Store;
 use quipu_store::receipt::FailureKind;
 use serde::Serialize;
@@ -35,7 +35,7 @@ use crate::settings;
 #[derive(Debug, Serialize)]
 struct Checked {
     task: String,
-    /// `equal`, `differs`, or how its run ended otherwise.
+    /// `equal`, `differs`, `same` (it is the work of another that is checked), or how its run ended otherwise.
     result: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -46,24 +46,19 @@ struct Checked {
 /// Checks.
 pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnosis> {
     let opened = Opened::open(context)?;
-    let goals = opened.goals(&args.tasks)?;
-    let ids = &opened.project.subject.ids;
-    let mut goals: Vec<TaskIdx> = goals.into_iter().map(|goal| ids.first(goal)).collect();
-    goals.sort_unstable();
-    goals.dedup();
+    let goals = goals(&opened, args)?;
     let name = |task: TaskIdx| opened.project.subject.workflow.node(task).name.clone();
     let found = Found::default();
     let mut engine = opened.engine();
     opened.attach_remotes(&mut engine)?;
-    let twice = Twice {
-        inner: opened.processes.clone(),
-        store: opened.store.clone(),
-        targets: goals.iter().map(|goal| name(*goal)).collect(),
-        found: found.clone(),
-    };
-    engine.executors.register(PROCESS, twice);
+    for command in [PROCESS, WORKER] {
+        let inner = engine.executors.find(command).expect("every engine has both").clone();
+        let targets = goals.iter().map(|goal| name(*goal)).collect();
+        let twice = Twice { inner, store: opened.store.clone(), targets, found: found.clone() };
+        engine.executors.register(command, twice);
+    }
     let told = found.clone();
-    engine.observers.add(Arc::new(render::Failures::new(move |task| told.has(task))));
+    engine.observers.add(Arc::new(render::Failures::new(move |task| told.is_bad(task))));
     let rules = Rules {
         jobs: args.jobs.unwrap_or_else(settings::default_jobs),
         keep_going: true,
@@ -77,6 +72,7 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnos
         return Err(refused);
     }
     let mut found = found.take();
+    let undelivered = report.run.undelivered();
     let mut checked = vec![];
     for goal in goals {
         let task = name(goal);
@@ -84,13 +80,19 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnos
         let failed = report.run.failure(goal).map(|failure| failure.kind.to_string());
         let (result, reason) = match (&differences, report.run.state(goal)) {
             (Some(Err(why)), _) => ("failed", Some(why.clone())),
-            (Some(Ok(_)), _) => ("differs", None),
-            (None, State::Ended(End::Ran)) => ("equal", None),
-            (None, State::Ended(End::Failed)) => ("failed", failed),
-            (None, State::Ended(End::Skipped { cause })) => {
+            (Some(Ok(found)), _) if !found.is_empty() => ("differs", None),
+            (Some(Ok(_)), State::Ended(End::Ran)) => ("equal", None),
+            // Another of the tasks does its work.
+            (None, State::Ended(End::CutOff)) => ("same", Some("its work is that of another task".to_owned())),
+            (_, State::Ended(End::Failed)) => ("failed", failed),
+            (_, State::Ended(End::Skipped { cause })) => {
                 ("skipped", Some(format!("`{}` did not succeed", name(cause))))
             }
-            (None, State::Ended(End::Blocked { cause })) => {
+            (_, State::Ended(End::Unmet)) => ("unmet", Some("its condition is not met".to_owned())),
+            (_, State::Ended(End::Blocked { cause })) if undelivered.contains(&cause) => {
+                ("blocked", Some(format!("`{}` is done elsewhere, and was not delivered", name(cause))))
+            }
+            (_, State::Ended(End::Blocked { cause })) => {
                 ("blocked", Some(format!("there is no receipt for `{}`", name(cause))))
             }
             _ => ("cancelled", None),
@@ -106,7 +108,7 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnos
     } else if count_of("failed") + count_of("skipped") > 0 {
         Exit::Failed
     } else if count_of("blocked") > 0 {
-        Exit::Blocked
+        if undelivered.is_empty() { Exit::Blocked } else { Exit::Suspended }
     } else {
         Exit::Ok
     };
@@ -116,6 +118,29 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnos
         print(&text(&checked)).map(|()| Exit::Ok)?
     };
     Ok(exit)
+}
+
+/// The tasks that are run twice. What a selector means beside them and does not run is passed over, unless it means nothing
+/// else.
+fn goals(opened: &Opened, args: &CheckArgs) -> Result<Vec<TaskIdx>, Diagnosis> {
+    let ids = &opened.project.subject.ids;
+    let mut goals = vec![];
+    for selector in &args.tasks {
+        let meant = opened.goals(std::slice::from_ref(selector))?;
+        let act = |task: &TaskIdx| &opened.project.recipe(*task).act;
+        let runs = |task: &&TaskIdx| matches!(act(task), Act::Process | Act::Worker(_));
+        let before = goals.len();
+        goals.extend(meant.iter().filter(runs).map(|task| ids.first(*task)));
+        if let Some(other) = meant.first().filter(|_| goals.len() == before) {
+            let name = harmless(&opened.project.recipe(*other).name);
+            let message = format!("`{name}` {}: there is nothing to run twice", act(other).told());
+            return Err(Diagnosis::usage(message).hint("`quipu check` takes tasks that run something"));
+        }
+    }
+    opened.tell_left_out(&args.tasks);
+    goals.sort_unstable();
+    goals.dedup();
+    Ok(goals)
 }
 
 fn text(checked: &[Checked]) -> String {
@@ -150,7 +175,7 @@ fn text(checked: &[Checked]) -> String {
     out
 }
 
-/// In what two outcomes differ, or why that could not be found out.
+/// In what two outcomes differ, nothing where they are equal, or why that could not be found out.
 type Compared = Result<Vec<Differing>, String>;
 
 /// What was found, by task.
@@ -162,8 +187,10 @@ impl Found {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(task, found);
     }
 
-    fn has(&self, task: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(task)
+    /// Whether two outcomes were not equal.
+    fn is_bad(&self, task: &str) -> bool {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get(task).is_some_and(|found| !matches!(found.as_deref(), Ok([])))
     }
 
     fn take(&self) -> BTreeMap<Text, Compared> {
@@ -173,7 +200,7 @@ impl Found {
 
 /// Carries out some tasks twice, others as ever.
 struct Twice {
-    inner: ProcessExecutor,
+    inner: Arc<dyn Executor>,
     store: Store,
     targets: Vec<Text>,
     found: Found,
@@ -193,7 +220,7 @@ impl Executor for Twice {
             let first = self.inner.execute(job.clone()).await;
             let Ok(output) = &first.result else { return first };
             // Tried again, it may be equal by chance.
-            if first.unusable.is_some() || self.found.has(&name) {
+            if first.unusable.is_some() || self.found.is_bad(&name) {
                 return if first.unusable.is_some() { first } else { differs(first) };
             }
             // What writes down the time does not do so twice within the same second.
@@ -204,7 +231,10 @@ impl Executor for Twice {
                 return second;
             }
             match compare::outputs(&self.store, output, again) {
-                Ok(differences) if differences.is_empty() => second,
+                Ok(differences) if differences.is_empty() => {
+                    self.found.add(name, Ok(differences));
+                    second
+                }
                 Ok(differences) => {
                     self.found.add(name, Ok(differences));
                     differs(second)

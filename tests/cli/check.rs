@@ -128,3 +128,63 @@ outputs = ["ids/"]
     assert!((11..47).contains(&byte), "{}", output.stdout);
     assert_eq!(space.build(&["new"]).ran(), "new", "nobody relies on either");
 }
+
+/// Says when it was asked.
+const WORKER: &str = r#"while IFS= read -r line; do
+  id=${line##*\"requestId\":}; id=${id%%[,\}]*}
+  date +%s%N > out
+  printf '{"exitCode":0,"output":"","requestId":%s}\n' "$id"
+done
+"#;
+
+#[test]
+fn a_worker_is_asked_twice() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        "[task.ask]\nworker = ['sh', 'worker.sh']\nrun = ['now']\ninputs = ['worker.sh']\noutputs = ['out']\n",
+    );
+    space.write("worker.sh", WORKER);
+    let output = space.run(&["check", "ask"]);
+    assert_eq!(
+        (output.status, output.stdout.starts_with("ask: `out` differs at byte ")),
+        (5, true),
+        "{}",
+        output.shown()
+    );
+    space.edit("worker.sh", "date +%s%N", "echo always");
+    assert_eq!(space.ok(&["check", "ask"]).stdout, "ask: came out equal twice\n");
+}
+
+#[test]
+fn what_does_not_run_here_is_not_called_equal() {
+    let space = space(
+        r#"
+[task.server]
+run = "touch up; sleep 60"
+inputs = []
+service = { file = "up" }
+
+[task.approval]
+external = true
+
+[task.publish]
+run = "echo {{needs.approval.stdout}} >> NOTE"
+inputs = []
+"#,
+    );
+    for (task, message) in [("server", "`server` is a service"), ("approval", "`approval` is done elsewhere")] {
+        let output = space.run(&["check", "publish", task]);
+        assert!(output.status == 2 && output.stderr.contains(message), "{}", output.shown());
+    }
+    for tasks in ["publish", "*"] {
+        let output = space.run(&["check", tasks]);
+        let waits = "publish: blocked: `approval` is done elsewhere, and was not delivered\n";
+        assert_eq!((output.status, &*output.stdout), (6, waits), "{}", output.stderr);
+    }
+    space.write("yes.txt", "yes");
+    space.ok(&["deliver", "approval", "--ok", "yes.txt"]);
+    assert_eq!(space.ok(&["check", "*"]).stdout, "publish: came out equal twice\n");
+    assert_eq!(space.lines("note"), ["yes", "yes"]);
+}
