@@ -209,3 +209,60 @@ fn what_cannot_be_delivered_is_said() {
         assert!(output.stderr.contains(message), "{message} in {}", output.stderr);
     }
 }
+
+#[test]
+fn a_success_is_final() {
+    let space = space();
+    space.build(&[]);
+    space.write("yes.txt", "yes\n");
+    space.write("no.txt", "no\n");
+    space.ok(&["deliver", "ticket", "--ok", "yes.txt"]);
+    let delivered = space.ok(&["deliver", "approval", "--ok", "yes.txt"]).stderr;
+    let again = space.ok(&["deliver", "approval", "--ok", "yes.txt"]).stderr;
+    let receipt = |said: &str| said.trim().rsplit(' ').next().map(str::to_owned);
+    assert!(again.starts_with("approval was delivered before, just so: "), "{again}");
+    assert_eq!(receipt(&again), receipt(&delivered));
+    for later in [["--error", "revoked"], ["--ok", "no.txt"]] {
+        let output = space.run(&[&["deliver", "approval"], &later[..]].concat());
+        let message =
+            "error: a success of `approval` was delivered already, and holds for it with these inputs\nhelp: ";
+        assert!(output.status == 2 && output.stderr.starts_with(message), "{}", output.shown());
+    }
+    let ran = space.build_twice(&[]);
+    assert!(ran.events.iter().all(|e| e["event"] != "divergence") && ran.warnings().is_empty(), "{:?}", ran.events);
+    assert_eq!(space.read("published"), "yes yes\n");
+}
+
+#[test]
+fn two_that_were_delivered_in_different_places_are_no_lack_of_determinism() {
+    let ticket = "[task.ticket]\nexternal = true\noutputs = [\"ticket\"]\n";
+    let (one, two) = (TestSpace::new(ticket), TestSpace::new(ticket));
+    two.use_key(2);
+    for (space, text) in [(&one, "yes\n"), (&two, "perhaps\n")] {
+        space.write("said.txt", text);
+        space.ok(&["deliver", "ticket", "--ok", "said.txt"]);
+    }
+    two.ok(&["run", "ticket"]);
+    two.ok(&["export", "--all", "-o", "../x.car", "ticket"]);
+    let did = two.ok(&["key", "show"]).stdout;
+    one.ok(&["trust", "add", "two", did.trim()]);
+    one.ok(&["import", two.beside("x.car").to_str().expect("text")]);
+    let ran = one.build(&["ticket"]);
+    assert_eq!(ran.warnings(), ["`ticket` was delivered in two ways, one of which counts"]);
+    assert!(ran.events.iter().all(|e| e["event"] != "divergence"), "{:?}", ran.events);
+}
+
+#[test]
+fn what_counts_in_every_workspace_is_said() {
+    let space = space();
+    space.build(&[]);
+    space.write("yes.txt", "yes\n");
+    let warns = |task: &str| {
+        let said = space.ok(&["deliver", task, "--ok", "yes.txt"]).stderr;
+        said.contains(&format!("warning: `{task}` has no inputs: this counts in every workspace with this store"))
+    };
+    assert!(warns("ticket"), "it has none");
+    assert!(!warns("approval"), "it has the build");
+    space.edit("quipu.toml", "sandbox", "subject = \"did:web:example.org\"\nsandbox");
+    assert!(!warns("ticket"), "it is this workspace's");
+}

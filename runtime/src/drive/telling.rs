@@ -19,6 +19,10 @@ impl Drive {
             Notice::Reopened { task } => self.emit(|| RunEvent::TaskReopened { task: name(task) }),
             Notice::Retry { task, attempt } => self.emit(|| RunEvent::TaskRetry { task: name(task), attempt }),
             Notice::Hollow { task } => self.emit(|| RunEvent::TaskHollow { task: name(task) }),
+            Notice::Divergence { task, .. } if self.run.is_external(task) => self.emit(|| {
+                let message = format!("`{}` was delivered in two ways, one of which counts", name(task));
+                RunEvent::Warning { message }
+            }),
             Notice::Divergence { task, .. } => self.emit(|| RunEvent::Divergence { task: name(task) }),
         }
     }
