@@ -38,7 +38,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         let teller = render::Teller::of(args);
         teller.observer().on(0, &RunEvent::Summary(summary));
         teller.end();
-        return Ok(Exit::Ok);
+        return teller.told(Exit::Ok);
     }
     let opened = Opened::open(context)?;
     let goals = opened.asked(context, &args.goals)?;
@@ -100,7 +100,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     // What is left of it holds the store.
     drop(engine);
     opened.leave();
-    Ok(exit)
+    teller.told(exit)
 }
 
 /// Says what a run ended without, since it is done elsewhere.

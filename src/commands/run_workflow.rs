@@ -155,7 +155,7 @@ fn go(context: &Context, args: &RunArgs, settings: &Settings, store: &Store, ask
     tell_withheld(&report);
     match room.isolation_refused() {
         Some(diagnosis) if !report.run.was_stopped() => Err(diagnosis),
-        _ => Ok(exit_of(&report)),
+        _ => teller.told(exit_of(&report)),
     }
 }
 

@@ -18,6 +18,9 @@ use quipu_store::tree::Entry;
 
 use self::style::Style;
 use crate::cli::{OutputMode, RunArgs};
+use crate::commands::unwritten;
+use crate::diagnose::Diagnosis;
+use crate::exit::Exit;
 use crate::project::Opened;
 use crate::settings;
 
@@ -25,6 +28,7 @@ use crate::settings;
 pub(crate) struct Teller {
     observer: Arc<dyn Observer>,
     live: Option<Arc<live::Live>>,
+    json: Option<Arc<json::Json>>,
 }
 
 impl Teller {
@@ -32,12 +36,13 @@ impl Teller {
     pub(crate) fn of(args: &RunArgs) -> Self {
         let style = Style::of(if args.quiet { OutputMode::Quiet } else { args.output });
         if args.json {
-            Self { observer: Arc::new(json::Json), live: None }
+            let json = Arc::new(json::Json::default());
+            Self { observer: json.clone(), live: None, json: Some(json) }
         } else if !style.is_quiet() && settings::stderr_is_live() {
             let live = Arc::new(live::Live::new(style));
-            Self { observer: live.clone(), live: Some(live) }
+            Self { observer: live.clone(), live: Some(live), json: None }
         } else {
-            Self { observer: Arc::new(plain::Plain::new(style)), live: None }
+            Self { observer: Arc::new(plain::Plain::new(style)), live: None, json: None }
         }
     }
 
@@ -58,6 +63,14 @@ impl Teller {
     pub(crate) fn end(&self) {
         if let Some(live) = &self.live {
             live.end();
+        }
+    }
+
+    /// The exit code, if all that was told got out.
+    pub(crate) fn told(&self, exit: Exit) -> Result<Exit, Diagnosis> {
+        match self.json.as_ref().and_then(|json| json.failed()) {
+            None => Ok(exit),
+            Some(error) => Err(unwritten(&error)),
         }
     }
 }
