@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use quipu_runtime::workfile::FILE_NAME;
+use quipu_runtime::workfile::{self, FILE_NAME};
 
 use super::{note, shown};
 use crate::diagnose::Diagnosis;
@@ -38,9 +38,10 @@ impl Starter {
 const HEAD: &str = "\
 # What there is to do here, and what it is made from. `quipu run` does it, and only what is not done yet.
 # `quipu plan` says what would run, `quipu explain TASK` why, `quipu list` what there is.
-
-[workspace]
 ";
+
+/// What makes a folder a workspace that no other lists.
+const WORKSPACE: &str = "\n[workspace]\n";
 
 const STARTERS: [Starter; 5] = [
     Starter {
@@ -122,12 +123,15 @@ pub(super) fn init(start: &Path) -> Result<Exit, Diagnosis> {
         }
         _ => Diagnosis::system(&format!("cannot write `{}`", shown(&path)), &e),
     })?;
-    let written = file.write_all(text(start).as_bytes()).and_then(|()| file.sync_all());
+    let root = workfile::listed_by(start);
+    let written = file.write_all(text(start, root.is_some()).as_bytes()).and_then(|()| file.sync_all());
     written.map_err(|e| Diagnosis::system(&format!("cannot write `{}`", shown(&path)), &e))?;
     note(&format!("wrote `{}`; try `quipu list`, then `quipu run`", shown(&path)));
     let above = fs::canonicalize(start).ok();
     let above = above.as_deref().and_then(Path::parent).into_iter().flat_map(Path::ancestors);
-    if let Some(dir) = above.into_iter().find(|dir| dir.join(FILE_NAME).exists()) {
+    if let Some(root) = root {
+        note(&format!("this folder is a member of the workspace `{}`", root.display()));
+    } else if let Some(dir) = above.into_iter().find(|dir| dir.join(FILE_NAME).exists()) {
         let outer = dir.join(FILE_NAME);
         note(&format!(
             "`{}` is above it: to make this folder a member of that workspace, list it there under `members`, and \
@@ -138,10 +142,11 @@ pub(super) fn init(start: &Path) -> Result<Exit, Diagnosis> {
     Ok(Exit::Ok)
 }
 
-fn text(start: &Path) -> String {
+fn text(start: &Path, is_member: bool) -> String {
     // Several would name their tasks alike; the first is as good as any.
     let found = STARTERS.iter().find(|starter| start.join(starter.file).is_file());
-    format!("{HEAD}{}", found.map_or_else(|| PLAIN.to_owned(), Starter::text))
+    let workspace = if is_member { "" } else { WORKSPACE };
+    format!("{HEAD}{workspace}{}", found.map_or_else(|| PLAIN.to_owned(), Starter::text))
 }
 
 #[cfg(test)]
@@ -152,7 +157,7 @@ mod tests {
     fn every_starter_is_a_workfile() {
         let dir = std::env::temp_dir();
         for tasks in STARTERS.iter().map(Starter::text).chain([PLAIN.to_owned()]) {
-            let text = format!("{HEAD}{tasks}");
+            let text = format!("{HEAD}{WORKSPACE}{tasks}");
             let loaded = quipu_runtime::workfile::load_text(&dir, &text);
             assert!(loaded.is_ok_and(|l| !l.recipes.is_empty()), "{text}");
         }

@@ -41,3 +41,17 @@ fn a_workspace_above_is_pointed_out() {
     let output = space.ok(&["-C", "part", "init"]);
     assert!(output.stderr.contains("is above it: to make this folder a member"), "{}", output.stderr);
 }
+
+#[test]
+fn in_a_folder_that_a_workspace_lists_it_makes_a_member() {
+    let space = TestSpace::new("[workspace]\nmembers = [\"part\", \"libs/*\", \"!libs/attic\"]\n");
+    for (dir, is_member) in [("part", true), ("libs/one", true), ("libs/attic", false)] {
+        space.write(&format!("{dir}/file"), "");
+        let said = space.ok(&["-C", dir, "init"]).stderr;
+        assert_eq!(said.contains("this folder is a member of the workspace"), is_member, "{dir}: {said}");
+        assert_eq!(space.read(&format!("{dir}/quipu.toml")).contains("[workspace]"), !is_member, "{dir}");
+    }
+    let listed = space.ok(&["list"]).stdout;
+    assert!(listed.contains("part:greet") && listed.contains("one:shout") && !listed.contains("attic"), "{listed}");
+    assert_eq!(space.build_twice(&["part:shout"]).ran(), "part:greet part:shout");
+}

@@ -47,32 +47,28 @@ pub(crate) fn find_root(start: &Path) -> Option<(PathBuf, PathBuf)> {
     let start = if start.is_dir() { start } else { start.parent()? };
     let has_file = |dir: &&Path| dir.join(FILE_NAME).is_file();
     let nearest = start.ancestors().find(has_file)?;
-    let own = |dir: &Path, use_file: &mut dyn FnMut(&model::File<'_>) -> bool| {
-        let Ok(text) = read(&dir.join(FILE_NAME)) else { return false };
-        use_file(&parse(0, &text, &mut vec![]))
-    };
     let is_root = read(&nearest.join(FILE_NAME)).is_ok_and(|text| has_workspace(&text));
-    if !is_root {
-        for above in nearest.ancestors().skip(1).filter(has_file) {
-            let Ok(relative) = nearest.strip_prefix(above) else { continue };
-            let Some(relative) = relative.to_str() else { continue };
-            let lists = own(above, &mut |file| {
-                file.workspace.as_ref().is_some_and(|workspace| {
-                    // The last entry that means it decides.
-                    let mut means = workspace.members.iter().rev().filter_map(|member| {
-                        let text = &*member.path.text;
-                        let (out, text) = text.strip_prefix('!').map_or((false, text), |text| (true, text));
-                        means(text, relative).then_some(!out)
-                    });
-                    means.next().unwrap_or(false)
-                })
-            });
-            if lists {
-                return Some((above.to_owned(), nearest.to_owned()));
-            }
-        }
-    }
-    Some((nearest.to_owned(), nearest.to_owned()))
+    let above = if is_root { None } else { lister(nearest) };
+    Some((above.unwrap_or_else(|| nearest.to_owned()), nearest.to_owned()))
+}
+
+/// The root of the nearest workspace above a folder that lists it as a member.
+pub(crate) fn lister(folder: &Path) -> Option<PathBuf> {
+    let lists = |above: &&Path| {
+        let Some(relative) = folder.strip_prefix(above).ok().and_then(Path::to_str) else { return false };
+        let path = above.join(FILE_NAME);
+        let Some(text) = path.is_file().then(|| read(&path).ok()).flatten() else { return false };
+        let file = parse(0, &text, &mut vec![]);
+        let members = file.workspace.iter().flat_map(|workspace| workspace.members.iter().rev());
+        // The last entry that means it decides.
+        let mut means = members.filter_map(|member| {
+            let text = &*member.path.text;
+            let (out, text) = text.strip_prefix('!').map_or((false, text), |text| (true, text));
+            means(text, relative).then_some(!out)
+        });
+        means.next().unwrap_or(false)
+    };
+    folder.ancestors().skip(1).find(lists).map(Path::to_owned)
 }
 
 /// Whether an entry of a list of members means a folder.

@@ -159,6 +159,11 @@ pub fn root(start: &Path) -> Option<PathBuf> {
     members::find_root(&start.canonicalize().ok()?).map(|(root, _)| root)
 }
 
+/// The root of the workspace that lists the folder `dir` as a member, whether it has a workfile yet or not.
+pub fn listed_by(dir: &Path) -> Option<PathBuf> {
+    members::lister(&dir.canonicalize().ok()?)
+}
+
 /// Makes recipes of a single workfile's text, for the workspace at `root`.
 pub fn load_text(root: &Path, text: &str) -> Result<Loaded, LoadError> {
     let file = SourceFile { path: FILE_NAME.into(), text: text.into() };
