@@ -40,14 +40,14 @@ pub(crate) struct Settings {
 impl Settings {
     /// From `--store`, else `$QUIPU_STORE`, else the platform's cache directory; the name space from `--namespace`, else
     /// `$QUIPU_NAMESPACE`, else `config.toml`.
-    pub(crate) fn read(store: Option<&Path>, named: Option<&str>, only: bool) -> Result<Self, Diagnosis> {
+    pub(crate) fn read(store: Option<PathBuf>, named: Option<&str>, only: bool) -> Result<Self, Diagnosis> {
         let home = || {
             var_path("HOME").ok_or_else(|| {
                 Diagnosis::usage("neither HOME nor QUIPU_STORE is set")
                     .hint("set QUIPU_STORE to the directory of the store")
             })
         };
-        let store = match store.map(Path::to_owned).or_else(|| var_path("QUIPU_STORE")) {
+        let store = match store.or_else(|| var_path("QUIPU_STORE")) {
             Some(store) => store,
             None => var_path("XDG_CACHE_HOME").map_or_else(|| home().map(|h| h.join(".cache")), Ok)?.join("quipu"),
         };

@@ -63,7 +63,8 @@ pub(crate) struct Context {
 impl Context {
     /// Where store and key are. Asked only by commands that need them: the others work without a home.
     pub(crate) fn settings(&self) -> Result<Settings, Diagnosis> {
-        Settings::read(self.store.as_deref(), self.namespace.as_deref(), self.only_namespace)
+        let store = self.store.as_deref().map(|store| self.file(store));
+        Settings::read(store, self.namespace.as_deref(), self.only_namespace)
     }
 
     /// A file as it was named on the command line: from where the command works.

@@ -22,7 +22,7 @@ const MAX_TOKEN_BYTES: u64 = 4096;
 pub(super) fn serve(context: &Context, args: &ServeArgs) -> Result<Exit, Diagnosis> {
     let store = context.settings()?.open_store()?;
     let token = match &args.token_file {
-        Some(path) => Some(token(path)?),
+        Some(path) => Some(token(&context.file(path))?),
         None => given_token()?,
     };
     let is_open = token.is_none();

@@ -97,3 +97,32 @@ fn a_member_is_worked_in_as_well_as_its_root() {
     assert_eq!(space.read("lib/part.out"), "part\n");
     assert_eq!(space.build(&["lib:part"]).ran(), "");
 }
+
+#[test]
+fn events_that_get_lost_are_an_error_and_the_work_is_done() {
+    let space = TestSpace::new(TASKS);
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("is there");
+    let output = space.finish(space.command(&["run", "--json"]).stdout(full));
+    assert_eq!(output.status, 3);
+    assert!(output.stderr.contains("error: cannot write the result: No space left"), "{}", output.stderr);
+    assert_eq!(space.ok(&["log", "a"]).stdout, "a\n");
+    // Whether there is anything to do or not.
+    for workfile in [TASKS.replace("echo a", "echo b"), TASKS.to_owned()] {
+        space.write("quipu.toml", &workfile);
+        let (reader, writer) = std::io::pipe().expect("is made");
+        drop(reader);
+        let output = space.finish(space.command(&["run", "--json"]).stdout(writer));
+        assert_eq!((output.status, &*output.stderr), (141, ""));
+    }
+}
+
+#[test]
+fn what_is_named_is_looked_for_where_the_command_works() {
+    let space = TestSpace::new(TASKS);
+    space.write("part/file", "");
+    space.ok(&["-C", "part", "run", "--store", "kept"]);
+    assert!(space.exists("part/kept") && !space.exists("kept"));
+    // A directory is no token.
+    let output = space.run(&["-C", "part", "serve", "--listen", "127.0.0.1:0", "--token-file", "kept"]);
+    assert!(output.status == 3 && output.stderr.contains("cannot use `part/kept`"), "{}", output.stderr);
+}
