@@ -1,11 +1,16 @@
 //! Ages and sizes as people write and read them, and moments.
 //!
-//! Pure; unaware of what is measured.
+//! Unaware of what is measured.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const UNITS: [(&str, u64); 5] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("w", 7 * 86_400)];
 const SIZES: [(&str, u64); 5] = [("B", 1), ("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1 << 40)];
+
+/// The time, in seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
 
 /// `90s`, `30m`, `12h`, `30d` or `8w`.
 pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {

@@ -139,8 +139,12 @@ pub enum RunEvent {
     Kept {
         /// Where it was.
         path: String,
-        /// Its content.
-        cid: String,
+        /// Its content; none for a symbolic link.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cid: Option<String>,
+        /// What it led to, for a symbolic link: that is all it was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        link: Option<String>,
     },
     /// Something people should know.
     Warning {

@@ -1,7 +1,6 @@
 //! Which receipts this store goes by for tasks of a workspace: what `export`, `audit` and `attest` are about.
 
 use std::convert::Infallible;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::run::Subject;
@@ -12,6 +11,7 @@ use quipu_store::{Found, FoundTask};
 
 use crate::diagnose::Diagnosis;
 use crate::project::Opened;
+use crate::quantity::now;
 
 /// The goals and all they await, each once and after what it awaits.
 pub(super) fn below(subject: &Subject, goals: &[TaskIdx]) -> Vec<TaskIdx> {
@@ -37,7 +37,7 @@ pub(super) fn of(opened: &Opened, tasks: &[TaskIdx]) -> Result<Vec<(TaskIdx, Opt
 }
 
 fn best(opened: &Opened, found: FoundTask) -> Result<Option<Found>, Diagnosis> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = now();
     let keys = opened.trust.keys();
     let together: Vec<&SignedReceipt> = found.receipts.iter().map(|f| &*f.signed).collect();
     let mut best: Option<((bool, bool, u32, u64), usize)> = None;

@@ -10,7 +10,7 @@ use super::{Context, print, print_json};
 use crate::cli::AffectedArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
-use crate::render::harmless;
+use crate::render::{columns, harmless, padded};
 use crate::{change, project};
 
 #[derive(Serialize)]
@@ -45,14 +45,14 @@ pub(super) fn affected(context: &Context, args: &AffectedArgs) -> Result<Exit, D
     if args.json {
         return print_json(&all);
     }
-    let width = all.iter().map(|one| harmless(one.name).chars().count()).max().unwrap_or(0);
+    let width = all.iter().map(|one| columns(&harmless(one.name))).max().unwrap_or(0);
     let mut text = String::new();
     for one in &all {
         let why = match (one.changed, one.needs) {
             (Some(path), _) => format!("{} changed", harmless(path)),
             (None, other) => format!("needs {}", harmless(other.unwrap_or_default())),
         };
-        let _ = writeln!(text, "{:width$}  {why}", harmless(one.name));
+        let _ = writeln!(text, "{}  {why}", padded(&harmless(one.name), width));
     }
     print(&text).map(|()| Exit::Ok)
 }

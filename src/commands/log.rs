@@ -11,7 +11,7 @@ use quipu_store::Store;
 use quipu_store::cid::{BlobId, ReceiptId};
 use serde_json::{Value as Json, json};
 
-use super::{Context, memory, print, runs, unwritten};
+use super::{Context, memory, note, print, runs, unwritten};
 use crate::cli::LogArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
@@ -108,17 +108,25 @@ fn printed(
 ) -> Result<Option<Exit>, Diagnosis> {
     let of_task = |event: &&Json| event["task"] == name;
     let found = runs.find_map(|run| {
-        let recorded = run.events.iter().rev().filter(of_task).find(|e| e["event"] == "recorded");
+        let of_task = || run.events.iter().rev().filter(of_task);
+        let recorded = of_task().find(|e| e["event"] == "recorded");
         let receipt = recorded.and_then(|e| e["receipt"].as_str()?.parse::<ReceiptId>().ok());
-        receipt.map(|receipt| (receipt, run))
+        let began = || of_task().any(|e| e["event"] == "task-started");
+        let ended = || of_task().find(|e| e["event"] == "task-ended").and_then(|e| e["end"].as_str());
+        // Another process may have done it in its place.
+        let ran = receipt.is_some() || began() && !matches!(ended(), Some("ran" | "cached" | "cut-off"));
+        ran.then_some((receipt, run))
     });
     if as_json && let Some((_, run)) = &found {
         let lines: String = run.events.iter().filter(of_task).map(|event| format!("{event}\n")).collect();
         return print(&lines).map(|()| Some(Exit::Ok));
     }
+    if let Some((None, run)) = &found {
+        return unrecorded(run, name).map(Some);
+    }
     // The same work may have been done under another name, or its log be gone.
     let remembered = || memory::read(store, key?).get(name)?.receipt.as_ref()?.parse().ok();
-    let Some(receipt) = found.map(|(receipt, _)| receipt).or_else(remembered) else {
+    let Some(receipt) = found.and_then(|(receipt, _)| receipt).or_else(remembered) else {
         return Ok(None);
     };
     let gone = |what: &str| Diagnosis::usage(format!("{what} of `{}` is not in the store any more", harmless(name)));
@@ -136,6 +144,26 @@ fn printed(
         super::show::raw(store, id)?.ok_or_else(|| gone("standard output"))?;
     }
     Ok(Some(Exit::Ok))
+}
+
+/// Prints what a task had printed that left no receipt in this run, as far as the log of the run tells.
+fn unrecorded(run: &Logged, name: &str) -> Result<Exit, Diagnosis> {
+    let of_task = || run.events.iter().filter(|event| event["task"] == name);
+    for event in of_task().filter(|e| e["event"] == "task-output") {
+        let text = event["text"].as_str().unwrap_or_default();
+        if event["stream"] == "stderr" {
+            let _ = io::stderr().lock().write_all(text.as_bytes());
+        } else {
+            print(text)?;
+        }
+    }
+    let became = match of_task().rfind(|e| e["event"] == "task-ended") {
+        Some(ended) if ended["end"] == "cancelled" => "it was stopped".to_owned(),
+        Some(ended) => format!("it failed: {}", harmless(ended["reason"].as_str().unwrap_or_default())),
+        None => "it did not end, as far as is known".to_owned(),
+    };
+    note(&format!("`{}` left no receipt in run {}: {became}", harmless(name), run.id));
+    Ok(Exit::Ok)
 }
 
 fn texts(value: &Json) -> Vec<&str> {
@@ -226,6 +254,9 @@ fn told(event: &Json) -> String {
         "task-retry" => format!("{at}retrying {}\n", text("task")),
         "task-hollow" => format!("{at}output of {} is gone from the store\n", text("task")),
         "divergence" => format!("{at}{} came out in two ways\n", text("task")),
+        "kept" if event["link"].is_string() => {
+            format!("{at}replaced {}, which was a link to `{}`\n", text("path"), text("link"))
+        }
         "kept" => format!("{at}replaced {}, whose old content is {}\n", text("path"), text("cid")),
         "warning" => format!("{at}warning: {}\n", text("message")),
         "summary" => {

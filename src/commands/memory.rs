@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnose::Diagnosis;
 use crate::project::Opened;
+use crate::quantity::now;
 
 /// Files that a run without news may read anew each time rather than write down what it read.
 const MAX_READ_FILES: u64 = 64;
@@ -85,6 +86,6 @@ fn keep_tasks(opened: &Opened, report: &Report) -> Result<(), Diagnosis> {
     let mut receipts: Vec<ReceiptId> = memory.values().filter_map(|k| k.receipt.as_ref()?.parse().ok()).collect();
     receipts.sort_unstable();
     receipts.dedup();
-    let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let at = now();
     Ok(opened.store.set_root(&opened.key(), &Root { path: opened.key(), receipts, links: vec![], at })?)
 }

@@ -18,7 +18,7 @@ use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
 use crate::quantity::size;
-use crate::render::{count, duration, harmless};
+use crate::render::{columns, count, duration, harmless, padded};
 
 /// Characters of an id that tell it from others; `quipu show` takes them.
 const SHORT: std::ops::Range<usize> = 7..19;
@@ -143,15 +143,25 @@ pub(super) fn failed_before(opened: &Opened, task: &Planned) -> Result<Option<St
     Ok(failures.next_back().map(|failure| failure.kind.to_string()))
 }
 
+/// Whether it will not be done in this run although it is wanted.
+fn is_held(task: &Planned) -> bool {
+    matches!(task.status, Status::Blocked | Status::Failed | Status::Skipped) && task.reason != Some(Reason::Unmet)
+}
+
 fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {
-    let width = plan.tasks.iter().map(|t| harmless(&t.name).chars().count()).max().unwrap_or(0);
+    let width = plan.tasks.iter().map(|t| columns(&harmless(&t.name))).max().unwrap_or(0);
     let mut out = String::new();
     let line = |out: &mut String, task: &Planned| -> Result<(), Diagnosis> {
         let id = task.task.to_string();
         let also = if task.also.is_empty() { String::new() } else { format!(" (also `{}`)", task.also.join("`, `")) };
         let because = because(opened, task)?;
         let (status, short) = (word(task.status), id.get(SHORT).unwrap_or(&id));
-        let _ = writeln!(out, "  {status:<11}  {:width$}  {short}  {}{also}", harmless(&task.name), harmless(&because));
+        let _ = writeln!(
+            out,
+            "  {status:<11}  {}  {short}  {}{also}",
+            padded(&harmless(&task.name), width),
+            harmless(&because)
+        );
         Ok(())
     };
     for (n, _) in plan.batches.iter().enumerate() {
@@ -160,17 +170,20 @@ fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {
             line(&mut out, task)?;
         }
     }
-    let rest: Vec<&Planned> = plan.tasks.iter().filter(|t| t.batch.is_none()).collect();
-    if !rest.is_empty() {
-        out.push_str("settled\n");
-        for task in rest {
+    let rest = plan.tasks.iter().filter(|t| t.batch.is_none());
+    let (held, settled): (Vec<&Planned>, Vec<&Planned>) = rest.partition(|task| is_held(task));
+    for (heading, tasks) in [("settled", &settled), ("not done", &held)] {
+        if !tasks.is_empty() {
+            let _ = writeln!(out, "{heading}");
+        }
+        for task in tasks {
             line(&mut out, task)?;
         }
     }
     if !plan.left_out.is_empty() {
         out.push_str("left out\n");
         for LeftOut { name, reason } in &plan.left_out {
-            let _ = writeln!(out, "  {:width$}  {}", harmless(name), harmless(reason));
+            let _ = writeln!(out, "  {}  {}", padded(&harmless(name), width), harmless(reason));
         }
     }
     let c = &plan.counts;
@@ -185,10 +198,12 @@ fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {
         (c.skipped, Status::Skipped),
     ];
     let said: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, s)| format!("{n} {}", word(*s))).collect();
-    let nothing = if plan.batches.is_empty() { "nothing to do: " } else { "" };
+    let nothing = if plan.batches.is_empty() && held.is_empty() { "nothing to do: " } else { "" };
     let _ = writeln!(out, "{nothing}{}: {}", count(plan.tasks.len(), "task"), said.join(", "));
-    if !plan.resume.is_empty() {
-        let _ = writeln!(out, "starts with {}", plan.resume.iter().map(|n| harmless(n)).collect::<Vec<_>>().join(", "));
+    let first: Vec<String> =
+        plan.tasks.iter().filter(|t| t.resume && t.waits_for.is_empty()).map(|t| harmless(&t.name)).collect();
+    if !first.is_empty() {
+        let _ = writeln!(out, "starts with {}", first.join(", "));
     }
     if let Some(ms) = plan.critical_path_ms {
         let _ = writeln!(out, "at least about {} by {}", duration(ms), plan.critical_path.join(" -> "));

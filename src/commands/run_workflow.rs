@@ -25,6 +25,7 @@ use crate::cli::{OnDivergence, RunArgs};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::provided::{InRoom, Room};
+use crate::quantity::now;
 use crate::render::harmless;
 use crate::settings::Settings;
 use crate::trust_file::Trust;
@@ -190,6 +191,6 @@ fn keep(store: &Store, link: Link, key: &str, report: &Report) -> Result<(), Dia
     receipts.extend(old.into_iter().flat_map(|root| root.receipts));
     receipts.sort_unstable();
     receipts.dedup();
-    store.set_root(key, &Root { path: key.to_owned(), receipts, links: vec![link], at: workflow::now() })?;
+    store.set_root(key, &Root { path: key.to_owned(), receipts, links: vec![link], at: now() })?;
     Ok(store.flush()?)
 }

@@ -18,17 +18,12 @@ use crate::cli::{ExportArgs, WorkflowFormat};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
-use crate::quantity::size;
+use crate::quantity::{now, size};
 use crate::render::{count, harmless};
 
 /// A task may be called anything; what begins like an id and is long enough is one.
 pub(super) fn is_id(text: &str) -> bool {
     text.len() >= 12 && (text.starts_with("bafyr4i") || text.starts_with("bafkr4i")) && IdPrefix::new(text).is_ok()
-}
-
-/// The time, in seconds since 1970.
-pub(super) fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// Exports the workflow of the tasks that were asked for, or one that the store has.

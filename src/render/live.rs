@@ -9,10 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quipu_runtime::observe::{Ended, Observer, RunEvent};
+use unicode_width::UnicodeWidthChar as _;
 
 use super::plain::Transcript;
 use super::style::Style;
-use super::{duration, harmless};
+use super::{columns, duration, one_line, padded};
 
 /// Most running tasks that get a line each.
 const MAX_LINES: usize = 8;
@@ -34,7 +35,7 @@ struct Shared {
 struct State {
     transcript: Transcript,
     board: Board,
-    /// Widths of the lines that are on the screen now.
+    /// Columns of the lines that are on the screen now.
     drawn: Vec<usize>,
     ended: bool,
 }
@@ -97,7 +98,7 @@ impl State {
     /// What takes the lines off the screen. Lines that a narrower window has wrapped since take several rows.
     fn erase(&mut self) -> String {
         let width = size().0;
-        let rows: usize = self.drawn.drain(..).map(|chars| chars.max(1).div_ceil(width)).sum();
+        let rows: usize = self.drawn.drain(..).map(|columns| columns.max(1).div_ceil(width)).sum();
         if rows == 0 { String::new() } else { format!("\x1b[{rows}A\r\x1b[J") }
     }
 
@@ -107,7 +108,7 @@ impl State {
         out.push_str(text);
         let (width, height) = size();
         for line in self.board.lines(Instant::now(), width, height) {
-            self.drawn.push(line.chars().count());
+            self.drawn.push(columns(&line));
             out.push_str(&line);
             out.push('\n');
         }
@@ -151,9 +152,9 @@ impl Running {
             let _ = write!(right, " of about {}", duration(ms));
         }
         // The last column stays free: some terminals go on to the next line there.
-        let room = (width - 1).saturating_sub(right.chars().count() + 4);
-        let name = cut(&self.task, room);
-        cut(&format!("  {name:<room$}  {right}"), width - 1)
+        let room = (width - 1).saturating_sub(columns(&right) + 4);
+        let name = padded(&cut(&self.task, room), room);
+        cut(&format!("  {name}  {right}"), width - 1)
     }
 }
 
@@ -163,13 +164,19 @@ fn seconds(time: Duration) -> String {
     if s < 60 { format!("{s} s") } else { duration(s * 1000) }
 }
 
+/// What fits of a text; three points say that it is not all.
 fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if columns(text) <= width {
         return text.to_owned();
     }
-    let mut kept: String = text.chars().take(width.saturating_sub(3)).collect();
-    kept.push_str("...");
-    kept.chars().take(width).collect()
+    let mut room = width.saturating_sub(3);
+    let fits = |c: &char| {
+        let left = room.checked_sub(c.width().unwrap_or(0));
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let kept: String = text.chars().take_while(fits).collect();
+    kept + &"..."[..width.min(3)]
 }
 
 /// Columns and rows.
@@ -203,13 +210,13 @@ impl Observer for Live {
                     std::thread::spawn(move || shared.tick());
                 }
                 state.board.running.push(Running {
-                    task: harmless(task).replace('\n', " "),
+                    task: one_line(task),
                     began: Instant::now(),
                     expected_ms: *expected_ms,
                 });
             }
             RunEvent::TaskEnded { task, end, .. } => {
-                let name = harmless(task).replace('\n', " ");
+                let name = one_line(task);
                 state.board.running.retain(|r| r.task != name);
                 // What is cached was counted when it was planned, or was never going to run.
                 if !matches!(end, Ended::Cached) {
@@ -259,7 +266,17 @@ mod tests {
         assert_eq!(lines[8], "[10/40] [======>                 ] 1 min 05 s, about 25 ...");
         for (width, height) in [(20, 4), (21, 5), (79, 6), (200, 100)] {
             let lines = board.lines(now, width, height);
-            assert!(lines.len() < height && lines.iter().all(|l| l.chars().count() < width), "{width}: {lines:?}");
+            assert!(lines.len() < height && lines.iter().all(|l| columns(l) < width), "{width}: {lines:?}");
+        }
+        let wide = "\u{691c}\u{8a3c}".repeat(40);
+        let wide = self::board(now, &[(&wide, None), ("e\u{301}t\u{e9}", None)]);
+        for width in [20, 41, 200] {
+            let lines = wide.lines(now, width, 24);
+            assert!(
+                lines[0].ends_with("  2 s") && lines.iter().all(|line| columns(line) < width),
+                "{width}: {lines:?}"
+            );
+            assert_eq!(columns(&lines[1]), width - 1, "{lines:?}");
         }
         assert!(board.lines(now, 19, 24).is_empty() && board.lines(now, 80, 3).is_empty());
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
 use quipu_store::tree::Entry;
+use unicode_width::UnicodeWidthStr as _;
 
 use self::style::Style;
 use crate::cli::{OutputMode, RunArgs};
@@ -116,13 +117,12 @@ impl TellKept {
     /// Tells of files that are kept now.
     pub(crate) fn tell(&self, at_ms: u64, kept: Vec<(String, Entry)>) {
         for (path, entry) in kept {
-            let cid = match entry {
-                Entry::File { blob, .. } => blob.to_string(),
-                Entry::Dir { tree } => tree.to_string(),
-                // Its target is all it was.
-                Entry::Symlink { target } => format!("-> {target}"),
+            let (cid, link) = match entry {
+                Entry::File { blob, .. } => (Some(blob.to_string()), None),
+                Entry::Dir { tree } => (Some(tree.to_string()), None),
+                Entry::Symlink { target } => (None, Some(target.to_string())),
             };
-            self.inner.on(at_ms, &RunEvent::Kept { path, cid });
+            self.inner.on(at_ms, &RunEvent::Kept { path, cid, link });
         }
     }
 }
@@ -166,6 +166,21 @@ pub(crate) fn parts(number: impl Fn(&str) -> usize) -> String {
     ];
     let parts: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     parts.join(", ")
+}
+
+/// How many columns of a terminal a text takes on one line.
+pub(crate) fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// A text with blanks behind it, so that it takes that many columns.
+pub(crate) fn padded(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(columns(text))))
+}
+
+/// A name on one line.
+pub(crate) fn one_line(name: &str) -> String {
+    harmless(name).replace('\n', " ")
 }
 
 /// Text for a terminal or log: control characters that could move the cursor or recolour what follows are

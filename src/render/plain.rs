@@ -2,7 +2,7 @@
 //!
 //! Also the words that the live terminal uses for what stays on the screen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +23,8 @@ const TAIL_LINES: usize = 20;
 pub(super) struct Transcript {
     style: Style,
     output: HashMap<String, String>,
-    cut: HashMap<String, usize>,
+    /// Tasks of whose output only the end is held.
+    cut: HashSet<String>,
     /// The line that a task has begun and not ended, by task and stream.
     begun: HashMap<(String, bool), String>,
     failures: Vec<String>,
@@ -56,7 +57,7 @@ impl Transcript {
                     }
                 }
                 // What was shown as it came is not shown again.
-                let (shown, shown_cut) = if self.style.is_immediate() { ("", None) } else { (&*printed, cut) };
+                let (shown, shown_cut) = if self.style.is_immediate() { ("", false) } else { (&*printed, cut) };
                 self.blocks += 1;
                 match end {
                     Ended::Ran if !self.style.is_quiet() => {
@@ -74,8 +75,12 @@ impl Transcript {
                         let mut again = format!("{task}: {}\n", harmless(reason));
                         let lines: Vec<&str> = printed.lines().collect();
                         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-                        indent(&mut again, &tail, (lines.len() > TAIL_LINES).then_some(0));
+                        indent(&mut again, &tail, lines.len() > TAIL_LINES);
                         self.failures.push(again);
+                    }
+                    // What never began is not worth a line each.
+                    Ended::Cancelled if !(self.style.is_quiet() || printed.is_empty() && wall_ms.is_none()) => {
+                        self.style.block(&mut out, &format!("cancelled {task}{took}"), self.blocks, shown, shown_cut);
                     }
                     Ended::Skipped | Ended::Unmet | Ended::Blocked if !self.style.is_quiet() => {
                         let word = if *end == Ended::Blocked { "blocked" } else { "skipped" };
@@ -96,9 +101,13 @@ impl Transcript {
             RunEvent::Divergence { task } => {
                 let _ = writeln!(out, "warning: {task} came out in two ways: it is not deterministic");
             }
-            RunEvent::Kept { path, cid } => {
-                let _ =
-                    writeln!(out, "replaced {path}, which quipu had not written; its old content: quipu show {cid}");
+            RunEvent::Kept { path, cid, link } => {
+                let was = match (cid, link) {
+                    (_, Some(target)) => format!("; it was a link to `{}`", harmless(target)),
+                    (Some(cid), None) => format!("; its old content: quipu show {cid}"),
+                    (None, None) => String::new(),
+                };
+                let _ = writeln!(out, "replaced {}, which quipu had not written{was}", harmless(path));
             }
             RunEvent::Warning { message } => {
                 let _ = writeln!(out, "warning: {}", harmless(message));
@@ -132,7 +141,7 @@ impl Transcript {
             }
             // From the next whole line on.
             at += held[at..].find('\n').map_or(0, |n| n + 1);
-            *self.cut.entry(task.to_owned()).or_default() += at;
+            self.cut.insert(task.to_owned());
             held.drain(..at);
         }
     }

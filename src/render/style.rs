@@ -3,10 +3,10 @@
 //! Knows the marks of those services; unaware of events.
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::harmless;
+use super::{harmless, one_line};
 use crate::cli::OutputMode;
+use crate::quantity::now;
 use crate::settings;
 
 /// What folds output, by whoever shows it.
@@ -60,23 +60,23 @@ impl Style {
     }
 
     /// A heading and what stands below it, of the task with that number in this run.
-    pub(super) fn block(self, out: &mut String, heading: &str, number: usize, text: &str, cut: Option<usize>) {
+    pub(super) fn block(self, out: &mut String, heading: &str, number: usize, text: &str, is_cut: bool) {
         let folded = !text.is_empty() && self.mode == OutputMode::Grouped;
         match self.fold {
             Fold::GitHub if folded => {
                 let _ = writeln!(out, "::group::{heading}");
-                indent(out, text, cut);
+                indent(out, text, is_cut);
                 out.push_str("::endgroup::\n");
             }
             Fold::GitLab if folded => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+                let now = now();
                 let _ = writeln!(out, "\x1b[0Ksection_start:{now}:quipu_{number}[collapsed=true]\r\x1b[0K{heading}");
-                indent(out, text, cut);
+                indent(out, text, is_cut);
                 let _ = writeln!(out, "\x1b[0Ksection_end:{now}:quipu_{number}\r\x1b[0K");
             }
             _ => {
                 let _ = writeln!(out, "{heading}");
-                indent(out, text, cut);
+                indent(out, text, is_cut);
             }
         }
     }
@@ -97,13 +97,9 @@ fn escape(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
-fn one_line(name: &str) -> String {
-    harmless(name).replace('\n', " ")
-}
-
-/// Lines below their heading.
-pub(super) fn indent(out: &mut String, text: &str, cut: Option<usize>) {
-    if cut.is_some() {
+/// Lines below their heading; of those that were cut, the end.
+pub(super) fn indent(out: &mut String, text: &str, is_cut: bool) {
+    if is_cut {
         out.push_str("    ...\n");
     }
     for line in text.lines() {
@@ -117,7 +113,7 @@ mod tests {
 
     fn block(fold: Fold, text: &str) -> String {
         let mut out = String::new();
-        Style { mode: OutputMode::Grouped, fold }.block(&mut out, "ran a (1 s)", 3, text, None);
+        Style { mode: OutputMode::Grouped, fold }.block(&mut out, "ran a (1 s)", 3, text, false);
         out
     }
 

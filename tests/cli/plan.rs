@@ -82,3 +82,26 @@ fn programs_get_states_batches_and_ids() {
     assert_eq!(states, ["certain", "conditional", "conditional", "cached"]);
     assert_eq!((&plan["counts"]["certain"], &plan["fetch"]), (&1.into(), &serde_json::json!([])));
 }
+
+#[test]
+fn what_is_held_up_is_not_called_settled_and_what_waits_does_not_start() {
+    let space = TestSpace::new(
+        "[workspace]\n[task.ap]\nexternal = true\noutputs = ['ap.txt']\n[task.pub]\nrun = 'cat ap.txt'\ninputs = ['ap.txt']\n",
+    );
+    let held = plan(&space, &[]);
+    assert_snapshot!(held, @r#"
+    not done
+      blocked      ap   [short]  it is done elsewhere, and nobody has delivered it
+      blocked      pub  [short]  because of `ap`
+    2 tasks: 2 blocked
+    "#);
+    let space = TestSpace::new(
+        "[workspace]\n[task.first]\nrun = 'true'\ninputs = []\n[task.second]\nrun = 'echo'\ninputs = []\nafter = ['first']\n",
+    );
+    assert!(plan(&space, &[]).ends_with("\nstarts with first\n"), "{}", plan(&space, &[]));
+    // A condition that is not met holds nothing up.
+    space.write("quipu.toml", "[workspace]\n[task.a]\nrun = 'true'\ninputs = []\n[task.b]\nrun = 'x'\ninputs = []\nafter = ['a']\nwhen = 'failure'\n");
+    space.build(&[]);
+    let unmet = plan(&space, &[]);
+    assert!(unmet.starts_with("settled\n") && unmet.contains("\nnothing to do: 2 tasks"), "{unmet}");
+}

@@ -47,10 +47,28 @@ fn one_signal_ends_in_order_and_keeps_what_is_done() {
         assert_eq!((ran.count("ran"), ran.count("cancelled"), ran.count("failed")), (1, 2, 0));
         assert!(!is_running(&space), "what ran is ended");
         assert!(!space.exists("slow.out"));
+        let log = space.ok(&["log", "slow"]);
+        assert_eq!(log.stdout, "first\n", "what it had printed");
+        assert!(log.stderr.starts_with("`slow` left no receipt in run ") && log.stderr.ends_with(": it was stopped\n"));
         std::fs::remove_file(space.beside("hold")).expect("is removed");
         assert_eq!(space.build_twice(&[]).ran(), "last slow");
         assert_eq!(space.lines("ran"), ["first"]);
+        assert_eq!(space.ok(&["log", "slow"]).shown(), "first\n", "it has a receipt now");
     }
+}
+
+#[test]
+fn what_is_ended_is_told_with_what_it_printed() {
+    let space = held(HELD);
+    let child = space.command(&["run"]).stderr(std::process::Stdio::piped()).spawn().expect("starts");
+    wait_until("the process is there", || !space.lines("pid").is_empty());
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).expect("fits")).expect("is one");
+    rustix::process::kill_process(pid, Signal::INT).expect("is there");
+    let output = child.wait_with_output().expect("ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let told = said.split_once("\ncancelled slow (").expect("is told").1;
+    assert_eq!(told.lines().nth(1), Some("    first"), "{said}");
+    assert!(!said.contains("cancelled last"), "what never began is not: {said}");
 }
 
 #[test]

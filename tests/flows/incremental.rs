@@ -290,3 +290,23 @@ fn the_folder_of_what_is_included_is_not_left_out_and_workfiles_are_no_inputs() 
     space.write("ci/web.toml", "# the same\n[task.lint]\nrun = 'true'\ninputs = []\n");
     assert_eq!(space.build_twice(&[]).ran(), "");
 }
+
+#[test]
+fn a_link_that_was_in_the_way_is_told_with_what_it_led_to() {
+    let space = TestSpace::new("[task.d]\nrun = 'echo d > d.txt'\ninputs = []\noutputs = ['d.txt']\n");
+    space.build_twice(&[]);
+    for as_json in [true, false] {
+        space.remove("d.txt");
+        std::os::unix::fs::symlink("/nowhere", space.path("d.txt")).expect("is linked");
+        if as_json {
+            let ran = space.build(&[]);
+            let kept = ran.events.iter().find(|e| e["event"] == "kept").expect("is told");
+            assert!(kept["link"] == "/nowhere" && kept["cid"].is_null(), "{kept}");
+        } else {
+            let said = space.ok(&["run"]).stderr;
+            let expected = "replaced d.txt, which quipu had not written; it was a link to `/nowhere`\n";
+            assert!(said.contains(expected), "{said}");
+        }
+        assert_eq!(space.read("d.txt"), "d\n");
+    }
+}
