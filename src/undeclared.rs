@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::trace;
 use quipu_runtime::exec::{Done, Executor, Job, Stop};
+use quipu_runtime::learn::escape;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
 use quipu_runtime::path::is_within;
 use quipu_runtime::process::{OutputKind, Tier};
@@ -97,10 +98,15 @@ impl Hinting {
         };
         let lines = of(missed, &|path| {
             let slash = if self.root.join(path).is_dir() { "/" } else { "" };
-            format!("\"{}{slash}\"", harmless(&from_here(path)))
+            toml_edit::Value::from(format!("{}{slash}", escape(&from_here(path)))).to_string()
         });
+        let is_pattern = |path: &&str| recipe.sources.globs.iter().any(|glob| **glob.text() == **path);
+        let also = match missed.iter().find(|path| is_pattern(path)) {
+            Some(path) => format!(" (as `{}` it is a pattern, which means other files)", harmless(&from_here(path))),
+            None => String::new(),
+        };
         format!(
-            "{} looked for {paths}, which {are} not declare; if it needs it, add to `inputs` ({file}:{line}): {lines}",
+            "{} looked for {paths}, which {are} not declare; if it needs it, add to `inputs` ({file}:{line}): {lines}{also}",
             recipe.name
         )
     }

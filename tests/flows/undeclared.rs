@@ -65,3 +65,20 @@ fn a_task_that_may_do_something_elsewhere_is_not_run_again_for_it() {
         assert_eq!((failed.output.status, hints(&failed)), (1, vec![]), "{rest}");
     }
 }
+
+#[test]
+fn the_line_to_add_means_the_file_whatever_it_is_called() {
+    if !needs_ns() || quipu_runtime::exec::trace::available().is_err() {
+        return;
+    }
+    let space = TestSpace::new(
+        "[task.t]\nrun = \"cat 'a b/x[1].txt'\"\ninputs = [\"a b/x[1].txt\"]\n[workspace]\nmembers = []\n",
+    );
+    space.write("a b/x[1].txt", "text\n");
+    let failed = space.build(&[]);
+    let line = "'a b/x\\[1].txt'";
+    let expected = format!("(quipu.toml:3): {line} (as `a b/x[1].txt` it is a pattern, which means other files)");
+    assert!(hints(&failed).iter().any(|hint| hint.ends_with(&expected)), "{:?}", hints(&failed));
+    space.edit("quipu.toml", "\"a b/x[1].txt\"", line);
+    space.build_twice(&[]);
+}
