@@ -1,18 +1,11 @@
 //! A secret key as text: 32 bytes in hexadecimal or base64. Unaware of where the text is from.
 
 use quipu_runtime::base64;
+use quipu_runtime::fetch::hexadecimal;
 
 /// 32 secret bytes, in hexadecimal or base64.
 pub(crate) fn read(text: &str) -> Option<[u8; 32]> {
-    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        let mut secret = [0; 32];
-        for (byte, pair) in secret.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digit = |c: u8| char::from(c).to_digit(16);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        return Some(secret);
-    }
-    base64::decode(text)?.try_into().ok()
+    hexadecimal(text).or_else(|| base64::decode(text)?.try_into().ok())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Settings: the command line, the environment and the platform's directories as plain values.
 //!
-//! The only reader of the environment.
+//! The only reader of the environment, but for the passwords of remotes, whose names their tables say.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
