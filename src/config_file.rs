@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::diagnose::Diagnosis;
+use crate::diagnose::{Diagnosis, not_toml};
 
 /// Largest file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -29,7 +29,7 @@ pub(crate) fn read(path: &Path) -> Result<Config, Diagnosis> {
         Err(e) => return Err(system(e)),
         Ok(file) => file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(system)?,
     };
-    let mut file: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(&e.to_string()))?;
+    let mut file: toml::Table = text.parse().map_err(|e| wrong(&not_toml(&text, &e)))?;
     let (namespace, remotes) = (file.remove("namespace"), file.remove("remote"));
     if let Some((other, _)) = file.iter().next() {
         return Err(wrong(&format!("`{other}` means nothing here; there are `namespace` and `[remote.NAME]`")));

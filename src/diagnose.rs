@@ -142,10 +142,7 @@ impl From<SelectError> for Diagnosis {
     fn from(error: SelectError) -> Self {
         // The message begins with the selector: "`x`, which is not defined".
         let base = Self::usage(format!("asked for {}", error.message));
-        match error.hint {
-            Some(hint) => base.hint(hint),
-            None => base,
-        }
+        base.hint(error.hint.unwrap_or_else(|| "`quipu list` lists the tasks there are".to_owned()))
     }
 }
 
@@ -214,6 +211,12 @@ impl From<ProjectError> for Diagnosis {
             other => Self::usage(other.to_string()),
         }
     }
+}
+
+/// What is wrong with a text that is no TOML, on one line.
+pub(crate) fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message().replace('\n', ", "))
 }
 
 /// Says what an unforeseen end looks like to a person. What a damaged index makes its library panic at is caught

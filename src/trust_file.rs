@@ -11,7 +11,7 @@ use std::path::Path;
 use quipu_store::sign::PublicKey;
 use quipu_store::trust::{Policies, Policy};
 
-use crate::diagnose::Diagnosis;
+use crate::diagnose::{Diagnosis, not_toml};
 
 /// Longest name of a key.
 const MAX_NAME_BYTES: usize = 64;
@@ -49,7 +49,7 @@ impl Trust {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.message().to_owned())?;
+        let table: toml::Table = text.parse().map_err(|e| not_toml(text, &e))?;
         let mut trust = Self::default();
         for (part, value) in table {
             let toml::Value::Table(entries) = value else { return Err(format!("`{part}` is no table")) };

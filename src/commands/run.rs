@@ -89,6 +89,11 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let exit = exit_of(&report);
     if !args.json {
         tell_suspended(&report);
+        let mut undelivered = report.run.undelivered().into_iter();
+        if let Some(task) = undelivered.find(|task| opened.project.is_external(*task)) {
+            let name = harmless(&opened.project.recipe(task).name);
+            note(&format!("help: `quipu deliver {name} --ok FILE`, or `--error TEXT`, says what came out"));
+        }
     }
     tell_withheld(&report);
     match opened.isolation_refused() {

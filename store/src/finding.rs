@@ -166,9 +166,10 @@ impl fmt::Display for Finding {
                     "task {task} is settled by receipt {receipt}, which does not say so; `--repair` drops the row"
                 )
             }
-            Self::Hollow { receipt, missing, first } => {
-                write!(f, "receipt {receipt} is hollow: {missing} blocks are not here, {first} among them")
-            }
+            Self::Hollow { receipt, missing, first } => match missing {
+                1 => write!(f, "receipt {receipt} is hollow: block {first} is not here"),
+                _ => write!(f, "receipt {receipt} is hollow: {missing} blocks are not here, {first} among them"),
+            },
             Self::WithoutLogs { receipts, first } => {
                 let receipts = if *receipts == 1 { "1 receipt".to_owned() } else { format!("{receipts} receipts") };
                 write!(f, "{receipts} made elsewhere came without logs, {first} among them; nothing else is missing")
@@ -192,7 +193,7 @@ impl fmt::Display for Finding {
                 )
             }
             Self::Index { why } => {
-                write!(f, "the index is damaged ({why}); `--repair` moves it aside and rebuilds it")
+                write!(f, "the index cannot be read ({why}); `--repair` moves it aside and rebuilds it")
             }
         }
     }

@@ -150,7 +150,8 @@ impl fmt::Display for FailureKind {
         match self {
             Self::Exit { code } => write!(f, "exit code {code}"),
             Self::Signal { signal } => write!(f, "ended by signal {signal}"),
-            Self::Timeout { limit_ms } => write!(f, "timed out after {}.{:03} s", limit_ms / 1000, limit_ms % 1000),
+            Self::Timeout { limit_ms: ms @ 0..=999 } => write!(f, "timed out after {ms} ms"),
+            Self::Timeout { limit_ms } => write!(f, "timed out after {} s", *limit_ms as f64 / 1000.0),
             Self::OutOfMemory => f.write_str("ran out of memory"),
             Self::MissingOutput { path } => write!(f, "did not write its declared output `{path}`"),
             Self::UndeclaredOutput { path } => write!(f, "wrote `{path}`, which it does not declare"),

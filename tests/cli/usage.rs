@@ -17,11 +17,13 @@ fn mistakes_name_the_thing_and_a_way_on() {
     exit 2
     --- stderr
     error: asked for `b`, which is not defined
+    help: `quipu list` lists the tasks there are
     "#);
     assert_snapshot!(space.run(&["run", "tag:x"]).shown(), @r#"
     exit 2
     --- stderr
     error: asked for `tag:x`, but no task has that tag
+    help: `quipu list` lists the tasks there are
     "#);
     assert_snapshot!(space.run(&["-C", "nowhere", "list"]).shown(), @r#"
     exit 2
@@ -125,4 +127,18 @@ fn what_is_named_is_looked_for_where_the_command_works() {
     // A directory is no token.
     let output = space.run(&["-C", "part", "serve", "--listen", "127.0.0.1:0", "--token-file", "kept"]);
     assert!(output.status == 3 && output.stderr.contains("cannot use `part/kept`"), "{}", output.stderr);
+}
+
+#[test]
+fn a_slip_in_the_users_own_files_is_named_with_its_line() {
+    let space = TestSpace::new(TASKS);
+    for name in ["config.toml", "trust.toml"] {
+        let path = space.beside("config").join(name);
+        std::fs::write(&path, "# Mine.\n[remote.a\nurl = 1\n").expect("is written");
+        let output = space.run(&["run"]);
+        let expected = format!("error: `{}`: line 2: ", path.display());
+        let one_line = output.stderr.trim_end().lines().count() == 1;
+        assert!(output.status == 2 && output.stderr.starts_with(&expected) && one_line, "{}", output.stderr);
+        std::fs::remove_file(path).expect("is removed");
+    }
 }

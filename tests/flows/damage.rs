@@ -125,7 +125,7 @@ fn t26_an_index_that_cannot_be_read_stops_the_run_and_repair_loses_nothing() {
     }
     let found = space.run(&["verify"]);
     assert_eq!(found.status, 5, "{}", found.stderr);
-    assert!(found.stdout.contains("the index is damaged"), "{}", found.stdout);
+    assert!(found.stdout.contains("the index cannot be read (it is damaged: "), "{}", found.stdout);
     let repaired = space.run(&["verify", "--repair"]);
     assert_eq!(repaired.status, 0, "{}{}", repaired.stdout, repaired.stderr);
     assert!(repaired.stdout.contains("the index was rebuilt: 3 receipts"), "{}", repaired.stdout);

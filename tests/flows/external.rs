@@ -51,7 +51,9 @@ fn a_run_ends_without_it_and_goes_on_when_it_is_there() {
     assert_eq!(ran.ran(), "build test", "everything else was done");
     let output = space.run(&["run"]);
     assert_eq!(output.status, 6);
-    assert!(output.stderr.ends_with("suspended, waiting for 2: approval, ticket\n"), "{}", output.stderr);
+    let told = "suspended, waiting for 2: approval, ticket\nhelp: `quipu deliver approval --ok FILE`, or `--error TEXT`, says \
+                what came out\n";
+    assert!(output.stderr.ends_with(told), "{}", output.stderr);
     let text = space.ok(&["plan"]).stdout;
     assert!(text.contains("it is done elsewhere, and nobody has delivered it"), "{text}");
 
