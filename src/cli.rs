@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Delete from the store what has not been used for long
     Gc(GcArgs),
+    /// Let what was made in a name space count in `default`, once it is green
+    Promote(PromoteArgs),
     /// List name spaces of the store, or remove one
     Namespace {
         #[command(subcommand)]
@@ -366,6 +368,15 @@ pub(crate) struct GcArgs {
     /// Print what was deleted as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PromoteArgs {
+    /// The name space
+    #[arg(value_name = "NAMESPACE")]
+    pub(crate) space: String,
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -82,7 +82,8 @@ impl Diagnosis {
         self.heading.is_empty()
     }
 
-    fn list(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+    /// With further lines, one for each thing that is meant.
+    pub(crate) fn list(mut self, lines: impl IntoIterator<Item = String>) -> Self {
         self.lines.extend(lines);
         self
     }

@@ -80,12 +80,24 @@ impl Opened {
 
     /// Looks up what receipts settle on the way to `goals`. Runs nothing and writes nothing.
     pub(crate) fn look(&self, goals: Vec<TaskIdx>, rules: Rules) -> Result<Run, Diagnosis> {
+        self.look_at(goals, rules, false)
+    }
+
+    /// The same by what is in the store alone.
+    pub(crate) fn look_here(&self, goals: Vec<TaskIdx>, rules: Rules) -> Result<Run, Diagnosis> {
+        self.look_at(goals, rules, true)
+    }
+
+    fn look_at(&self, goals: Vec<TaskIdx>, rules: Rules, here: bool) -> Result<Run, Diagnosis> {
         let mut request = Request::new(Arc::clone(&self.project.subject), goals, rules);
         request.session = Some(self.key());
         request.workspace = Some(self.key().into());
         request.listing = Some(self.listing());
         let mut engine = self.engine();
         self.attach_remotes(&mut engine)?;
+        if here {
+            engine.remotes.clear();
+        }
         Ok(drive::look(&engine, request)?)
     }
 

@@ -38,6 +38,7 @@ use awaits::Awaits;
 use companies::Companies;
 use elsewhere::{Question, Reach};
 use push::Pusher;
+pub use push::{may_leave, send};
 use reads::Reads;
 use remotes::Remotes;
 pub use request::{DriveError, Durations, Engine, Equip, Listing, Placer, Report, Request};

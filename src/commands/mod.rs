@@ -24,6 +24,7 @@ mod log;
 mod memory;
 mod namespace;
 mod plan;
+mod promote;
 mod ready;
 mod run;
 mod run_workflow;
@@ -48,6 +49,7 @@ use crate::project::start;
 use crate::settings::Settings;
 
 /// What every command may need.
+#[derive(Clone)]
 pub(crate) struct Context {
     store: Option<PathBuf>,
     namespace: Option<String>,
@@ -65,6 +67,11 @@ impl Context {
     pub(crate) fn settings(&self) -> Result<Settings, Diagnosis> {
         let store = self.store.as_deref().map(|store| self.file(store));
         Settings::read(store, self.namespace.as_deref(), self.only_namespace)
+    }
+
+    /// The same in a name space.
+    fn within(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
     }
 
     /// A file as it was named on the command line: from where the command works.
@@ -94,6 +101,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Diagnosis> {
         Command::Show(args) => show::show(&context, &args),
         Command::Verify(args) => verify::verify(&context, &args),
         Command::Gc(args) => gc::gc(&context, &args),
+        Command::Promote(args) => promote::promote(&context, &args),
         Command::Namespace { command } => namespace::namespace(&context, &command),
         Command::Key { command } => key::key(&context, &command),
         Command::Trust { command } => trust::trust(&context, &command),

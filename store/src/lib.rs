@@ -64,6 +64,7 @@ mod materialise;
 pub mod medium;
 mod memory;
 mod parallel;
+pub mod promote;
 pub mod receipt;
 pub mod remote;
 mod rows;

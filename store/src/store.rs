@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use crate::backend::Backend;
-use crate::cid::{BlobId, Codec, IdPrefix, InvocationId, Link, ReceiptId, TaskId, TreeId};
+use crate::cid::{BlobId, Codec, IdPrefix, InvocationId, Link, OutputId, ReceiptId, TaskId, TreeId};
 use crate::counters::{Counters, Counting};
 use crate::dag;
 use crate::error::{CommitError, GcError, OpenError, StoreError};
@@ -22,6 +22,7 @@ use crate::finding::Finding;
 use crate::gc::{GcOptions, GcStats};
 use crate::local::Local;
 use crate::memory::Memory;
+use crate::promote;
 use crate::receipt::Via;
 use crate::rows::{Kept, Op, Stored, Table, TaskRow};
 use crate::sign::SignedReceipt;
@@ -392,6 +393,27 @@ impl Store {
         let Ok(output) = &kept.signed.receipt.out else { return Err(StoreError::NotOk(receipt)) };
         let row = TaskRow { own: true, via };
         self.inner.backend.push(vec![Op::Task(task, receipt, row), Op::Accept(task, receipt, output.id())])
+    }
+
+    /// Keeps a receipt of another store of the same user with the right it has there, and goes by it for a task.
+    pub(crate) fn take_over(
+        &self,
+        task: TaskId,
+        found: &Found,
+        output: OutputId,
+        source: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let (signed, own) = (promote::verified(&found.signed)?, found.made_here);
+        let id = signed.id;
+        let settles = signed.receipt.meta.settles.clone();
+        let mut ops = vec![Op::Receipt(Kept { signed, own })];
+        ops.extend(settles.into_iter().map(|(task, via)| Op::Task(task, id, TaskRow { own, via })));
+        ops.push(Op::Task(task, id, TaskRow { own: true, via: found.via.clone() }));
+        ops.push(Op::Accept(task, id, output));
+        if let Some(source) = source {
+            ops.push(Op::Value(Table::Note, source_key(id), Some(source.as_bytes().to_vec())));
+        }
+        self.inner.backend.push(ops)
     }
 
     /// Returns when all that is queued is durable and every [`Record::done`] of it was called, or says why not.

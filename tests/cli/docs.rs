@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::kit::TestSpace;
 
 /// The commands, in the order they are listed.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "run",
     "plan",
     "ready",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 27] = [
     "show",
     "verify",
     "gc",
+    "promote",
     "namespace",
     "key",
     "trust",

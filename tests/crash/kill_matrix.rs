@@ -32,11 +32,15 @@ enum Scenario {
     Repair,
     Rebuild,
     Import,
+    Promote,
 }
 
-use Scenario::{Checkout, Collect, FirstRun, Import, IncrementalRun, Rebuild, Repair};
+use Scenario::{Checkout, Collect, FirstRun, Import, IncrementalRun, Promote, Rebuild, Repair};
 
-const SCENARIOS: [Scenario; 7] = [FirstRun, IncrementalRun, Checkout, Collect, Repair, Rebuild, Import];
+const SCENARIOS: [Scenario; 8] = [FirstRun, IncrementalRun, Checkout, Collect, Repair, Rebuild, Import, Promote];
+
+/// Where the scenario that promotes has done its work.
+const NAME_SPACE: &[&str] = &["--namespace", "one"];
 
 impl Scenario {
     /// From a workspace that was never run to the state in which the operation begins.
@@ -91,6 +95,11 @@ impl Scenario {
                 fs::remove_dir_all(space.store_dir()).expect("is removed");
                 remove_outputs(space);
             }
+            Promote => {
+                let output = space.quipu(&[&["run"], NAME_SPACE].concat()).output().expect("runs");
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                remove_outputs(space);
+            }
         }
     }
 
@@ -100,6 +109,7 @@ impl Scenario {
             Collect => space.quipu(&["gc", "--max-age", "0s"]),
             Repair | Rebuild => space.quipu(&["verify", "--repair"]),
             Import => space.quipu(&["import", CAR]),
+            Promote => space.quipu(&["promote", "one"]),
         }
     }
 
@@ -112,7 +122,7 @@ impl Scenario {
         match self {
             FirstRun | IncrementalRun | Repair => TASKS,
             // Everything was acknowledged long ago.
-            Checkout | Collect | Rebuild | Import => 0,
+            Checkout | Collect | Rebuild | Import | Promote => 0,
         }
     }
 }
@@ -124,6 +134,23 @@ fn remove_outputs(space: &Space) {
     for output in ["big.bin", "flat.txt", "after.txt", "sum.txt"] {
         fs::remove_file(space.work().join(output)).expect("was made");
     }
+}
+
+/// What `default` has of a promotion that did not come to its end, and should not have: receipts without their bytes.
+fn half_promoted(space: &Space) -> Vec<String> {
+    let output = space.quipu(&[&["plan", "--json"], NAME_SPACE].concat()).output().expect("runs");
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let tasks = plan["tasks"].as_array().into_iter().flatten().filter_map(|task| task["task"].as_str());
+    let ids: Vec<_> = tasks.filter_map(|id| id.parse().ok()).collect();
+    if ids.len() != TASKS {
+        return vec![format!("the name space is not what it was: {plan}")];
+    }
+    let store = space.store();
+    let found = store.find_tasks(&ids).expect("reads").into_iter().flat_map(|task| task.receipts);
+    let outputs = found.flat_map(|found| found.signed.receipt.out.clone().ok());
+    let entries = outputs.flat_map(|output| output.artifacts.into_iter());
+    let missing = entries.filter(|(_, entry)| !store.complete(entry).expect("reads"));
+    missing.map(|(path, _)| format!("`{path}` was promoted without its bytes")).collect()
 }
 
 fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
@@ -228,6 +255,9 @@ impl Bench {
                     point.problems.push(format!("ended well, and outputs differ: {what}"));
                 }
             }
+        }
+        if scenario == Promote {
+            point.problems.extend(half_promoted(&self.space));
         }
         if !scenario.is_run() {
             let outcome = self.attempt(scenario, &[]);

@@ -44,6 +44,7 @@ mod share_serve;
 mod share_servers;
 mod share_walk;
 mod spaces;
+mod spaces_promote;
 mod tools;
 mod tour;
 mod undeclared;

@@ -11,6 +11,7 @@ use quipu_store::Store;
 use quipu_store::cid::ReceiptId;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::Engine;
 use super::remotes::Remotes;
 use super::work::Message;
 use crate::process::is_closed;
@@ -107,8 +108,26 @@ impl Worker {
     }
 }
 
+/// Sends receipts that are on disk to those who take them; says how many did not make it, and what there is to say.
+pub fn send(engine: &Engine, receipts: &[ReceiptId]) -> (usize, Vec<String>) {
+    let (sender, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let mut pusher = Pusher::new(Remotes::new(engine));
+    for receipt in receipts {
+        pusher.push(&engine.store, *receipt, &sender);
+    }
+    let left = pusher.finish();
+    drop(sender);
+    let mut warnings = vec![];
+    while let Ok(message) = said.try_recv() {
+        if let Message::Warning(message) = message {
+            warnings.push(message);
+        }
+    }
+    (left, warnings)
+}
+
 /// Whether a task's receipts may leave the machine at all: work that is pure, and meant to be cached.
-pub(super) fn may_leave(node: &Node) -> bool {
+pub fn may_leave(node: &Node) -> bool {
     let Work::Task(task) = &node.work else { return false };
     // What a secret was for is nobody else's business, even where it stands in no output.
     node.policy.cache && task.nonce.is_empty() && is_closed(&task.args)
