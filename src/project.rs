@@ -11,12 +11,14 @@ use quipu_runtime::exec::wait::wait;
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::project::Project;
+use quipu_runtime::project::excerpt::Excerpt;
 use quipu_runtime::run::{Rules, Run};
 use quipu_runtime::task::{FETCH, PROCESS, SERVICE, WAIT, WORKER};
 use quipu_runtime::workfile::{self, Given, Loaded};
 use quipu_store::Store;
 
 use crate::cli::GoalArgs;
+use crate::commands::glance::Changed;
 use crate::commands::{Context, note};
 use crate::diagnose::Diagnosis;
 use crate::render::{count, harmless};
@@ -51,6 +53,20 @@ impl Opened {
         let processes = ProcessExecutor::with_surroundings(Arc::clone(&workspace), settings::environment());
         let (project, offline) = (Arc::new(project), context.offline);
         Ok(Self { store, workspace, project, trust, processes, settings, offline })
+    }
+
+    /// Opens what of a workspace follows from changes, without reading its workfiles; `None` where that cannot be said.
+    pub(crate) fn excerpt(context: &Context, changed: &Changed) -> Result<Option<(Self, Excerpt)>, Diagnosis> {
+        let settings = context.settings()?;
+        let trust = Trust::read(&settings.trust)?;
+        let store = settings.open_store()?;
+        let Changed { parts, changed, tasks, workspace } = changed;
+        let workspace = Arc::new(Workspace::open(&store, workspace));
+        let excerpt = Excerpt::open(parts, changed, *tasks, workspace.root(), &mut workspace.index());
+        let Some(excerpt) = excerpt else { return Ok(None) };
+        let processes = ProcessExecutor::with_surroundings(Arc::clone(&workspace), settings::environment());
+        let (project, offline) = (Arc::clone(&excerpt.project), context.offline);
+        Ok(Some((Self { store, workspace, project, trust, processes, settings, offline }, excerpt)))
     }
 
     /// An engine that runs processes in this workspace, and fetches for it.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use quipu_runtime::exec::process::ProcessExecutor;
@@ -18,11 +18,12 @@ use quipu_runtime::observe::{Observer, Observers, RunEvent};
 use quipu_runtime::path::is_within;
 use quipu_runtime::process::{OutputKind, Tier};
 use quipu_runtime::project::Project;
-use quipu_runtime::workfile::Recipe;
 use quipu_runtime::workfile::globs::Pattern;
+use quipu_runtime::workfile::{Loaded, Recipe};
 use quipu_store::receipt::FailureKind;
 
-use crate::project::Opened;
+use crate::commands::Context;
+use crate::project::{self, Opened};
 use crate::render::harmless;
 
 /// A task that takes longer to fail is not run again for this.
@@ -33,19 +34,42 @@ const MAX_NAMED: usize = 5;
 /// Runs processes, and tells of what those that fail did not declare.
 pub(crate) struct Hinting {
     inner: ProcessExecutor,
-    project: Arc<Project>,
+    texts: Texts,
     root: PathBuf,
     observers: Observers,
     /// Tasks that were looked at: each once in a run, however often it is tried.
     looked: Mutex<HashSet<String>>,
 }
 
+/// What the workfiles say.
+enum Texts {
+    /// They were read.
+    Here(Arc<Project>),
+    /// They are read when somebody asks.
+    Unread(Context, OnceLock<Option<Box<Loaded>>>),
+}
+
+impl Texts {
+    fn read(&self) -> Option<&Loaded> {
+        match self {
+            Self::Here(project) => Some(&project.loaded),
+            Self::Unread(context, loaded) => {
+                loaded.get_or_init(|| project::load(context).ok().map(Box::new)).as_deref()
+            }
+        }
+    }
+}
+
 impl Hinting {
-    /// Over the processes of this workspace; `observers` are told.
-    pub(crate) fn new(opened: &Opened, observers: Observers) -> Self {
+    /// Over the processes of this workspace; `observers` are told. `unread` says how to get at workfiles that were not read.
+    pub(crate) fn new(opened: &Opened, observers: Observers, unread: Option<&Context>) -> Self {
+        let texts = match unread {
+            Some(context) => Texts::Unread(context.clone(), OnceLock::new()),
+            None => Texts::Here(Arc::clone(&opened.project)),
+        };
         Self {
             inner: opened.processes.clone(),
-            project: Arc::clone(&opened.project),
+            texts,
             root: opened.workspace.root().to_owned(),
             observers,
             looked: Mutex::default(),
@@ -53,30 +77,31 @@ impl Hinting {
     }
 
     /// The recipe of a job that failed and may be run again without doing anything to anybody.
-    fn recipe(&self, job: &Job, done: &Done) -> Option<&Recipe> {
+    fn recipe(&self, job: &Job, done: &Done) -> Option<(&Loaded, &Recipe)> {
         let failed =
             matches!(&done.result, Err(f) if matches!(f.kind, FailureKind::Exit { .. } | FailureKind::Signal { .. }));
         if !failed || done.unusable.is_some() || *job.stop.borrow() != Stop::No || trace::available().is_err() {
             return None;
         }
-        let recipe = self.project.recipe(self.project.subject.workflow.find(&job.name)?);
+        let loaded = self.texts.read()?;
+        let recipe = &loaded.recipes[loaded.find(&job.name)?];
         let alone = job.company.is_none();
         let harmless = recipe.tier == Tier::Ns && !recipe.network && recipe.secret_env.is_empty() && alone;
         let is_new = || self.looked.lock().unwrap_or_else(PoisonError::into_inner).insert(job.name.to_string());
-        (harmless && is_new()).then_some(recipe)
+        (harmless && is_new()).then_some((loaded, recipe))
     }
 
-    async fn look(&self, recipe: &Recipe, job: Job) {
+    async fn look(&self, loaded: &Loaded, recipe: &Recipe, job: Job) {
         let limit = job.timeout.unwrap_or(Duration::MAX).min(10 * PATIENCE);
         let job = Job { timeout: Some(limit), sink: Arc::new(|_, _| {}), ..job };
         let (_, Ok(traced)) = self.inner.trace(job).await else { return };
         let missed = needed(&traced.undeclared(&self.root), recipe);
         if !missed.is_empty() {
-            self.observers.on(0, &RunEvent::Warning { message: self.message(recipe, &missed) });
+            self.observers.on(0, &RunEvent::Warning { message: self.message(loaded, recipe, &missed) });
         }
     }
 
-    fn message(&self, recipe: &Recipe, missed: &[&str]) -> String {
+    fn message(&self, loaded: &Loaded, recipe: &Recipe, missed: &[&str]) -> String {
         let of = |paths: &[&str], show: &dyn Fn(&str) -> String| {
             let mut text = paths.iter().take(MAX_NAMED).map(|path| show(path)).collect::<Vec<_>>().join(", ");
             if paths.len() > MAX_NAMED {
@@ -90,8 +115,8 @@ impl Hinting {
         } else {
             "are in the workspace and which it does"
         };
-        let (file, line, _) = self.project.loaded.locate(recipe.key_place("inputs"));
-        let dir = &self.project.loaded.members[recipe.member].dir;
+        let (file, line, _) = loaded.locate(recipe.key_place("inputs"));
+        let dir = &loaded.members[recipe.member].dir;
         let from_here = |path: &str| match path.strip_prefix(&**dir).and_then(|rest| rest.strip_prefix('/')) {
             Some(rest) => rest.to_owned(),
             None => "../".repeat(dir.split('/').filter(|part| !part.is_empty()).count()) + path,
@@ -118,10 +143,10 @@ impl Executor for Hinting {
             let begun = Instant::now();
             let mut done = self.inner.execute(job.clone()).await;
             if begun.elapsed() <= PATIENCE
-                && let Some(recipe) = self.recipe(&job, &done)
+                && let Some((loaded, recipe)) = self.recipe(&job, &done)
             {
                 let begun = Instant::now();
-                self.look(recipe, job).await;
+                self.look(loaded, recipe, job).await;
                 done.aside += begun.elapsed();
             }
             done

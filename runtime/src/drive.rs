@@ -125,6 +125,7 @@ struct Drive {
     durations: Option<Durations>,
     equip: Option<Equip>,
     reads: Reads,
+    beside: Option<usize>,
     left_out: Vec<(Text, Text)>,
     expected_ms: Vec<u64>,
     /// What tasks that are never cached are remembered with, until the run ends.
@@ -198,6 +199,7 @@ impl Drive {
             durations: request.durations,
             equip: request.equip,
             reads: Reads::new(request.listing),
+            beside: request.beside,
             left_out: request.left_out,
             expected_ms: vec![],
             session_of: request.session,
@@ -232,7 +234,8 @@ impl Drive {
         // The same task under two names counts once.
         let ids = &self.subject.ids;
         let in_scope = |t: &TaskIdx| ids.first(*t) == *t && self.run.in_scope(*t);
-        let tasks = self.subject.workflow.indices().filter(in_scope).count();
+        let tasks = self.subject.workflow.indices().filter(in_scope).filter(|t| !self.is_beside(*t)).count();
+        let tasks = tasks + self.beside.unwrap_or(0);
         let workspace = || self.workspace.clone();
         self.emit(|| RunEvent::RunStarted {
             run: self.id.clone(),
@@ -246,12 +249,13 @@ impl Drive {
         self.open_session()?;
         self.settle()?;
         let ids = &self.subject.ids;
-        let once = self.subject.workflow.indices().filter(|t| ids.first(*t) == *t && self.run.in_scope(*t));
+        let once = |t: &TaskIdx| ids.first(*t) == *t && self.run.in_scope(*t) && !self.is_beside(*t);
+        let once = self.subject.workflow.indices().filter(once);
         let states: Vec<(TaskIdx, State)> = once.map(|t| (t, self.run.state(t))).collect();
         let count = |is: fn(&State) -> bool| states.iter().filter(|(_, s)| is(s)).count();
         let certain = count(|s| matches!(s, State::Staging | State::Queued | State::Following));
         let conditional = count(|s| matches!(s, State::Waiting | State::Ordering | State::Calling));
-        let settled = count(|s| matches!(s, State::Ended(_)));
+        let settled = count(|s| matches!(s, State::Ended(_))) + self.beside.unwrap_or(0);
         if certain + conditional > 0 {
             self.expected_ms = self.durations.take().map(|d| d()).unwrap_or_default();
             let left = states.iter().filter(|(_, s)| !matches!(s, State::Ended(_) | State::Idle)).map(|(t, _)| *t);
@@ -353,7 +357,7 @@ impl Drive {
             return Err(error.into());
         }
         let ms = self.engine.clock.elapsed_ms().saturating_sub(self.started_ms);
-        let (run, counts, left_out) = (self.id.clone(), self.run.counts(), self.left_out.len());
+        let (run, counts, left_out) = (self.id.clone(), self.counts(), self.left_out.len());
         let summary = Summary { run, counts, left_out, fetched: self.remotes.fetched(), ms };
         self.emit(|| RunEvent::Summary(summary.clone()));
         // How long a service stood by says nothing of the next time.

@@ -29,6 +29,8 @@ pub struct EventLog {
     state: Mutex<State>,
     /// Tasks that a receipt under their ids settled.
     settled: Mutex<Vec<(Text, TaskId)>>,
+    /// What was known to be settled before the run began, as lines; what it says itself counts more.
+    before: Vec<u8>,
 }
 
 enum State {
@@ -42,7 +44,12 @@ enum State {
 impl EventLog {
     /// A log that will be written to `path`.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, state: Mutex::new(State::Waiting(vec![])), settled: Mutex::default() }
+        Self::after(path, vec![])
+    }
+
+    /// A log that says of settled tasks what `before` does, and then what the run says.
+    pub fn after(path: PathBuf, before: Vec<u8>) -> Self {
+        Self { path, state: Mutex::new(State::Waiting(vec![])), settled: Mutex::default(), before }
     }
 }
 
@@ -68,7 +75,8 @@ impl Observer for EventLog {
             return;
         }
         if matches!(event, RunEvent::Summary(_)) {
-            let mut lines = settled_lines(&self.settled.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut lines = self.before.clone();
+            lines.extend(settled_lines(&self.settled.lock().unwrap_or_else(PoisonError::into_inner)));
             lines.append(&mut line);
             line = lines;
         }
@@ -95,7 +103,7 @@ pub fn line(at_ms: u64, event: &RunEvent) -> Vec<u8> {
     bytes
 }
 
-fn settled_lines(settled: &[(Text, TaskId)]) -> Vec<u8> {
+pub(crate) fn settled_lines(settled: &[(Text, TaskId)]) -> Vec<u8> {
     #[derive(serde::Serialize)]
     struct Line<'a> {
         event: &'static str,

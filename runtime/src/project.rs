@@ -3,6 +3,9 @@
 //! Reads workfiles, names and stamps of files, and the content of those that changed; runs nothing and
 //! writes nothing. Unaware of receipts.
 
+mod compiled;
+pub mod excerpt;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -132,6 +135,11 @@ impl Project {
     /// Whether it is done elsewhere.
     pub fn is_external(&self, task: TaskIdx) -> bool {
         self.recipe(task).act == Act::External
+    }
+
+    /// Whether it is a task of another workflow.
+    pub fn is_awaited_only(&self, task: TaskIdx) -> bool {
+        matches!(self.recipe(task).act, Act::Await { .. })
     }
 
     /// Whether what a task makes at this path has its place there: of a task of another workflow that is so for what the

@@ -17,7 +17,7 @@ use crate::dag_json::{self, DagJsonError};
 use crate::graph::TaskIdx;
 use crate::identity::{Ids, feed, feed_task, task_of};
 use crate::run::{Gates, Subject, SubjectError};
-use crate::task::{Node, SERVICE, Task, Work};
+use crate::task::{Node, Policy, SERVICE, Task, Work};
 use crate::value::{On, Text, Value};
 use crate::workflow::{DuplicateName, Workflow};
 use meta::{Meta, meta, read_meta};
@@ -225,6 +225,20 @@ fn run(work: &Work, ids: &Ids) -> Value {
             ])
         }
     }
+}
+
+/// A task by itself, with its promises by id, and how it is handled.
+pub(crate) fn node_bytes(node: &Node, ids: &Ids) -> Vec<u8> {
+    let said = Meta { policy: node.policy.clone(), ..Meta::default() };
+    let run = [("run", run(&node.work, ids))].into_iter();
+    bytes_of(&map(run.chain(meta(said).map(|meta| ("meta", meta)))))
+}
+
+/// The same, read back.
+pub(crate) fn read_node(bytes: &[u8]) -> Option<(Task, Policy)> {
+    let value = canon::decode(bytes).ok()?;
+    let said = value.get("meta").map_or(Some(Meta::default()), read_meta)?;
+    Some((task_of(value.get("run")?).ok()?, said.policy))
 }
 
 fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {

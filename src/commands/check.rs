@@ -67,7 +67,7 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<Exit, Diagnos
     };
     let request = run::request(&opened, goals.clone(), rules);
     let report = drive::run_blocking(&engine, request, run::wish_to_stop)?;
-    memory::keep(&opened, &report, false)?;
+    memory::keep(&opened, &report, false, memory::Scope::All)?;
     if let Some(refused) = opened.isolation_refused() {
         return Err(refused);
     }

@@ -14,11 +14,11 @@ use quipu_runtime::drive::Report;
 use quipu_runtime::observe::{Ended, Observer, RunEvent, Summary};
 use quipu_runtime::run::Counts;
 use quipu_runtime::workfile::FILE_NAME;
-use quipu_store::glance::{self, How, Key, Question, Sight, VoidBy};
+use quipu_store::glance::{self, Again, How, Key, Parts, Question, Sight, VoidBy};
 use quipu_store::spaces;
 
 use crate::cli::RunArgs;
-use crate::commands::Context;
+use crate::commands::{Context, memory};
 use crate::project::Opened;
 use crate::settings::{self, Settings};
 
@@ -35,6 +35,28 @@ pub(super) struct Glance {
     /// Artifacts that were in their places: path, and whether it was seen without asking how one gets there.
     placed: Arc<Mutex<Vec<(String, bool)>>>,
     events: Arc<Uneventful>,
+    /// It is about all of its goals, and about no store but one.
+    is_whole: bool,
+}
+
+/// What a look showed.
+pub(super) enum Seen {
+    /// All is as it was.
+    Same(Summary),
+    /// It is known which tasks are concerned.
+    Changed(Changed),
+}
+
+/// What changed since all of a workspace's tasks were settled.
+pub(crate) struct Changed {
+    /// What they were.
+    pub(crate) parts: Parts,
+    /// Files that look different.
+    pub(crate) changed: Vec<PathBuf>,
+    /// How many tasks there were.
+    pub(crate) tasks: usize,
+    /// Where.
+    pub(crate) workspace: PathBuf,
 }
 
 /// Whether nothing was told but that tasks are as they were.
@@ -87,19 +109,27 @@ impl Glance {
             question.add(value.as_bytes());
         }
         let key = question.key();
-        Some(Self { key, began_ns, start, settings, env, placed: Arc::default(), events: Arc::default() })
+        let (placed, events) = Default::default();
+        let is_whole = args.goals.change.changed.is_empty() && settings.space.is_none();
+        Some(Self { key, began_ns, start, settings, env, placed, events, is_whole })
     }
 
-    /// The summary, if all looks as it did when that was the summary.
-    pub(super) fn look(&self) -> Option<Summary> {
-        let answer = glance::look_again(&self.settings.own_dir(), &self.key)?;
+    /// The summary, if all looks as it did when that was the summary; otherwise what changed, if it is known what follows
+    /// from that.
+    pub(super) fn look(&self) -> Option<Seen> {
+        let Again { answer, changed, workspace } = glance::look_again(&self.settings.own_dir(), &self.key)?;
         if let Some(space) = &self.settings.space {
             spaces::touch(&self.settings.store, space);
         }
-        let (cached, unneeded) = answer.split_at_checked(8)?;
+        let (cached, rest) = answer.split_at_checked(8)?;
+        let (unneeded, digest) = rest.split_at_checked(8)?;
         let number = |bytes: &[u8]| usize::try_from(u64::from_le_bytes(bytes.try_into().ok()?)).ok();
         let counts = Counts { cached: number(cached)?, unneeded: number(unneeded)?, ..Counts::default() };
-        Some(Summary { run: "".into(), counts, left_out: 0, fetched: 0, ms: 0 })
+        if !changed.is_empty() {
+            let parts = glance::parts(&self.settings.own_dir(), &self.key, digest.try_into().ok()?)?;
+            return Some(Seen::Changed(Changed { parts, changed, tasks: counts.cached, workspace }));
+        }
+        Some(Seen::Same(Summary { run: "".into(), counts, left_out: 0, fetched: 0, ms: 0 }))
     }
 
     /// Hears whether something happens.
@@ -130,10 +160,17 @@ impl Glance {
         let answer = [(cached as u64).to_le_bytes(), (unneeded as u64).to_le_bytes()].concat();
         // A task that was not looked at may have no receipt, and one that comes could speak against those that were.
         let void_by = if unneeded == 0 { VoidBy::Rewriting } else { VoidBy::AnyCommit };
+        let parts = || match void_by {
+            // Who works out part of a workspace writes nothing of the rest.
+            VoidBy::Rewriting if self.is_whole && memory::is_in_step(opened, report) => {
+                opened.project.compiled(&report.run).unwrap_or_default()
+            }
+            _ => vec![],
+        };
         // Without it the next run takes the long way again.
-        let _ = self
-            .sight(opened)
-            .and_then(|sight| sight.keep(&self.settings.own_dir(), &self.key, self.began_ns, &answer, void_by));
+        let _ = self.sight(opened).and_then(|sight| {
+            sight.keep_with(&self.settings.own_dir(), &self.key, self.began_ns, void_by, || (answer, parts()))
+        });
     }
 
     fn sight(&self, opened: &Opened) -> std::io::Result<Sight> {
@@ -159,16 +196,16 @@ impl Glance {
             rules.repositories.into_iter().for_each(|path| sight.looked_for(How::Kind, path));
         }
         for path in project.all_sources() {
-            sight.saw(How::Itself, &**path);
+            sight.saw_of_task(&**path);
         }
         for path in project.tool_candidates() {
             sight.looked_for(How::Target, path);
         }
         for (path, held) in &*self.placed.lock().unwrap_or_else(PoisonError::into_inner) {
             if *held {
-                sight.saw(How::Itself, path);
+                sight.saw_of_task(path);
             } else {
-                sight.saw_all_below(How::Real, Path::new(path))?;
+                sight.made_all_below(Path::new(path))?;
             }
         }
         if let Some(behind) = self.settings.behind() {

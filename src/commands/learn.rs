@@ -81,7 +81,7 @@ pub(super) fn learn(context: &Context, args: &LearnArgs) -> Result<Exit, Diagnos
     engine.observers.add(Arc::new(render::Failures::new(is_told)));
     let rules = Rules { jobs: settings::default_jobs(), force: vec![task], ..Rules::default() };
     let report = drive::run_blocking(&engine, run::request(&opened, vec![task], rules), run::wish_to_stop)?;
-    memory::keep(&opened, &report, false)?;
+    memory::keep(&opened, &report, false, memory::Scope::All)?;
     if let Some(refused) = opened.isolation_refused() {
         return Err(refused);
     }

@@ -10,6 +10,7 @@ use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::fetch;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
+use quipu_runtime::project::excerpt::Excerpt;
 use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::Placed;
 use quipu_runtime::task::PROCESS;
@@ -19,8 +20,8 @@ use quipu_store::tree::Entry;
 use tokio::sync::watch;
 
 use crate::cli::{OnDivergence, RunArgs};
-use crate::commands::glance::Glance;
-use crate::commands::{Context, memory, note, plan, run_workflow};
+use crate::commands::glance::{Glance, Seen};
+use crate::commands::{Context, excerpt, memory, note, plan, run_workflow};
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project::Opened;
@@ -34,18 +35,42 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         return Ok(exit);
     }
     let glance = Glance::of(context, args);
-    if let Some(summary) = glance.as_ref().and_then(Glance::look) {
-        let teller = render::Teller::of(args);
-        teller.observer().on(0, &RunEvent::Summary(summary));
-        teller.end();
-        return teller.told(Exit::Ok);
+    match glance.as_ref().and_then(Glance::look) {
+        Some(Seen::Same(summary)) => {
+            let teller = render::Teller::of(args);
+            teller.observer().on(0, &RunEvent::Summary(summary));
+            teller.end();
+            return teller.told(Exit::Ok);
+        }
+        Some(Seen::Changed(changed)) => {
+            if let Some((opened, excerpt)) = excerpt::open(context, args, &changed)?
+                && let Some(exit) = go(context, args, None, opened, Some(&excerpt))?
+            {
+                return Ok(exit);
+            }
+        }
+        None => {}
     }
-    let opened = Opened::open(context)?;
-    let goals = opened.asked(context, &args.goals)?;
+    let exit = go(context, args, glance, Opened::open(context)?, None)?;
+    Ok(exit.expect("only an excerpt may turn out to be too little"))
+}
+
+/// Runs what was opened; nothing comes of it when that is an excerpt, and more than it was needed.
+fn go(
+    context: &Context,
+    args: &RunArgs,
+    glance: Option<Glance>,
+    opened: Opened,
+    excerpt: Option<&Excerpt>,
+) -> Result<Option<Exit>, Diagnosis> {
+    let goals = match excerpt {
+        Some(excerpt) => excerpt.tasks(),
+        None => opened.asked(context, &args.goals)?,
+    };
     let mut rules = rules(&opened, args, &goals)?;
     let left_out = opened.project.loaded.left_out(&args.goals.goals);
     if args.dry_run {
-        return plan::show(&opened, goals, left_out, rules, args.json);
+        return plan::show(&opened, goals, left_out, rules, args.json).map(Some);
     }
     let id = run_id()?;
     let mut engine = opened.engine();
@@ -56,7 +81,8 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     }
     told.add(teller.observer());
     if let Some(dir) = opened.store.runs_dir() {
-        told.add(Arc::new(EventLog::new(dir.join(format!("{id}.jsonl")))));
+        let before = excerpt.map(|excerpt| excerpt.log.clone()).unwrap_or_default();
+        told.add(Arc::new(EventLog::after(dir.join(format!("{id}.jsonl")), before)));
     }
     if let Some(glance) = &glance {
         told.add(glance.observer());
@@ -64,7 +90,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let told = render::TellKept::new(Arc::clone(&opened.workspace), told);
     told.tell(0, checkout::tidy(&opened.store));
     engine.observers.add(Arc::new(told));
-    engine.executors.register(PROCESS, Hinting::new(&opened, engine.observers.clone()));
+    engine.executors.register(PROCESS, Hinting::new(&opened, engine.observers.clone(), excerpt.map(|_| context)));
     opened.attach_remotes(&mut engine)?;
     if let Some(name) = &args.remote {
         let there = remotes::execute_on(&mut engine, &opened.settings, name, &opened.workspace, rules.jobs)?;
@@ -74,17 +100,22 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     let mut request = request(&opened, goals, rules);
     request.id = id.as_str().into();
     request.left_out = left_out;
+    request.beside = excerpt.map(|excerpt| excerpt.others);
     request.place = Some(placer(&opened, Arc::clone(&placed), glance.as_ref().map(Glance::placed)));
     request.wait = args.wait;
     let report = drive::run_blocking(&engine, request, wish_to_stop);
     teller.end();
     let report = report?;
-    match memory::keep(&opened, &report, placed.load(Ordering::Relaxed)) {
+    let scope = if excerpt.is_some() { memory::Scope::Some } else { memory::Scope::All };
+    match memory::keep(&opened, &report, placed.load(Ordering::Relaxed), scope) {
         Err(_) if !opened.store.can_be_written() => {
             let message = "the store cannot be written: nothing is remembered for the next run".to_owned();
             engine.observers.on(0, &RunEvent::Warning { message });
         }
         remembered => remembered?,
+    }
+    if excerpt.is_some_and(|excerpt| !excerpt.stands(&report.run)) && !report.run.was_stopped() {
+        return Ok(None);
     }
     let exit = exit_of(&report);
     if !args.json {
@@ -105,7 +136,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
     // What is left of it holds the store.
     drop(engine);
     opened.leave();
-    teller.told(exit)
+    teller.told(exit).map(Some)
 }
 
 /// Says what a run ended without, since it is done elsewhere.

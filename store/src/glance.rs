@@ -5,31 +5,35 @@
 //! doubt reads as "look for yourself": a file that is missing, damaged or another's, a path that looks different, one
 //! that was too young to be relied on.
 
-mod flat;
+mod parts;
 mod sight;
+#[cfg(test)]
+mod tests;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::beneath::{self, SEARCH};
+use crate::flat::Reader;
 use crate::local::Layout;
 use crate::parallel;
 use crate::stamp::{self, FileKind, Stamp};
-use flat::Reader;
+pub use parts::Parts;
 pub use sight::Sight;
 
 /// What makes two runs ask for the same in the same surroundings, hashed.
 pub type Key = [u8; 32];
 
-const MAGIC: &[u8; 8] = b"qglance2";
+const MAGIC: &[u8; 8] = b"qglance3";
 /// The parts of a question, hashed one by one.
 #[derive(Debug, Default)]
 pub struct Question(blake3::Hasher);
@@ -52,6 +56,8 @@ impl Question {
     }
 }
 
+/// How the name of a file ends that has what is known of the tasks.
+const PARTS: &str = "parts";
 /// Magic, digest of what follows, key.
 const HEAD_BYTES: usize = 8 + 32 + 32;
 /// Largest file that is read back.
@@ -68,6 +74,10 @@ const FOLLOW: u8 = 1;
 const KIND: u8 = 2;
 const THERE: u8 = 4;
 const IDENTITY: u8 = 8;
+/// Of an entry: when it looks different, something is known of what follows.
+const OWNED: u8 = 16;
+/// Paths that may look different before it is as good as not known how anything looked.
+const MAX_CHANGED: usize = 1000;
 
 /// What of a path counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,8 +108,20 @@ pub fn now_ns() -> i64 {
     stamp::now_ns()
 }
 
-/// What was to be answered, if everything that a run looked at looks as it did then.
-pub fn look_again(dir: &Path, key: &Key) -> Option<Vec<u8>> {
+/// What a run had looked at, looked at again.
+#[derive(Debug)]
+pub struct Again {
+    /// What was to be answered when everything looks as it did then.
+    pub answer: Vec<u8>,
+    /// What looks different, of what tasks read and made; nothing else does. Relative to the workspace.
+    pub changed: Vec<PathBuf>,
+    /// The workspace.
+    pub workspace: PathBuf,
+}
+
+/// Looks again at everything that a run looked at; `None` where nothing is known of it, or what looks different is not what
+/// tasks read or made.
+pub fn look_again(dir: &Path, key: &Key) -> Option<Again> {
     let layout = Layout::new(dir);
     let bytes = read(&file(&layout, key)).ok()?;
     let (head, body) = bytes.split_at_checked(HEAD_BYTES)?;
@@ -109,9 +131,9 @@ pub fn look_again(dir: &Path, key: &Key) -> Option<Vec<u8>> {
         return None;
     }
     let mut reader = Reader(body);
-    let answer = reader.bytes()?;
-    let base = Path::new(std::ffi::OsStr::from_bytes(reader.text()?.to_bytes()));
-    let base = beneath::open_root(base).ok()?;
+    let answer = reader.bytes()?.to_vec();
+    let workspace = PathBuf::from(OsStr::from_bytes(reader.text()?.to_bytes()));
+    let base = beneath::open_root(&workspace).ok()?;
     let mut groups = Vec::new();
     while !reader.0.is_empty() {
         groups.push(Group {
@@ -121,8 +143,14 @@ pub fn look_again(dir: &Path, key: &Key) -> Option<Vec<u8>> {
             entries: reader.bytes()?,
         });
     }
+    let changed = changed(base.as_fd(), &groups)?;
     // Something may have been left in a workspace that the next run tidies up.
-    (all_same(base.as_fd(), &groups) && !crate::local::is_marked(&layout)).then(|| answer.to_vec())
+    (!crate::local::is_marked(&layout)).then_some(Again { answer, changed, workspace })
+}
+
+/// What a run knew of the tasks whose files it looked at: see [`Sight::keep`].
+pub fn parts(dir: &Path, key: &Key, digest: &[u8; 32]) -> Option<Parts> {
+    Parts::open(&parts_file(&Layout::new(dir), key), digest)
 }
 
 struct Group<'b> {
@@ -132,15 +160,17 @@ struct Group<'b> {
     entries: &'b [u8],
 }
 
-fn all_same(base: BorrowedFd<'_>, groups: &[Group<'_>]) -> bool {
+/// What looks different of what is owned; `None` when anything else does.
+fn changed(base: BorrowedFd<'_>, groups: &[Group<'_>]) -> Option<Vec<PathBuf>> {
     let many = groups.iter().map(|group| group.count).sum::<usize>() > MANY;
     let threads = if many { parallel::cores().min(MAX_THREADS).min(groups.len()) } else { 1 };
     let (next, differs) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let changed = Mutex::new(Vec::new());
     let work = || {
         while !differs.load(Ordering::Relaxed)
             && let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed))
         {
-            if group.is_same(base).is_none() {
+            if group.compare(base, &changed).is_none() {
                 differs.store(true, Ordering::Relaxed);
             }
         }
@@ -152,20 +182,27 @@ fn all_same(base: BorrowedFd<'_>, groups: &[Group<'_>]) -> bool {
         }
         work();
     });
-    !differs.load(Ordering::Relaxed)
+    let changed = changed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (!differs.load(Ordering::Relaxed)).then_some(changed)
 }
 
 impl Group<'_> {
-    fn is_same(&self, base: BorrowedFd<'_>) -> Option<()> {
+    fn compare(&self, base: BorrowedFd<'_>, changed: &Mutex<Vec<PathBuf>>) -> Option<()> {
         let at = open(base, self.real, self.dir);
         let mut reader = Reader(self.entries);
         for _ in 0..self.count {
             let flags = *reader.take(1)?.first()?;
             let known = if flags & THERE != 0 { Some(reader.take(LOOKS_BYTES)?) } else { None };
-            let found = look(&at, reader.text()?, flags).ok()?.map(|stat| looks(&stat, flags));
-            if found.as_ref().map(|looks| &looks[..]) != known {
+            let name = reader.text()?;
+            let found = look(&at, name, flags).ok()?.map(|stat| looks(&stat, flags));
+            if found.as_ref().map(|looks| &looks[..]) == known {
+                continue;
+            }
+            let mut changed = changed.lock().unwrap_or_else(PoisonError::into_inner);
+            if flags & OWNED == 0 || changed.len() >= MAX_CHANGED {
                 return None;
             }
+            changed.push([self.dir, name.to_bytes()].map(|part| Path::new(OsStr::from_bytes(part))).iter().collect());
         }
         reader.0.is_empty().then_some(())
     }
@@ -218,210 +255,14 @@ fn file(layout: &Layout, key: &Key) -> PathBuf {
     layout.glances().join(&blake3::Hash::from_bytes(*key).to_hex()[..32])
 }
 
+fn parts_file(layout: &Layout, key: &Key) -> PathBuf {
+    file(layout, key).with_extension(PARTS)
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = fs::File::open(path)?;
     let size = file.metadata()?.len().min(MAX_BYTES);
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::sight::MAX_FILES;
-    use super::*;
-    use crate::test_dirs::age;
-
-    const KEY: Key = [7; 32];
-
-    /// What is done to a workspace, in words and in deeds.
-    type Change = (&'static str, fn(&Path));
-
-    /// A store's directory with what a glance asks of it, and a workspace; both old enough.
-    fn places() -> (tempfile::TempDir, PathBuf, PathBuf) {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let (store, ws) = (dir.path().join("store"), dir.path().join("ws"));
-        for made in ["store/locks", "store/tmp", "ws/src/deep", "ws/out"] {
-            fs::create_dir_all(dir.path().join(made)).expect("is made");
-        }
-        for file in ["store/version", "store/index.redb", "ws/src/a", "ws/src/b", "ws/src/deep/c", "ws/out/o", "far"] {
-            fs::write(dir.path().join(file), file).expect("is written");
-        }
-        symlink("../far", ws.join("link")).expect("is made");
-        symlink("src", ws.join("to-src")).expect("is made");
-        age(&ws.join("to-src"));
-        (dir, store, ws)
-    }
-
-    fn sight(ws: &Path) -> Sight {
-        let mut sight = Sight::new(ws);
-        for path in ["src/a", "src/b", "src/deep/c", "src", "", "link", "to-src/a"] {
-            sight.saw(How::Itself, path);
-        }
-        sight.saw(How::Target, "link");
-        sight.saw(How::Target, ws.join("../far"));
-        sight.looked_for(How::Itself, "src/none");
-        sight.looked_for(How::Target, ws.join("../none"));
-        sight.looked_for(How::Kind, "src");
-        sight.saw_all_below(How::Real, Path::new("out")).expect("is listed");
-        sight
-    }
-
-    fn keep(store: &Path, ws: &Path) -> bool {
-        sight(ws).keep(store, &KEY, now_ns(), b"answer", VoidBy::AnyCommit).expect("is written")
-    }
-
-    #[test]
-    fn what_looks_as_it_did_has_its_answer_and_any_change_takes_it_away() {
-        let changes: [Change; 17] = [
-            ("content", |ws| fs::write(ws.join("src/a"), "new/a").expect("is written")),
-            ("time", |ws| {
-                let file = fs::File::options().write(true).open(ws.join("src/b")).expect("is there");
-                file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("is set");
-            }),
-            ("gone", |ws| fs::remove_file(ws.join("src/deep/c")).expect("is removed")),
-            ("new name in a listed directory", |ws| fs::write(ws.join("src/new"), "").expect("is written")),
-            ("what was not there", |ws| fs::write(ws.join("src/none"), "").expect("is written")),
-            ("what was not there, far away", |ws| fs::write(ws.join("../none"), "").expect("is written")),
-            ("rights", |ws| {
-                fs::set_permissions(ws.join("src/a"), fs::Permissions::from_mode(0o755)).expect("is set");
-            }),
-            ("behind a link", |ws| fs::write(ws.join("../far"), "f").expect("is written")),
-            ("a link leads elsewhere", |ws| {
-                fs::remove_file(ws.join("link")).expect("is removed");
-                symlink("src/a", ws.join("link")).expect("is made");
-            }),
-            ("output", |ws| fs::write(ws.join("out/o"), "changed").expect("is written")),
-            ("more outputs", |ws| fs::write(ws.join("out/p"), "").expect("is written")),
-            ("a link leads to the outputs", |ws| {
-                fs::rename(ws.join("out"), ws.join("../moved")).expect("is moved");
-                symlink("../moved", ws.join("out")).expect("is made");
-            }),
-            ("another workspace", |ws| {
-                fs::rename(ws, ws.join("../old")).expect("is moved");
-                fs::create_dir(ws).expect("is made");
-            }),
-            ("the index", |ws| fs::write(ws.join("../store/index.redb"), "x").expect("is written")),
-            ("the version", |ws| fs::write(ws.join("../store/version"), "x").expect("is written")),
-            ("something to tidy", |ws| fs::write(ws.join("../store/locks/placing-1-0"), "").expect("is written")),
-            ("the glances", |ws| fs::remove_dir_all(ws.join("../store/glances")).expect("is removed")),
-        ];
-        for (what, change) in changes {
-            let (_dir, store, ws) = places();
-            assert_eq!(look_again(&store, &KEY), None, "{what}");
-            assert!(keep(&store, &ws), "{what}");
-            for _ in 0..2 {
-                assert_eq!(look_again(&store, &KEY).as_deref(), Some(&b"answer"[..]), "{what}");
-            }
-            change(&ws);
-            assert_eq!(look_again(&store, &KEY), None, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_link_on_the_way_counts_only_where_it_is_said() {
-        let (_dir, store, ws) = places();
-        assert!(keep(&store, &ws));
-        fs::rename(ws.join("src/deep"), ws.join("src/other")).expect("is moved");
-        symlink("other", ws.join("src/deep")).expect("is made");
-        let mut sight = Sight::new(&ws);
-        sight.saw(How::Itself, "src/deep/c");
-        assert!(sight.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("is written"));
-        let mut sight = Sight::new(&ws);
-        sight.saw(How::Real, "src/deep/c");
-        assert!(!sight.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("nothing fails"));
-    }
-
-    #[test]
-    fn nothing_young_and_nothing_missing_is_relied_on() {
-        let (_dir, store, ws) = places();
-        let began_ns = now_ns();
-        fs::write(ws.join("src/a"), "young").expect("is written");
-        assert!(!sight(&ws).keep(&store, &KEY, began_ns, b"", VoidBy::AnyCommit).expect("nothing fails"));
-        age(&ws.join("src/a"));
-        assert!(
-            !sight(&ws).keep(&store, &KEY, began_ns, b"", VoidBy::AnyCommit).expect("nothing fails"),
-            "by when the run began"
-        );
-        assert!(keep(&store, &ws));
-        fs::write(ws.join("src/new"), "").expect("is written");
-        fs::remove_file(ws.join("src/new")).expect("is removed");
-        let mut around = Sight::new(&ws);
-        around.looked_for(How::Itself, "src/new");
-        assert!(
-            !around.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("nothing fails"),
-            "it came and went"
-        );
-        let mut gone = Sight::new(&ws);
-        gone.saw(How::Itself, "src/gone");
-        assert!(!gone.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("nothing fails"));
-    }
-
-    #[test]
-    fn a_commit_that_only_adds_changes_nothing_where_that_was_said() {
-        let (_dir, store, ws) = places();
-        let keep = || sight(&ws).keep(&store, &KEY, now_ns(), b"", VoidBy::Rewriting).expect("is written");
-        assert!(keep());
-        fs::write(store.join("index.redb"), "more").expect("is written");
-        assert!(look_again(&store, &KEY).is_some(), "added to");
-        fs::write(store.join("rewritten"), "").expect("is written");
-        assert_eq!(look_again(&store, &KEY), None, "rewritten");
-        assert!(!keep(), "just now");
-        age(&store.join("rewritten"));
-        assert!(keep());
-        fs::write(store.join("other"), "").expect("is written");
-        fs::rename(store.join("other"), store.join("rewritten")).expect("is moved");
-        assert_eq!(look_again(&store, &KEY), None, "rewritten once more");
-        age(&store.join("rewritten"));
-        assert!(keep());
-        fs::write(store.join("other"), "").expect("is written");
-        fs::rename(store.join("other"), store.join("index.redb")).expect("is moved");
-        assert_eq!(look_again(&store, &KEY), None, "another index");
-    }
-
-    #[test]
-    fn what_is_damaged_or_anothers_does_not_count() {
-        let (_dir, store, ws) = places();
-        assert!(keep(&store, &ws));
-        let path = file(&Layout::new(&store), &KEY);
-        let bytes = fs::read(&path).expect("is read");
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 1;
-            fs::write(&path, &damaged).expect("is written");
-            assert_eq!(look_again(&store, &KEY), None, "byte {at}");
-            fs::write(&path, &bytes[..at]).expect("is written");
-            assert_eq!(look_again(&store, &KEY), None, "cut off at {at}");
-        }
-        fs::write(&path, &bytes).expect("is written");
-        assert!(look_again(&store, &KEY).is_some());
-        fs::rename(&path, file(&Layout::new(&store), &[8; 32])).expect("is moved");
-        assert_eq!(look_again(&store, &[8; 32]), None);
-    }
-
-    #[test]
-    fn any_of_many_entries_counts_and_old_glances_go() {
-        let (_dir, store, ws) = places();
-        let names: Vec<String> = (0..3 * MANY).map(|n| format!("many/{}/{n:05}", n % 5)).collect();
-        for name in &names {
-            let path = ws.join(name);
-            fs::create_dir_all(path.parent().expect("has one")).expect("is made");
-            fs::write(path, "").expect("is written");
-        }
-        age(&ws.join(names.last().expect("some")));
-        let mut sight = Sight::new(&ws);
-        names.iter().for_each(|name| sight.saw(How::Itself, name));
-        assert!(sight.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("is written"));
-        assert!(look_again(&store, &KEY).is_some());
-        fs::write(ws.join(&names[names.len() / 2]), "x").expect("is written");
-        assert!(look_again(&store, &KEY).is_none());
-        for n in 0..MAX_FILES {
-            assert!(
-                Sight::new(&ws).keep(&store, &[n as u8; 32], now_ns(), b"", VoidBy::AnyCommit).expect("is written")
-            );
-        }
-        assert_eq!(fs::read_dir(store.join("glances")).expect("is listed").count(), MAX_FILES);
-    }
 }

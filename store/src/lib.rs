@@ -50,6 +50,7 @@ pub mod dag;
 mod error;
 pub mod fenced;
 mod finding;
+pub mod flat;
 mod gc;
 pub mod glance;
 mod hash_file;

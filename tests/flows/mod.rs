@@ -13,6 +13,7 @@ mod cutoff;
 mod damage;
 mod depfile;
 mod examples;
+mod excerpt;
 mod external;
 mod failures;
 mod fetch;

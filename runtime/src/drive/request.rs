@@ -86,6 +86,9 @@ pub struct Request {
     pub equip: Option<Equip>,
     /// Tells the source files of a task; without it, depfiles narrow nothing.
     pub listing: Option<Listing>,
+    /// Tasks that are settled and no part of the workflow: told of as if they were. Where there are some, tasks of other
+    /// workflows are among them.
+    pub beside: Option<usize>,
     /// Tasks that are no part of the workflow, and why: told, and nothing else.
     pub left_out: Vec<(Text, Text)>,
     /// Whether a run goes on waiting for tasks that are done elsewhere when nothing else is left to do.
@@ -96,8 +99,9 @@ impl Request {
     /// A request with nothing but the tasks and the goals.
     pub fn new(subject: Arc<Subject>, goals: Vec<TaskIdx>, rules: Rules) -> Self {
         let id = "run".into();
-        let (workspace, session, place, durations, equip, listing, left_out) = Default::default();
-        Self { subject, goals, rules, id, workspace, session, place, durations, equip, listing, left_out, wait: false }
+        let (workspace, session, place, durations, equip, listing, beside, left_out) = Default::default();
+        let wait = false;
+        Self { subject, goals, rules, id, workspace, session, place, durations, equip, listing, beside, left_out, wait }
     }
 }
 

@@ -8,9 +8,31 @@ use super::Drive;
 use crate::exec::Sink;
 use crate::graph::TaskIdx;
 use crate::observe::{Ended, Observer, RunEvent};
-use crate::run::step::{End, Notice};
+use crate::run::Counts;
+use crate::run::step::{End, Notice, State};
+use crate::task::Work;
 
 impl Drive {
+    /// Whether a task is told of with those that are no part of the workflow.
+    pub(super) fn is_beside(&self, task: TaskIdx) -> bool {
+        self.beside.is_some() && matches!(self.subject.workflow.node(task).work, Work::External { .. })
+    }
+
+    /// What became of the tasks, those beside the workflow included.
+    pub(super) fn counts(&self) -> Counts {
+        let mut counts = self.run.counts();
+        let Some(beside) = self.beside else { return counts };
+        for task in self.subject.workflow.indices().filter(|t| self.run.in_scope(*t) && self.is_beside(*t)) {
+            match self.run.state(task) {
+                State::Idle => counts.unneeded -= 1,
+                State::Ended(End::Cached) => counts.cached -= 1,
+                _ => {}
+            }
+        }
+        counts.cached += beside;
+        counts
+    }
+
     pub(super) fn tell(&mut self, notice: Notice) {
         let name = |task| self.name(task);
         match notice {

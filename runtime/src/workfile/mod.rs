@@ -322,6 +322,27 @@ fn is_did(text: &str) -> bool {
 }
 
 impl Loaded {
+    /// Recipes that stand for tasks made earlier, of a workspace whose workfiles are not read.
+    pub(crate) fn of_recipes(root: PathBuf, recipes: Vec<Recipe>) -> Self {
+        Self {
+            root,
+            files: vec![],
+            members: vec![],
+            here: 0,
+            looked: Looked::default(),
+            nodes: (0..recipes.len()).map(|i| Some(TaskIdx::new(i))).collect(),
+            recipes,
+            default_goals: None,
+            subject: crate::task::DEFAULT_SUBJECT.into(),
+            params: vec![],
+            warnings: vec![],
+            entries: vec![],
+            given: Given::default(),
+            names: select::Names::default(),
+            outputs: Arc::default(),
+        }
+    }
+
     /// The recipe of exactly that name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.names.find(name)

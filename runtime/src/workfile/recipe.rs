@@ -12,7 +12,7 @@ use super::globs::Pattern;
 use super::params::Param;
 use crate::fetch::FetchSpec;
 use crate::narrow::Depfile;
-use crate::process::{OutputSpec, Tier};
+use crate::process::{OutputSpec, ProcessSpec, Tier};
 use crate::task::Policy;
 use crate::value::{Branch, Text};
 use crate::wait::WaitSpec;
@@ -193,6 +193,66 @@ impl PartialEq for Literal {
 impl Eq for Literal {}
 
 impl Recipe {
+    /// A process as its arguments say, without what only its workfile does: where it stands there, and from what its inputs
+    /// are made.
+    pub(crate) fn of_process(name: Text, spec: &ProcessSpec, policy: Policy) -> Self {
+        Self {
+            // It has some: without, it would be a group.
+            steps: vec![vec![]; spec.steps.len()],
+            outputs: spec.outputs.clone(),
+            policy,
+            tier: spec.tier,
+            network: spec.network,
+            secret_env: spec.secrets.clone(),
+            ..Self::named(name, Act::Process)
+        }
+    }
+
+    /// A task of another workflow, awaited as a success.
+    pub(crate) fn of_external(name: Text, id: TaskId) -> Self {
+        Self::named(name, Act::Await { id, branch: Branch::Ok })
+    }
+
+    fn named(name: Text, act: Act) -> Self {
+        Self {
+            task: name.clone(),
+            name,
+            member: 0,
+            variant: vec![],
+            description: None,
+            tags: [].into(),
+            place: Place::default(),
+            key_places: [].into(),
+            templates_in: [].into(),
+            act,
+            urls: [].into(),
+            steps: vec![],
+            env: BTreeMap::new(),
+            pass_env: vec![],
+            secret_env: vec![],
+            dir: "".into(),
+            stdin: None,
+            stdout: None,
+            depfile: None,
+            tools: vec![],
+            sources: Sources::default(),
+            from: vec![],
+            printed: vec![],
+            needs: vec![],
+            after: vec![],
+            outputs: vec![],
+            policy: Policy::default(),
+            tier: Tier::Ns,
+            network: false,
+            publish: false,
+            params: [].into(),
+            lacks: vec![],
+            env_files: vec![],
+            left_out: None,
+            without: vec![],
+        }
+    }
+
     /// Whether it only stands for what it needs.
     pub fn is_group(&self) -> bool {
         self.steps.is_empty() && self.act == Act::Process

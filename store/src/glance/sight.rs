@@ -13,9 +13,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use super::flat::Writer;
-use super::{FOLLOW, HEAD_BYTES, How, IDENTITY, KIND, Key, MAGIC, THERE, VoidBy, digest, file, look, looks, open};
+use super::parts;
+use super::{
+    FOLLOW, HEAD_BYTES, How, IDENTITY, KIND, Key, MAGIC, OWNED, PARTS, THERE, VoidBy, digest, file, look, looks, open,
+    parts_file,
+};
 use crate::beneath;
+use crate::flat::Writer;
 use crate::local::Layout;
 use crate::stamp::Stamp;
 
@@ -27,6 +31,8 @@ const MAX_PATH_BYTES: usize = 4000;
 const RUN: usize = 512;
 /// Most glances a store keeps; the oldest go first.
 pub(super) const MAX_FILES: usize = 64;
+/// Most of those that have what is known of the tasks beside them.
+pub(super) const MAX_PARTS: usize = 16;
 
 /// Entries by directory, with the name of each in it; whether no link may lead to the directory comes first.
 type Groups<'s> = BTreeMap<(bool, &'s [u8]), Vec<(&'s Looked, &'s [u8])>>;
@@ -44,6 +50,8 @@ struct Looked {
     path: PathBuf,
     /// The run would have ended otherwise if nothing had been there.
     there: bool,
+    /// A task reads or made it, and nothing else follows from how it looks.
+    owned: bool,
 }
 
 impl Sight {
@@ -54,16 +62,22 @@ impl Sight {
 
     /// Something was there. Relative paths begin in the workspace.
     pub fn saw(&mut self, how: How, path: impl Into<PathBuf>) {
-        self.paths.push(Looked { how, path: path.into(), there: true });
+        self.paths.push(Looked { how, path: path.into(), there: true, owned: false });
     }
 
     /// It was looked whether something is there.
     pub fn looked_for(&mut self, how: How, path: impl Into<PathBuf>) {
-        self.paths.push(Looked { how, path: path.into(), there: false });
+        self.paths.push(Looked { how, path: path.into(), there: false, owned: false });
     }
 
-    /// Everything at and below a path of the workspace: directories with the names in them, and what is no directory.
-    pub fn saw_all_below(&mut self, how: How, path: &Path) -> io::Result<()> {
+    /// A file of the workspace was there that tasks read, or that one made.
+    pub fn saw_of_task(&mut self, path: impl Into<PathBuf>) {
+        self.paths.push(Looked { how: How::Itself, path: path.into(), there: true, owned: true });
+    }
+
+    /// Everything at and below a path of the workspace where a task's output stands: directories with the names in them, and
+    /// what is no directory.
+    pub fn made_all_below(&mut self, path: &Path) -> io::Result<()> {
         let mut open = vec![path.to_owned()];
         while let Some(path) = open.pop() {
             let full = self.workspace.join(&path);
@@ -72,7 +86,7 @@ impl Sight {
                     open.push(path.join(entry?.file_name()));
                 }
             }
-            self.saw(how, path);
+            self.paths.push(Looked { how: How::Real, path, there: true, owned: true });
         }
         Ok(())
     }
@@ -87,39 +101,65 @@ impl Sight {
 
     /// Writes down how everything looks now, and what to answer when it looks so again. Does so only when nothing of it, nor
     /// of the store in `dir`, can have changed since `began_ns`: what the run saw is then what is there now.
-    pub fn keep(mut self, dir: &Path, key: &Key, began_ns: i64, answer: &[u8], void_by: VoidBy) -> io::Result<bool> {
+    pub fn keep(self, dir: &Path, key: &Key, began_ns: i64, answer: &[u8], void_by: VoidBy) -> io::Result<bool> {
+        self.keep_with(dir, key, began_ns, void_by, || (answer.to_vec(), vec![]))
+    }
+
+    /// The same, with what is known of the tasks, in parts: it is asked for when all else is settled, and the digest of the
+    /// parts, if there are any, is put behind the answer.
+    pub fn keep_with(
+        mut self,
+        dir: &Path,
+        key: &Key,
+        began_ns: i64,
+        void_by: VoidBy,
+        answer: impl FnOnce() -> (Vec<u8>, Vec<Vec<u8>>),
+    ) -> io::Result<bool> {
         let layout = Layout::new(dir);
         // Whatever is known of tasks is in these.
         self.saw(How::Target, layout.version());
         self.looked_for(How::Target, layout.rewritten());
         let index = if void_by == VoidBy::AnyCommit { How::Target } else { How::Identity };
         self.saw(index, layout.index());
-        let Some(body) = self.encode(began_ns, answer)? else { return Ok(false) };
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(digest(key, &body).as_bytes());
-        bytes.extend_from_slice(key);
-        bytes.extend_from_slice(&body);
+        let Some(looked) = self.encode(began_ns)? else { return Ok(false) };
+        let (mut answer, parts) = answer();
         let glances = layout.glances();
         match fs::create_dir(&glances) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
         let temp = layout.tmp().join(format!("glance-{}", std::process::id()));
-        // Not synced: what a power cut leaves of it is damaged and does not count.
+        // Neither is synced: what a power cut leaves of one is damaged, or does not fit the other, and does not count.
+        if !parts.is_empty() {
+            answer.extend(parts::write(&temp, &parts)?);
+            fs::rename(&temp, parts_file(&layout, key))?;
+        }
+        let mut body = Writer::default();
+        body.bytes(&answer);
+        body.0.extend(looked);
+        let body = body.0;
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + body.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(digest(key, &body).as_bytes());
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(&body);
         fs::write(&temp, &bytes)?;
         fs::rename(&temp, file(&layout, key))?;
         thin_out(&glances);
         Ok(true)
     }
 
-    fn encode(mut self, began_ns: i64, answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    fn encode(mut self, began_ns: i64) -> io::Result<Option<Vec<u8>>> {
         let base = beneath::open_root(&self.workspace)?;
-        // Of two that differ in nothing else, the one that says more comes last.
         self.paths.sort_unstable();
-        self.paths.reverse();
-        self.paths.dedup_by(|a, b| a.how == b.how && a.path == b.path);
-        self.paths.reverse();
+        self.paths.dedup_by(|again, first| {
+            let same = again.how == first.how && again.path == first.path;
+            if same {
+                first.there |= again.there;
+                first.owned &= again.owned;
+            }
+            same
+        });
         let mut dirs: BTreeMap<(bool, &[u8]), Vec<&Looked>> = BTreeMap::new();
         for looked in &self.paths {
             let path = looked.path.as_os_str().as_bytes();
@@ -142,7 +182,6 @@ impl Sight {
             }
         }
         let mut out = Writer::default();
-        out.bytes(answer);
         out.text(self.workspace.as_os_str().as_bytes());
         let mut quiet = Quiet { began_ns, base: base.as_fd(), known: BTreeMap::new() };
         for ((real, dir), entries) in groups {
@@ -152,12 +191,13 @@ impl Sight {
                 for (looked, name) in entries {
                     let name = [name, &b"\0"[..]].concat();
                     let name = CStr::from_bytes_with_nul(&name).map_err(io::Error::other)?;
-                    let flags = match looked.how {
+                    let how = match looked.how {
                         How::Itself | How::Real => 0,
                         How::Target => FOLLOW,
                         How::Kind => FOLLOW | KIND,
                         How::Identity => FOLLOW | IDENTITY,
                     };
+                    let flags = how | if looked.owned { OWNED } else { 0 };
                     let Ok(found) = look(&at, name, flags) else { return Ok(None) };
                     let fine = match &found {
                         Some(_) if matches!(looked.how, How::Kind | How::Identity) => true,
@@ -221,11 +261,15 @@ impl Quiet<'_> {
 /// Deletes the oldest where there are many: workspaces come and go.
 fn thin_out(glances: &Path) {
     let files = fs::read_dir(glances).into_iter().flatten().flatten();
-    let mut files: Vec<_> = files.filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path()))).collect();
-    files.sort_unstable();
-    let too_many = files.len().saturating_sub(MAX_FILES);
-    // One that another process deleted is gone as well.
-    files.iter().take(too_many).for_each(|(_, path)| drop(fs::remove_file(path)));
+    let files = files.filter_map(|f| Some((f.metadata().ok()?.modified().ok()?, f.path())));
+    let (mut parts, mut files): (Vec<_>, Vec<_>) =
+        files.partition(|(_, path)| path.extension().is_some_and(|e| e == PARTS));
+    for (files, most) in [(&mut files, MAX_FILES), (&mut parts, MAX_PARTS)] {
+        files.sort_unstable();
+        let too_many = files.len().saturating_sub(most);
+        // One that another process deleted is gone as well.
+        files.iter().take(too_many).for_each(|(_, path)| drop(fs::remove_file(path)));
+    }
 }
 
 /// A path's directory, empty for none, and its last component.
