@@ -173,15 +173,20 @@ impl Drive {
 
     /// What stands for a session, as if it were an invocation: a workspace, and the goals in it by name.
     fn session_id(&self) -> Option<InvocationId> {
-        let uncached = |t: &TaskIdx| self.run.in_scope(*t) && !self.subject.workflow.node(*t).policy.cache;
         let workspace = self.session_of.as_ref()?;
-        self.subject.workflow.indices().any(|t| uncached(&t)).then(|| {
+        let is_concerned = |task| self.run.in_scope(task) && self.is_of_session(task);
+        self.subject.workflow.indices().any(is_concerned).then(|| {
             let goals: BTreeSet<Text> = self.goals.iter().map(|goal| self.name(*goal)).collect();
             let goals = goals.iter().map(|goal| format!("\0{goal}"));
             InvocationId::of(
                 std::iter::once(format!("session\0{workspace}")).chain(goals).collect::<String>().as_bytes(),
             )
         })
+    }
+
+    /// Whether what it did counts for this run alone. What a service did counts for none.
+    fn is_of_session(&self, task: TaskIdx) -> bool {
+        !self.subject.workflow.node(task).policy.cache && !self.subject.is_service(task)
     }
 
     /// Takes up what a crashed run of the same goals did for tasks that are never cached. While one of them is at work, no
@@ -208,7 +213,7 @@ impl Drive {
 
     pub(super) fn extend_session(&mut self, task: TaskIdx, receipt: ReceiptId) -> Result<(), DriveError> {
         if let Some(Session { key, .. }) = &self.session
-            && !self.subject.workflow.node(task).policy.cache
+            && self.is_of_session(task)
         {
             self.session_receipts.insert(receipt);
             let note = self.session_receipts.iter().flat_map(|r| *r.digest()).collect();
