@@ -107,11 +107,11 @@ impl Room {
     /// Sees to it that the store has the sources of these tasks, or says which are nowhere; and that tools are those it was
     /// described with.
     pub(crate) fn provide(&self, subject: &Subject, tasks: &[TaskIdx]) -> Result<(), Diagnosis> {
-        let (mut all, mut lacking) = (BTreeMap::<String, Entry>::new(), vec![]);
+        let (mut all, mut lacking, mut tools) = (BTreeMap::<String, Entry>::new(), vec![], HashMap::new());
         for task in tasks {
             let name = || harmless(&subject.workflow.node(*task).name);
             let process = process_of(&subject.workflow.node(*task).work);
-            let other = process.map_or(Ok(None), other_tool);
+            let other = process.map_or(Ok(None), |process| other_tool(process, &mut tools));
             if let Some(tool) = other.map_err(|e| Diagnosis::system("cannot read a tool", &e))? {
                 let message =
                     format!("`{}` was described with another `{}` than there is here", name(), harmless(tool));

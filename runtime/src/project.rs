@@ -331,29 +331,39 @@ impl Tools {
     }
 }
 
-/// The first of the tools that a process was described with which is another here, or is not here.
-pub fn other_tool(process: &Value) -> io::Result<Option<&str>> {
+/// The first of the tools that a process was described with which is another here, or is not here. What was read is kept in
+/// `seen`.
+pub fn other_tool<'a>(process: &'a Value, seen: &mut HashMap<PathBuf, BlobId>) -> io::Result<Option<&'a str>> {
     let Some(Value::Map(tools)) = process.get("tools") else { return Ok(None) };
     let path: Text = process.get("env").and_then(|env| env.get("PATH")?.as_text()).unwrap_or(DEFAULT_PATH).into();
     // What else has a slash in it is a file of the workspace, and there as that if at all.
     for (tool, known) in tools.iter().filter(|(tool, _)| tool.starts_with('/') || !tool.contains('/')) {
         let at = ToolAt { name: tool.clone(), within: path.clone() };
-        let found = first_file(&candidates(Path::new("/"), &at)).map(|file| {
-            let mut hasher = BlobHasher::default();
-            let mut file = File::open(file)?;
-            let mut buffer = vec![0; 128 << 10];
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok::<_, io::Error>(Value::Link(hasher.id().link())),
-                    read => hasher.update(&buffer[..read]),
-                }
+        let Some(file) = first_file(&candidates(Path::new("/"), &at)) else { return Ok(Some(tool)) };
+        let found = match seen.get(&file) {
+            Some(found) => *found,
+            None => {
+                let found = blob_of(&file)?;
+                seen.insert(file, found);
+                found
             }
-        });
-        if found.transpose()?.as_ref() != Some(known) {
+        };
+        if *known != Value::Link(found.link()) {
             return Ok(Some(tool));
         }
     }
     Ok(None)
+}
+
+/// What a file holds.
+fn blob_of(file: &Path) -> io::Result<BlobId> {
+    let (mut file, mut hasher, mut buffer) = (File::open(file)?, BlobHasher::default(), vec![0; 128 << 10]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.id()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
 }
 
 /// The first that is a file, with all links followed.
