@@ -299,7 +299,11 @@ impl Run {
                     self.slot_mut(task).attempts -= 1;
                     self.release(task);
                     let followers = self.unlead(task);
-                    self.staged(task, &hollow);
+                    if self.is_stopped(task) {
+                        self.end(task, End::Cancelled);
+                    } else {
+                        self.staged(task, &hollow);
+                    }
                     followers.into_iter().for_each(|f| self.wait_for_inputs(f));
                 } else if self.at(task, State::Staging, epoch) {
                     self.staged(task, &hollow);

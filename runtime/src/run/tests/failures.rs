@@ -306,6 +306,27 @@ fn asked_twice_to_end_nothing_cleans_up_either() {
     }
 }
 
+#[test]
+fn a_task_that_could_not_begin_does_not_begin_again_in_a_run_that_is_stopped() {
+    for is_back in [true, false] {
+        let mut flow = Flow::default().task("a", "").task("t", "a");
+        watches(When::Always, "t")(&mut flow, "always");
+        let mut case = flow.case();
+        let a = case.idx("a");
+        let mut drive = case.drive("t always", fail_fast(1));
+        drive.complete("a");
+        let Some(Step::Execute { task, epoch, .. }) = drive.open.pop() else { panic!("it runs") };
+        drive.run.on(crate::run::step::Event::Stop);
+        let hollow = if is_back { vec![] } else { vec![a] };
+        drive.run.on(crate::run::step::Event::Staged { task, epoch, hollow });
+        drive.answer_questions();
+        drive.complete("always");
+        let report = drive.end();
+        report.ends("t", End::Cancelled);
+        assert_eq!(report.ran, ["a", "always"]);
+    }
+}
+
 fn external(node: &mut Node) {
     let Work::Task(task) = &mut node.work else { unreachable!("a task") };
     task.cmd = crate::task::EXTERNAL.into();
