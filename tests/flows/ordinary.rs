@@ -15,7 +15,7 @@ const NOBODY: u32 = 65_534;
 /// What is shown, by the tests that show it, and how many of these there are at least.
 const ROWS: [(&str, &str, usize); 10] = [
     ("what denial does to tools", "flows::tools::", 6),
-    ("denial by default, and its refusal", "flows::sandbox::", 8),
+    ("denial by default, and its refusal", "flows::sandbox::", 9),
     ("what may come out, and what may be asked for", "flows::confined::", 3),
     ("a secret is seen nowhere", "flows::secrets::", 2),
     ("what was looked for and not declared", "flows::undeclared::", 3),

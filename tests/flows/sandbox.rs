@@ -219,3 +219,29 @@ outputs = ["out/fine"]
     assert!(beside.status == 1 && beside.stderr.contains("Permission denied"), "{}", beside.stderr);
     assert!(!space.exists("elsewhere"));
 }
+
+#[test]
+fn a_directory_that_is_declared_whole_is_one_mount_and_what_else_is_declared_one_each() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        r#"
+[workspace]
+
+[task.count]
+matrix = { dir = ["whole", "part"] }
+run = "cut -d' ' -f5 /proc/self/mountinfo | grep -c ^/ws/{{dir}}; ls {{dir}} | grep -c ."
+inputs = ["{{dir}}/*.h"]
+"#,
+    );
+    for n in 0..40 {
+        ["whole", "part"].iter().for_each(|dir| space.write(&format!("{dir}/{n}.h"), ""));
+    }
+    space.write("part/undeclared", "");
+    space.build_twice(&[]);
+    assert_eq!(space.ok(&["log", "count[whole]"]).stdout, "1\n40\n");
+    let part = space.ok(&["log", "count[part]"]).stdout;
+    let (mounts, files) = part.trim().split_once('\n').expect("two lines");
+    assert!(mounts.parse::<u32>().is_ok_and(|mounts| mounts >= 40) && files == "40", "{part}");
+}
