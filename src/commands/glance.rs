@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quipu_runtime::drive::Report;
+use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::{Ended, Observer, RunEvent, Summary};
 use quipu_runtime::run::Counts;
 use quipu_runtime::workfile::FILE_NAME;
@@ -149,7 +150,10 @@ impl Glance {
         let settled = Counts { cached, unneeded, ..Counts::default() };
         let named =
             |name: &&str| opened.project.loaded.recipes.iter().any(|r| r.pass_env.iter().any(|n| &**n == *name));
+        // What a run that was killed had done of these counts once, in the run that goes on.
+        let uncached = |t: TaskIdx| report.run.in_scope(t) && !opened.project.policy(t).cache;
         if report.summary.counts != settled
+            || opened.project.subject.workflow.indices().any(uncached)
             || report.run.place_failures() > 0
             || report.has_expiring
             || self.events.news.load(Ordering::Relaxed)

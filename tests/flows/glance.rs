@@ -4,6 +4,10 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
+use quipu_store::cid::ReceiptId;
+use quipu_store::sign::Signer;
+use quipu_store::{Options, SignerSource, Store};
+
 use crate::kit::{TestSpace, redact, wait_until};
 
 /// One task of each kind of input and output.
@@ -204,6 +208,30 @@ fn what_others_add_to_the_store_leaves_runs_short_and_what_they_say_again_does_n
         std::thread::sleep(Duration::from_millis(20));
         !is_kept()
     });
+}
+
+#[test]
+fn what_is_never_cached_runs_again_after_a_run_that_went_on_where_a_killed_one_was() {
+    let space = TestSpace::new(
+        "[workspace]\nsandbox = \"none\"\n[task.x]\nrun = \"echo x >> ../ran\"\ninputs = []\ncache = false\n",
+    );
+    assert_eq!(run(&space, true, "w", &[]).2, ["x"]);
+    let log = space.ok(&["log", "--run", "last", "--json"]).stdout;
+    let recorded = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("is JSON"));
+    let recorded = recorded
+        .filter(|event| event["event"] == "recorded")
+        .find_map(|event| event["receipt"].as_str().map(str::to_owned));
+    let receipt: ReceiptId = recorded.expect("it ran").parse().expect("is an id");
+    // As a run leaves it that is killed when all is done and before it ends.
+    let root = space.path("").canonicalize().expect("is there");
+    let options = Options::new(SignerSource::Fixed(Signer::from_secret(&[1; 32])));
+    let store = Store::open(&space.store(), options).expect("opens");
+    store.set_note(&format!("session:{}", root.display()), Some(receipt.digest().to_vec())).expect("is noted");
+    store.flush().expect("is written");
+    drop(store);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(run(&space, true, "w", &[]).2, Vec::<String>::new(), "it goes on");
+    assert_eq!(run(&space, true, "w", &[]).2, ["x"], "that was over");
 }
 
 #[test]
