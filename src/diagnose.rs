@@ -208,6 +208,9 @@ impl From<ProjectError> for Diagnosis {
             ProjectError::Store(error) => error.into(),
             ProjectError::Tool { .. } => Self::usage(error.to_string())
                 .hint("install it, or set PATH in the task's `env`, or take it out of `tools`"),
+            ProjectError::Ring { .. } => {
+                Self::usage(error.to_string()).hint("let them differ in something that they do, or take out an `after`")
+            }
             ProjectError::Scan { .. } | ProjectError::Vanished(_) => Self::system("", &error),
             other => Self::usage(other.to_string()),
         }

@@ -90,9 +90,15 @@ pub enum ProjectError {
     /// Recipes make no workflow.
     #[error(transparent)]
     Workflow(#[from] WorkflowError),
+    /// Tasks that are one task by several names wait for one another.
+    #[error("{names} would wait for itself: tasks that do exactly the same are one task")]
+    Ring {
+        /// Their names.
+        names: String,
+    },
     /// Tasks make no graph, or have no ids.
     #[error(transparent)]
-    Subject(#[from] SubjectError),
+    Subject(SubjectError),
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -118,7 +124,15 @@ impl Project {
                 recipes[task.index()] = i;
             }
         }
-        let subject = Arc::new(Subject::new(workflow)?);
+        let name = |task: &TaskIdx| format!("`{}`", loaded.recipes[recipes[task.index()]].name);
+        let subject = Subject::new(workflow).map_err(|error| match error {
+            // Of names alone there is none by now.
+            SubjectError::Cycle(cycle) => {
+                ProjectError::Ring { names: cycle.ring.iter().map(name).collect::<Vec<_>>().join(", then ") }
+            }
+            error => ProjectError::Subject(error),
+        });
+        let subject = Arc::new(subject?);
         Ok(Self { loaded, subject, recipes, lists, looked, files, tool_candidates, machine: Mutex::new(machine) })
     }
 

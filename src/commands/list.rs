@@ -11,7 +11,7 @@ use crate::cli::ListArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::project;
-use crate::render::harmless;
+use crate::render::{columns, harmless, padded};
 
 #[derive(Serialize)]
 struct Listed<'a> {
@@ -119,12 +119,12 @@ pub(super) fn list(context: &Context, args: &ListArgs) -> Result<Exit, Diagnosis
     if args.json {
         return print_json(&listed);
     }
-    let width = listed.iter().map(|l| harmless(l.name).chars().count()).max().unwrap_or(0);
+    let width = listed.iter().map(|l| columns(&harmless(l.name))).max().unwrap_or(0);
     let mut text = String::new();
     for (i, l) in listed.iter().enumerate() {
         let first = l.description.and_then(|d| d.lines().next()).map(harmless).unwrap_or_default();
         let tags = if l.tags.is_empty() { String::new() } else { format!("  [{}]", l.tags.join(", ")) };
-        let line = format!("{:width$}  {first}{tags}", harmless(l.name));
+        let line = format!("{}  {first}{tags}", padded(&harmless(l.name), width));
         text.push_str(line.trim_end());
         text.push('\n');
         if let Some(why) = l.left_out {

@@ -198,3 +198,13 @@ fn all_failures_are_told_together() {
         assert!(end.contains(text), "{text} in {end}");
     }
 }
+
+#[test]
+fn tasks_that_do_the_same_cannot_come_one_after_the_other() {
+    let space =
+        TestSpace::new("[task.a]\nrun = 'true'\ninputs = []\n[task.b]\nrun = 'true'\ninputs = []\nafter = ['a']\n");
+    let said = space.run(&["plan"]);
+    assert_eq!(said.status, 2);
+    let expected = "error: `a` would wait for itself: tasks that do exactly the same are one task\n";
+    assert!(said.stderr.starts_with(expected), "{}", said.stderr);
+}

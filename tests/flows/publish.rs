@@ -97,7 +97,7 @@ fn a_run_that_is_killed_while_it_publishes_leaves_the_old_or_the_new_whole() {
     }
     const FILES: usize = 400;
     let space = TestSpace::new(
-        "[task.tree]\nrun = 'mkdir tree; i=0; while [ $i -lt 400 ]; do cp v tree/f$i; i=$((i+1)); done'\n\
+        "[task.tree]\nrun = 'mkdir tree; tee $(seq -f tree/f%g 0 399) < v > /dev/null'\n\
          inputs = ['v']\noutputs = ['tree/']\npublish = true\n\
          [task.check]\nrun = 'test -f tree/f0'\ninputs = ['tree/']\n",
     );
