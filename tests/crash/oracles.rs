@@ -4,6 +4,8 @@
 
 #![allow(clippy::missing_panics_doc, reason = "it is how they answer")]
 
+// By its path, since the fuzz targets include this file by its own.
+#[path = "oracles/handed.rs"]
 mod handed;
 
 use std::collections::BTreeMap;
