@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
-use quipu_store::cid::ReceiptId;
+use quipu_store::cid::{InvocationId, ReceiptId};
 use quipu_store::sign::Signer;
 use quipu_store::{Options, SignerSource, Store};
 
@@ -226,7 +226,8 @@ fn what_is_never_cached_runs_again_after_a_run_that_went_on_where_a_killed_one_w
     let root = space.path("").canonicalize().expect("is there");
     let options = Options::new(SignerSource::Fixed(Signer::from_secret(&[1; 32])));
     let store = Store::open(&space.store(), options).expect("opens");
-    store.set_note(&format!("session:{}", root.display()), Some(receipt.digest().to_vec())).expect("is noted");
+    let session = InvocationId::of(format!("session\0{}\0x", root.display()).as_bytes());
+    store.set_note(&format!("session:{session}"), Some(receipt.digest().to_vec())).expect("is noted");
     store.flush().expect("is written");
     drop(store);
     std::thread::sleep(Duration::from_millis(100));
