@@ -142,6 +142,19 @@ fn a_task_that_is_never_cached_runs_in_each_of_two_runs_at_once() {
     assert_eq!(space.lines("ran").len(), 4);
 }
 
+#[test]
+fn a_run_in_which_nothing_is_done_takes_no_lock_for_what_is_never_cached() {
+    let space = TestSpace::new(
+        "[workspace]\nsandbox = 'none'\n[task.t]\nrun = 'true'\ninputs = []\n\
+         [task.mourns]\nrun = 'true'\ninputs = []\nafter = ['t']\nwhen = 'failure'\n",
+    );
+    assert_eq!(space.build(&[]).ran(), "t");
+    let locks = || std::fs::metadata(space.store().join("locks")).expect("is there").modified().expect("is known");
+    let before = locks();
+    assert_eq!(space.build(&[]).ran(), "");
+    assert_eq!(locks(), before);
+}
+
 /// Twelve tasks in three layers, each of which writes down that it ran.
 fn layers() -> String {
     let mut text = "[workspace]\n".to_owned();

@@ -190,34 +190,35 @@ impl Drive {
     }
 
     /// Takes up what a crashed run of the same goals did for tasks that are never cached. While one of them is at work, no
-    /// other has part in what it does, nor leaves anything to go on with. A plan, which writes nothing, asks nobody.
+    /// other has part in what it does. A plan, which writes nothing, asks nobody.
     pub(super) fn open_session(&mut self) -> Result<(), DriveError> {
         let Some(id) = self.session_id() else { return Ok(()) };
-        let store = &self.engine.store;
-        let lease = if self.looks_only || !store.can_be_written() {
-            None
-        } else {
-            match store.lease(id) {
-                Err(StoreError::Nested { .. }) | Ok(None) => return Ok(()),
-                other => other?,
+        let (store, mut session) = (&self.engine.store, Session { id, key: format!("session:{id}"), lease: None });
+        if store.note(&session.key)?.is_some() {
+            let only_reads = self.looks_only || !store.can_be_written();
+            if !only_reads && !session.is_ours(store)? {
+                return Ok(());
             }
-        };
-        let key = format!("session:{id}");
-        if let Some(note) = store.note(&key)? {
+            // Whose it was may have come to its end meanwhile, and taken it away.
+            let note = store.note(&session.key)?.unwrap_or_default();
             let ids = note.chunks_exact(32).map(|c| ReceiptId::from_digest(c.try_into().expect("chunks of 32")));
             self.session_receipts = ids.collect();
         }
-        self.session = Some(Session { key, _lease: lease });
+        self.session = Some(session);
         Ok(())
     }
 
     pub(super) fn extend_session(&mut self, task: TaskIdx, receipt: ReceiptId) -> Result<(), DriveError> {
-        if let Some(Session { key, .. }) = &self.session
-            && self.is_of_session(task)
+        if self.is_of_session(task)
+            && let Some(session) = &mut self.session
         {
+            if !session.is_ours(&self.engine.store)? {
+                self.session = None;
+                return Ok(());
+            }
             self.session_receipts.insert(receipt);
             let note = self.session_receipts.iter().flat_map(|r| *r.digest()).collect();
-            self.engine.store.set_note(key, Some(note))?;
+            self.engine.store.set_note(&session.key, Some(note))?;
             // Whoever hears of the receipt may rely on it that a resumed run goes by it.
             self.engine.store.flush()?;
         }
@@ -226,9 +227,7 @@ impl Drive {
 
     /// A run that came to its end, however, leaves nothing to go on with.
     pub(super) fn close_session(&mut self) -> Result<(), DriveError> {
-        if let Some(session) = self.session.take()
-            && !self.session_receipts.is_empty()
-        {
+        if let Some(session) = self.session.take().filter(|session| session.lease.is_some()) {
             self.engine.store.set_note(&session.key, None)?;
             self.engine.store.flush()?;
         }
@@ -238,9 +237,23 @@ impl Drive {
 
 /// What a run leaves for the next, should it be killed.
 pub(super) struct Session {
+    id: InvocationId,
     key: String,
-    /// Held as long as the run lives.
-    _lease: Option<Lease>,
+    /// Held from the moment on at which there is something to leave: a run that does nothing writes nothing.
+    lease: Option<Lease>,
+}
+
+impl Session {
+    /// Whether no other run of the same goals is at work that has left something already.
+    fn is_ours(&mut self, store: &Store) -> Result<bool, StoreError> {
+        if self.lease.is_none() {
+            self.lease = match store.lease(self.id) {
+                Err(StoreError::Nested { .. }) => None,
+                other => other?,
+            };
+        }
+        Ok(self.lease.is_some())
+    }
 }
 
 /// A pause before the next attempt.
