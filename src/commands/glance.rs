@@ -14,6 +14,7 @@ use quipu_runtime::drive::Report;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::{Ended, Observer, RunEvent, Summary};
 use quipu_runtime::run::Counts;
+use quipu_runtime::run::step::State;
 use quipu_runtime::workfile::FILE_NAME;
 use quipu_store::glance::{self, Again, How, Key, Parts, Question, Sight, VoidBy};
 use quipu_store::spaces;
@@ -151,9 +152,9 @@ impl Glance {
         let named =
             |name: &&str| opened.project.loaded.recipes.iter().any(|r| r.pass_env.iter().any(|n| &**n == *name));
         // What a run that was killed had done of these counts once, in the run that goes on.
-        let uncached = |t: TaskIdx| report.run.in_scope(t) && !opened.project.policy(t).cache;
+        let went_on = |t: TaskIdx| matches!(report.run.state(t), State::Ended(_)) && !opened.project.policy(t).cache;
         if report.summary.counts != settled
-            || opened.project.subject.workflow.indices().any(uncached)
+            || opened.project.subject.workflow.indices().any(went_on)
             || report.run.place_failures() > 0
             || report.has_expiring
             || self.events.news.load(Ordering::Relaxed)
