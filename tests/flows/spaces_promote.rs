@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::share_walk::{blocks, shell};
-use crate::kit::{TestSpace, needs_ns};
+use crate::kit::TestSpace;
 
 const TASKS: &str = r#"
 [workspace]
@@ -166,7 +166,7 @@ fn two_promotions_at_once_are_one() {
 #[test]
 #[cfg(feature = "remote")]
 fn what_is_promoted_is_sent_to_who_takes_it() {
-    if !needs_ns() {
+    if !crate::kit::needs_ns() {
         return;
     }
     let Some(server) = crate::kit::server::Server::start(false) else { return };
