@@ -300,7 +300,18 @@ impl Running {
         self.child.stderr.take().expect("is piped").read_to_string(&mut stderr).expect("is read");
         let status = self.child.wait().expect("ends").code().unwrap_or(-1);
         self.events.extend(rest.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok()));
-        Ran { output: Output { status, stdout: rest, stderr, root: PathBuf::new() }, events: self.events }
+        Ran {
+            output: Output { status, stdout: rest, stderr, root: PathBuf::new() },
+            events: std::mem::take(&mut self.events),
+        }
+    }
+}
+
+impl Drop for Running {
+    /// A test that fails leaves nobody who waits for ever.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
