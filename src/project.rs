@@ -37,6 +37,17 @@ pub(crate) struct Opened {
     offline: bool,
 }
 
+/// An engine by whose receipts count for its user, for tasks that wait and that fetch; processes are the caller's to add.
+pub(crate) fn engine(store: &Store, trust: &Trust, root: &Path, offline: bool) -> Engine {
+    let mut engine = Engine::new(store.clone());
+    engine.trusted = trust.keys();
+    engine.policies = trust.policies.clone();
+    engine.executors.register(WAIT, wait(root.to_owned()));
+    let options = FetchOptions { offline, ..FetchOptions::new(root.to_owned()) };
+    engine.executors.register(FETCH, FetchExecutor::new(options));
+    engine
+}
+
 impl Opened {
     /// Opens the workspace that the command was started in.
     pub(crate) fn open(context: &Context) -> Result<Self, Diagnosis> {
@@ -71,16 +82,10 @@ impl Opened {
 
     /// An engine that runs processes in this workspace, and fetches for it.
     pub(crate) fn engine(&self) -> Engine {
-        let mut engine = Engine::new(self.store.clone());
-        engine.trusted = self.trust.keys();
-        engine.policies = self.trust.policies.clone();
+        let mut engine = engine(&self.store, &self.trust, self.workspace.root(), self.offline);
         engine.executors.register(PROCESS, self.processes.clone());
         engine.executors.register(SERVICE, self.processes.clone());
         engine.executors.register(WORKER, self.processes.workers());
-        let root = self.workspace.root().to_owned();
-        engine.executors.register(WAIT, wait(root.clone()));
-        let options = FetchOptions { offline: self.offline, ..FetchOptions::new(root) };
-        engine.executors.register(FETCH, FetchExecutor::new(options));
         engine
     }
 

@@ -50,11 +50,7 @@ fn archive(items: &[Item<'_>]) -> Vec<u8> {
 }
 
 fn list(items: &[Item<'_>], strip: u32) -> Result<Vec<String>, String> {
-    let store = store();
-    let tree = kept(&store, &archive(items), Unpack::Tar, strip, &Bounds::default()).map_err(|e| e.to_string())?;
-    let mut out = vec![];
-    listed(&store, &tree, "", &mut out);
-    Ok(out)
+    kit::list(&archive(items), Unpack::Tar, strip, &Bounds::default())
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
-use kit::{kept, listed, store};
+use kit::{kept, store};
 use quipu_fetch::Bounds;
 use quipu_runtime::fetch::Unpack;
 
@@ -70,11 +70,7 @@ fn archive(items: &[Item<'_>]) -> Vec<u8> {
 }
 
 fn list(archive: &[u8], strip: u32, bounds: &Bounds) -> Result<Vec<String>, String> {
-    let store = store();
-    let tree = kept(&store, archive, Unpack::Zip, strip, bounds).map_err(|e| e.to_string())?;
-    let mut out = vec![];
-    listed(&store, &tree, "", &mut out);
-    Ok(out)
+    kit::list(archive, Unpack::Zip, strip, bounds)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `quipu gc`: deletes from the store what is old or too much, logs of runs and name spaces included.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use quipu_store::spaces::{self, Space, SpaceName};
 use quipu_store::{GcError, GcOptions, GcStats};
@@ -10,6 +10,7 @@ use super::{Context, namespace, note, print, print_json, runs};
 use crate::cli::GcArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
+use crate::quantity::now;
 use crate::quantity::size;
 use crate::render::count;
 use crate::settings::Settings;
@@ -27,7 +28,7 @@ struct Collected {
 /// Collects: one name space, or the store with all it has.
 pub(super) fn gc(context: &Context, args: &GcArgs) -> Result<Exit, Diagnosis> {
     let settings = context.settings()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = now();
     let options =
         GcOptions { max_age: args.max_age, max_bytes: args.max_size, dry_run: args.dry_run, ..GcOptions::new(now) };
     let mut all = Collected::default();

@@ -11,8 +11,8 @@ use quipu_runtime::fetch;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::{Observer, Observers, RunEvent};
 use quipu_runtime::project::excerpt::Excerpt;
-use quipu_runtime::run::Rules;
 use quipu_runtime::run::step::Placed;
+use quipu_runtime::run::{Gates, Rules};
 use quipu_runtime::task::PROCESS;
 use quipu_store::checkout::{self, CheckoutError};
 use quipu_store::receipt::Output;
@@ -176,15 +176,20 @@ fn rules(opened: &Opened, args: &RunArgs, goals: &[TaskIdx]) -> Result<Rules, Di
             force.extend(opened.goals(std::slice::from_ref(name))?);
         }
     }
-    Ok(Rules {
+    Ok(rules_for(args, force, opened.project.gates(goals)))
+}
+
+/// What the command line says of how a run decides.
+pub(super) fn rules_for(args: &RunArgs, force: Vec<TaskIdx>, gates: Gates) -> Rules {
+    Rules {
         jobs: args.jobs.unwrap_or_else(settings::default_jobs),
         keep_going: args.keep_going,
         fail_on_divergence: args.on_divergence == OnDivergence::Fail,
         force,
-        gates: opened.project.gates(goals),
+        gates,
         slots: [(fetch::SLOT.into(), fetch::SLOTS)].into(),
         ..Rules::default()
-    })
+    }
 }
 
 /// The moment, so that runs sort by age, and some randomness.

@@ -3,25 +3,22 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use quipu_fetch::{FetchExecutor, FetchOptions};
-use quipu_runtime::drive::{self, Engine, Report, Request};
+use quipu_runtime::drive::{self, Report, Request};
 use quipu_runtime::event_log::EventLog;
-use quipu_runtime::exec::wait::wait;
 use quipu_runtime::exec::workspace::Workspace;
-use quipu_runtime::fetch;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::Observers;
 use quipu_runtime::run::step::{End, Placed, State};
 use quipu_runtime::run::{Rules, Subject};
-use quipu_runtime::task::{FETCH, PROCESS, SERVICE, WAIT, WORKER, Work};
+use quipu_runtime::task::{PROCESS, SERVICE, WORKER, Work};
 use quipu_runtime::workflow_block::{self, Beside};
 use quipu_store::cid::Link;
 use quipu_store::receipt::Output;
 use quipu_store::{Root, Store, checkout};
 
-use super::run::{exit_of, put, run_id, tell_suspended, tell_withheld, wish_to_stop};
+use super::run::{exit_of, put, rules_for, run_id, tell_suspended, tell_withheld, wish_to_stop};
 use super::{Context, show, workflow};
-use crate::cli::{OnDivergence, RunArgs};
+use crate::cli::RunArgs;
 use crate::diagnose::Diagnosis;
 use crate::exit::Exit;
 use crate::provided::{InRoom, Room};
@@ -29,7 +26,7 @@ use crate::quantity::now;
 use crate::render::harmless;
 use crate::settings::Settings;
 use crate::trust_file::Trust;
-use crate::{remotes, render, settings};
+use crate::{project, remotes, render};
 
 /// What is to be run.
 struct Asked {
@@ -88,15 +85,10 @@ fn go(context: &Context, args: &RunArgs, settings: &Settings, store: &Store, ask
     let gates = beside.gates(subject, &goals);
     let room = Arc::new(Room::new(store, Arc::clone(&here), beside));
     let trust = Trust::read(&settings.trust)?;
-    let mut engine = Engine::new(store.clone());
-    engine.trusted = trust.keys();
-    engine.policies = trust.policies.clone();
+    let mut engine = project::engine(store, &trust, &start, context.offline);
     for cmd in [PROCESS, SERVICE, WORKER] {
         engine.executors.register(cmd, InRoom(Arc::clone(&room)));
     }
-    engine.executors.register(WAIT, wait(start.clone()));
-    let options = FetchOptions { offline: context.offline, ..FetchOptions::new(start) };
-    engine.executors.register(FETCH, FetchExecutor::new(options));
     if !context.offline {
         remotes::attach(&mut engine, settings)?;
     }
@@ -104,15 +96,7 @@ fn go(context: &Context, args: &RunArgs, settings: &Settings, store: &Store, ask
     for name in &args.force {
         force.extend(if name.is_empty() { goals.clone() } else { find(subject, std::slice::from_ref(name))? });
     }
-    let rules = Rules {
-        jobs: args.jobs.unwrap_or_else(settings::default_jobs),
-        keep_going: args.keep_going,
-        fail_on_divergence: args.on_divergence == OnDivergence::Fail,
-        force,
-        gates,
-        slots: [(fetch::SLOT.into(), fetch::SLOTS)].into(),
-        ..Rules::default()
-    };
+    let rules = rules_for(args, force, gates);
     let request = |rules: Rules| {
         let mut request = Request::new(Arc::clone(subject), goals.clone(), rules);
         request.session = Some(key.clone());

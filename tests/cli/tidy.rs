@@ -58,9 +58,6 @@ const PRINTING: [&str; 7] = ["print!", "println!", "eprint!", "eprintln!", "dbg!
 /// At this length there is a noun hiding in a file.
 const LONG_LINES: usize = 550;
 
-/// Files without a head, with the reason.
-const HEADLESS: [(&str, &str); 1] = [("runtime/src/drive/tests.rs", "being written")];
-
 /// Files that hold more than ASCII, with the characters they may hold.
 const BEYOND_ASCII: [(&str, &str); 4] = [
     ("runtime/src/value.rs", "\u{b1}"),
@@ -224,7 +221,7 @@ fn is_test_file(path: &str) -> bool {
 fn problems(path: &str, text: &str, test_only: bool) -> Vec<String> {
     let mut out = vec![];
     let mut say = |what: String| out.push(format!("{path}: {what}"));
-    if !text.starts_with("//! ") && !HEADLESS.iter().any(|(p, _)| *p == path) {
+    if !text.starts_with("//! ") {
         say("does not open with `//! what it does`".to_owned());
     }
     let allowed = BEYOND_ASCII.iter().find(|(p, _)| *p == path).map_or("", |(_, chars)| chars);
@@ -320,10 +317,6 @@ fn the_house_is_kept() {
 #[test]
 fn no_exception_outlives_its_reason() {
     let sources = sources();
-    for (path, reason) in HEADLESS {
-        let headed = sources.get(path).is_some_and(|text| text.starts_with("//! "));
-        assert!(!headed && !reason.is_empty(), "{path} has a head: take it out of `HEADLESS`");
-    }
     for (path, chars) in BEYOND_ASCII {
         let text = sources.get(path).map_or("", |text| text);
         assert!(chars.chars().all(|c| text.contains(c)), "{path} holds not all of `{chars}`: take them out");

@@ -29,6 +29,15 @@ pub(crate) fn kept(
     Ok(store.tree(tree).expect("can be read").expect("is there"))
 }
 
+/// What an archive is unpacked to, or why it is not.
+pub(crate) fn list(archive: &[u8], how: Unpack, strip: u32, bounds: &Bounds) -> Result<Vec<String>, String> {
+    let store = store();
+    let tree = kept(&store, archive, how, strip, bounds).map_err(|e| e.to_string())?;
+    let mut out = vec![];
+    listed(&store, &tree, "", &mut out);
+    Ok(out)
+}
+
 /// Paths with what stands there: content, `dir`, `-> target`, and `*` for what may be executed.
 pub(crate) fn listed(store: &Store, tree: &Tree, below: &str, out: &mut Vec<String>) {
     for (name, entry) in tree.entries() {

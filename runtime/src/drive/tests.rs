@@ -1,3 +1,5 @@
+//! Runs through the driver, with executors in Rust and stores in memory.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -68,7 +68,7 @@ impl<'w> Footing<'w> {
         Self { root: root.to_owned(), held, inputs: vec![] }
     }
 
-    /// An input is about to be put in place.
+    /// An input was put in place.
     pub(super) fn hold(&mut self, path: &str) {
         self.held.add(path);
         self.inputs.push((path.to_owned(), None));

@@ -59,8 +59,8 @@ struct Shared {
     surroundings: BTreeMap<String, String>,
     /// Why a tier that a task asked for does not work on this machine.
     unavailable: OnceLock<String>,
-    /// How often the kernel had ended something for want of memory when last looked.
-    oom_kills: Mutex<Option<u64>>,
+    /// How often the kernel had ended something for want of memory when last looked; first when a task starts.
+    oom_kills: OnceLock<Mutex<Option<u64>>>,
 }
 
 impl ProcessExecutor {
@@ -71,8 +71,7 @@ impl ProcessExecutor {
 
     /// The same, with an environment in which the values of secrets are found.
     pub fn with_surroundings(workspace: Arc<Workspace>, surroundings: BTreeMap<String, String>) -> Self {
-        let oom_kills = Mutex::new(oom_kills());
-        let (orphans, unavailable) = (OnceLock::new(), OnceLock::new());
+        let (orphans, unavailable, oom_kills) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let sandbox = Mutex::default();
         Self { shared: Arc::new(Shared { workspace, orphans, sandbox, surroundings, unavailable, oom_kills }) }
     }
@@ -115,6 +114,7 @@ impl ProcessExecutor {
         let abandoned = RaiseOnDrop(flag.clone());
         let mut stop = job.stop.clone();
         flag.raise(*stop.borrow_and_update());
+        self.shared.oom_kills.get_or_init(|| Mutex::new(oom_kills()));
         let (shared, heard) = (self.shared.clone(), flag.clone());
         let mut work = tokio::task::spawn_blocking(move || work(&shared, &job, &heard));
         let mut listening = true;
@@ -445,7 +445,8 @@ impl Shared {
     /// without a control group: another process on the machine may have been meant.
     fn memory_ran_out(&self) -> bool {
         let now = oom_kills();
-        let mut before = self.oom_kills.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.oom_kills.get_or_init(|| Mutex::new(now));
+        let mut before = before.lock().unwrap_or_else(PoisonError::into_inner);
         now > std::mem::replace(&mut *before, now)
     }
 }
