@@ -48,10 +48,8 @@ fn is_there(opened: &Opened, excerpt: &Excerpt, run: &Run) -> Result<bool, Diagn
     let subject = run.subject();
     for task in subject.workflow.indices().filter(|task| opened.project.is_awaited_only(*task)) {
         let Some(Ok(output)) = run.outcome(task) else { continue };
-        for entry in output.artifacts.values() {
-            if !store.complete(entry)? {
-                return Ok(false);
-            }
+        if !store.holds_output(&output)? {
+            return Ok(false);
         }
     }
     Ok(true)

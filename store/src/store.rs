@@ -23,7 +23,7 @@ use crate::gc::{GcOptions, GcStats};
 use crate::local::Local;
 use crate::memory::Memory;
 use crate::promote;
-use crate::receipt::Via;
+use crate::receipt::{Output, Via};
 use crate::rows::{Kept, Op, Stored, Table, TaskRow};
 use crate::sign::SignedReceipt;
 use crate::terms::{Blob, Found, FoundTask, Hold, Kind, Lease, Options, Record, Take};
@@ -290,6 +290,21 @@ impl Store {
                         todo.extend(tree.entries().iter().map(|(_, entry)| entry.clone()));
                     }
                 }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether all that a task made and printed is here.
+    pub fn holds_output(&self, output: &Output) -> Result<bool, StoreError> {
+        for entry in output.artifacts.values() {
+            if !self.complete(entry)? {
+                return Ok(false);
+            }
+        }
+        for stream in output.stdout.iter().chain(&output.stderr) {
+            if !self.has(stream.link())? {
+                return Ok(false);
             }
         }
         Ok(true)

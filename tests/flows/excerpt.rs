@@ -340,3 +340,19 @@ fn of_many_tasks_those_that_nothing_happened_to_are_still_known_and_kept() {
     space.write("quipu.toml", &text(5));
     assert_eq!(run(&space, false).2, ["3", "4"], "nothing kept what the workfile did not name any more");
 }
+
+#[test]
+fn what_a_task_above_printed_is_made_again_when_it_is_lost() {
+    let space = TestSpace::new(
+        "[workspace]\nsandbox = 'none'\n[task.loud]\nrun = 'echo loud >> ../ran; yes abc | head -n 9000'\ninputs = []\n\
+         [task.use]\nrun = 'echo use >> ../ran; cat source; printf %s \"$SAID\" | wc -c'\ninputs = ['source']\n\
+         env = { SAID = '{{needs.loud.stdout}}' }\n",
+    );
+    space.write("source", "one\n");
+    run(&space, true);
+    until_short(&space);
+    space.store_files("blobs").iter().for_each(|blob| fs::remove_file(blob).expect("is removed"));
+    space.write("source", "two\n");
+    let (status, said, ran) = run(&space, true);
+    assert_eq!((status, ran), (0, vec!["loud".to_owned(), "use".to_owned()]), "{said}");
+}

@@ -305,16 +305,7 @@ async fn take_turn(job: &Job, must_run: bool, forced: bool) -> Result<Turn, Stor
 fn settled(store: &Store, id: InvocationId, with_bytes: bool) -> Result<Option<Candidate>, StoreError> {
     for found in store.find_invocations(&[id])?.into_iter().flatten().filter(|f| f.own) {
         let Ok(output) = &found.signed.receipt.out else { continue };
-        let mut here = true;
-        if with_bytes {
-            for entry in output.artifacts.values() {
-                here = here && store.complete(entry)?;
-            }
-            for stream in output.stdout.iter().chain(&output.stderr) {
-                here = here && store.has(stream.link())?;
-            }
-        }
-        if here {
+        if !with_bytes || store.holds_output(output)? {
             return Ok(Some(candidate(&found, None, &Default::default())));
         }
     }
