@@ -4,14 +4,16 @@
 usage: benches/ratios.py [--quick] [PART ...]
 
 parts: start null change cold restore files memory tree hash spawn kill plan growth receipts (default: all, about ten minutes on
-a quiet machine; --quick leaves out what takes long). Two programs that are compared take turns, so that drift of the machine
-hits both; ratios are of medians. Wall and processor time (user and system, children included) are in milliseconds.
+a quiet machine; --quick leaves out what takes long). Two programs that are compared take turns, and who begins alternates, so that
+drift of the machine hits both; ratios are of medians. Wall and processor time (user and system, children included) are in
+milliseconds. Nothing is deleted before the end: on ext4 without a journal whoever makes files looks at all that were deleted in the
+last minutes (docs/performance.md, "Where the limit lies"), so wait as long after a run of this, or name a TMPDIR with a journal.
 
 QUIPU names the binary, else target/release/quipu of this checkout is used; `plan` and `receipts` need the examples
-(`cargo build --release -p quipu-runtime -p quipu-store --examples`) beside it. What is not installed (ninja, b3sum) is left out
-and said so. TMPDIR says where the trees are made. QUIPU_BENCH_TASKS, QUIPU_BENCH_FILES and QUIPU_BENCH_RECEIPTS are lists of sizes.
+(`cargo build --release -p quipu-runtime -p quipu-store --examples`) beside it. What is not installed (ninja, b3sum, turbo with bun) is
+left out and said so. TMPDIR says where the trees are made. QUIPU_BENCH_TASKS, QUIPU_BENCH_FILES and QUIPU_BENCH_RECEIPTS are lists of sizes.
 """
-import math, os, shutil, signal, statistics, subprocess, sys, tempfile, time
+import atexit, json, math, os, shutil, signal, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 ARGS = [a for a in sys.argv[1:] if a != "--quick"]
@@ -36,15 +38,11 @@ class Place:
     """A directory for trees, with a store in it that nobody else uses. Whoever is measured sees the locale that tasks of
     quipu see: what a locale costs each process that reads one is not what is compared."""
 
-    def __enter__(self):
-        self.dir = tempfile.TemporaryDirectory()
-        self.top = Path(self.dir.name)
+    def __init__(self):
+        self.top = Path(tempfile.mkdtemp(prefix="quipu-ratios-"))
+        atexit.register(shutil.rmtree, self.top, ignore_errors=True)
         self.env = {**os.environ, "QUIPU_STORE": str(self.top / "store"), "QUIPU_CONFIG": str(self.top / "config"),
                     "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-        return self
-
-    def __exit__(self, *_):
-        self.dir.cleanup()
 
     def time(self, cmd, root="."):
         """Seconds of wall time, and of processor time with that of children."""
@@ -90,12 +88,14 @@ def show(what, ours, theirs=None, name=""):
 
 
 def turns(ours, theirs, before=lambda n: None, rounds=None):
-    """Both in turn, some rounds; `before` makes each round different."""
+    """Both in turn, some rounds, beginning with one and then with the other; `before` makes each round different."""
     a, b = [], []
     for n in range(rounds or ROUNDS):
         before(n)
+        if theirs and n % 2:
+            b.append(theirs())
         a.append(ours())
-        if theirs:
+        if theirs and n % 2 == 0:
             b.append(theirs())
     return a, b
 
@@ -109,8 +109,8 @@ def have(program):
 
 def start():
     table("Start", *COMPARED)
-    with Place() as p:
-        show("`--version`", *turns(lambda: p.time([QUIPU, "--version"]), lambda: p.time(["true"]), rounds=31), "`true`")
+    p = Place()
+    show("`--version`", *turns(lambda: p.time([QUIPU, "--version"]), lambda: p.time(["true"]), rounds=31), "`true`")
 
 
 def graph(root, tasks, layers, sandbox="none"):
@@ -137,14 +137,22 @@ def quoted(texts):
     return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
 
 
-def both(tasks, layers, measure, sandbox="none"):
-    """The same workload for quipu and for ninja."""
+def graphs(tasks, layers, sandbox="none"):
+    """The same workload for quipu and for ninja, in a place of its own."""
+    p = Place()
+    graph(p.top / "q", tasks, layers, sandbox)
+    graph(p.top / "n", tasks, layers)
+    return p
+
+
+def called(tasks, layers):
+    return f"{tasks} tasks" + (f" in {layers} layers" if layers > 1 else "")
+
+
+def both(tasks, layers, measure):
     if have("ninja"):
-        with Place() as p:
-            graph(p.top / "q", tasks, layers, sandbox)
-            graph(p.top / "n", tasks, layers)
-            named = f"{tasks} tasks" + (f" in {layers} layers" if layers > 1 else "")
-            measure(p, named, lambda: p.time(RUN, "q"), lambda: p.time(NINJA, "n"))
+        p = graphs(tasks, layers)
+        measure(p, called(tasks, layers), lambda: p.time(RUN, "q"), lambda: p.time(NINJA, "n"))
 
 
 def null():
@@ -174,37 +182,76 @@ def change():
 
 def cold():
     table("Cold (target 1.1; 1.6 with `ns`)", *COMPARED)
+    if not have("ninja"):
+        return
     for n in TASKS:
         for layers in (1, 10):
             for sandbox in ("none", "ns"):
-                rounds = 3 if n <= 1000 else 1
                 if n > 1000 and (layers, sandbox) == (10, "ns"):
                     continue            # takes minutes, and says what the others say
-                a, b = [], []
-                for _ in range(rounds):
-                    both(n, layers, lambda p, named, ours, theirs: (a.append(ours()), b.append(theirs())), sandbox)
-                if a:
-                    show(f"{n} tasks" + (f" in {layers} layers" if layers > 1 else "") + f", `{sandbox}`", a, b, "ninja")
+                places = [graphs(n, layers, sandbox) for _ in range(5 if n <= 1000 else 1)]
+                left = iter(places)
+                now = []
+                runs = turns(lambda: now[-1].time(RUN, "q"), lambda: now[-1].time(NINJA, "n"),
+                             lambda _: now.append(next(left)), len(places))
+                show(f"{called(n, layers)}, `{sandbox}`", *runs, "ninja")
 
 
 def restore():
-    # Moved away, and not deleted: ext4 gives no inode out again for five seconds, and looks through all that were freed
-    # meanwhile for each file that is made. That takes several times what is to be measured.
-    table("Outputs put back after they were moved away", *COMPARED)
+    # Moved away, and not deleted: see above.
+    table("Outputs put back after they were moved away (target 0.2 of Turborepo)", *COMPARED)
     for n in TASKS:
         for layers in (1, 10):
-            with Place() as p:
-                graph(p.top / "q", n, layers)
-                p.time(RUN, "q"), p.time(RUN, "q")
-                shutil.copytree(p.top / "q/out", p.top / "q/kept")
+            p = Place()
+            graph(p.top / "q", n, layers)
+            p.time(RUN, "q"), p.time(RUN, "q")
+            shutil.copytree(p.top / "q/out", p.top / "q/kept")
 
-                def away(k):
-                    (p.top / "q/out").rename(p.top / f"out-{k}")
-                    if k:
-                        (p.top / "q/other").rename(p.top / f"other-{k}")
-                runs = turns(lambda: p.time(RUN, "q"), lambda: p.time(["cp", "-r", "kept", "other"], "q"), away,
-                             5 if n <= 1000 else 3)
-                show(f"{n} tasks" + (f" in {layers} layers" if layers > 1 else ""), *runs, "`cp -r`")
+            def away(k):
+                (p.top / "q/out").rename(p.top / f"out-{k}")
+                if k:
+                    (p.top / "q/other").rename(p.top / f"other-{k}")
+            ours, rounds = (lambda: p.time(RUN, "q")), 5 if n <= 1000 else 3
+            runs = turns(ours, lambda: p.time(["cp", "-r", "kept", "other"], "q"), away, rounds)
+            show(called(n, layers), *runs, "`cp -r`")
+            if n > 1000 or not have("turbo") or not have("bun"):
+                continue
+            packages(p, p.top / "t", n, layers)
+            turbo = ["turbo", "run", "build", "--output-logs=none", f"--concurrency={os.cpu_count()}", "--ui=stream"]
+            p.time(turbo, "t"), p.time(turbo, "t")
+
+            def both_away(k):
+                (p.top / "q/out").rename(p.top / f"out-again-{k}")
+                (p.top / f"t-{k}").mkdir()
+                for out in (p.top / "t/pkgs").glob("*/out.txt"):
+                    out.rename(p.top / f"t-{k}/{out.parent.name}")
+            show(called(n, layers), *turns(ours, lambda: p.time(turbo, "t"), both_away, rounds), "Turborepo")
+
+
+def packages(p, root, tasks, layers):
+    """The workload of `graph` for Turborepo: a package for each task, in a repository, which it is faster with."""
+    p.env |= {"TURBO_TELEMETRY_DISABLED": "1", "TURBO_NO_UPDATE_NOTIFIER": "1", "DO_NOT_TRACK": "1"}
+    root.mkdir()
+    said = {"name": "root", "private": True, "packageManager": "bun@1.3.0", "workspaces": ["pkgs/*"]}
+    (root / "package.json").write_text(json.dumps(said))
+    (root / "turbo.json").write_text(json.dumps(
+        {"tasks": {"build": {"dependsOn": ["^build"], "inputs": ["src.txt"], "outputs": ["out.txt"]}}}))
+    (root / ".gitignore").write_text("out.txt\nnode_modules\n.turbo\n")
+    width = tasks // layers
+    for layer in range(layers):
+        for i in range(width):
+            name = f"l{layer}t{i}"
+            deps = [f"l{layer - 1}t{(i + k) % width}" for k in range(3)] if layer else []
+            made = f"cat src.txt {' '.join(f'../{d}/out.txt' for d in deps)} | cksum > out.txt"
+            package = root / "pkgs" / name
+            package.mkdir(parents=True)
+            (package / "src.txt").write_text(f"source of {name}\n")
+            (package / "package.json").write_text(json.dumps(
+                {"name": name, "version": "1.0.0", "private": True, "dependencies": {d: "*" for d in deps},
+                 "scripts": {"build": made if layers > 1 else "cp src.txt out.txt"}}))
+    git = ["git", "-c", "user.name=quipu", "-c", "user.email=quipu@localhost", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], cwd=root, check=True)
 
 
 def data(root, files):
@@ -219,22 +266,22 @@ def files():
     if not have("ninja"):
         return
     for n in FILES:
-        with Place() as p:
-            for tool in ("q", "n"):
-                data(p.top / tool, n)
-            (p.top / "q/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
-                                                'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
-            names = " ".join(f"data/{i // 100}/{i % 100}.txt" for i in range(n))
-            (p.top / "n/build.ninja").write_text(f"rule r\n  command = echo > out\nbuild out: r {names}\n")
-            ours, theirs = (lambda: p.time(RUN, "q")), (lambda: p.time(NINJA, "n"))
-            show(f"{n} inputs, cold (ninja reads no content)", [ours()], [theirs()], "ninja")
-            p.rest(ours, theirs)
-            show(f"{n} inputs, nothing to do", *turns(ours, theirs), "ninja")
+        p = Place()
+        for tool in ("q", "n"):
+            data(p.top / tool, n)
+        (p.top / "q/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
+                                            'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
+        names = " ".join(f"data/{i // 100}/{i % 100}.txt" for i in range(n))
+        (p.top / "n/build.ninja").write_text(f"rule r\n  command = echo > out\nbuild out: r {names}\n")
+        ours, theirs = (lambda: p.time(RUN, "q")), (lambda: p.time(NINJA, "n"))
+        show(f"{n} inputs, cold (ninja reads no content)", [ours()], [theirs()], "ninja")
+        p.rest(ours, theirs)
+        show(f"{n} inputs, nothing to do", *turns(ours, theirs), "ninja")
 
-            def edit(k):
-                for tool in ("q", "n"):
-                    (p.top / tool / "data/0/0.txt").write_text(f"edit {k}\n")
-            show(f"{n} inputs, one edit", *turns(ours, theirs, edit, 5), "ninja")
+        def edit(k):
+            for tool in ("q", "n"):
+                (p.top / tool / "data/0/0.txt").write_text(f"edit {k}\n")
+        show(f"{n} inputs, one edit", *turns(ours, theirs, edit, 5), "ninja")
 
 
 def memory():
@@ -258,18 +305,18 @@ def memory():
 
 def tree():
     table("A tree of 10,000 files put back (target 1.2)", *COMPARED)
-    with Place() as p:
-        data(p.top / "ws", 10_000)
-        (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "cp -r data copy"\n'
-                                             'inputs = ["data/**/*.txt"]\noutputs = ["copy/"]\n')
-        p.time(RUN, "ws"), p.time(RUN, "ws")
+    p = Place()
+    data(p.top / "ws", 10_000)
+    (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "cp -r data copy"\n'
+                                         'inputs = ["data/**/*.txt"]\noutputs = ["copy/"]\n')
+    p.time(RUN, "ws"), p.time(RUN, "ws")
 
-        def away(k):
-            (p.top / "ws/copy").rename(p.top / f"copy-{k}")
-            if k:
-                (p.top / "ws/other").rename(p.top / f"other-{k}")
-        show("10,000 files", *turns(
-            lambda: p.time(RUN, "ws"), lambda: p.time(["cp", "-r", "data", "other"], "ws"), away, 5), "`cp -r`")
+    def away(k):
+        (p.top / "ws/copy").rename(p.top / f"copy-{k}")
+        if k:
+            (p.top / "ws/other").rename(p.top / f"other-{k}")
+    show("10,000 files", *turns(
+        lambda: p.time(RUN, "ws"), lambda: p.time(["cp", "-r", "data", "other"], "ws"), away, 5), "`cp -r`")
 
 
 def hashing():
@@ -277,28 +324,28 @@ def hashing():
     if not have("b3sum"):
         return
     small, big = (10_000, 256) if QUICK else (100_000, 2048)
-    with Place() as p:
-        (p.top / "ws").mkdir()
-        with open(p.top / "ws/big", "wb") as f:
-            for _ in range(big):
-                f.write(os.urandom(1 << 20))
-        (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
-                                             'inputs = ["big"]\noutputs = ["out"]\n')
-        p.time(RUN, "ws")
-        show(f"{big} MiB in one file", *turns(
-            lambda: p.time(RUN, "ws"), lambda: p.time(["b3sum", "big"], "ws"), lambda _: os.utime(p.top / "ws/big"), 5), "`b3sum`")
-    with Place() as p:
-        data(p.top / "ws", small)
-        (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
-                                             'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
-        p.time(RUN, "ws")
+    p = Place()
+    (p.top / "ws").mkdir()
+    with open(p.top / "ws/big", "wb") as f:
+        for _ in range(big):
+            f.write(os.urandom(1 << 20))
+    (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
+                                         'inputs = ["big"]\noutputs = ["out"]\n')
+    p.time(RUN, "ws")
+    show(f"{big} MiB in one file", *turns(
+        lambda: p.time(RUN, "ws"), lambda: p.time(["b3sum", "big"], "ws"), lambda _: os.utime(p.top / "ws/big"), 5), "`b3sum`")
+    p = Place()
+    data(p.top / "ws", small)
+    (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
+                                         'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
+    p.time(RUN, "ws")
 
-        def touch(_):
-            for path in (p.top / "ws/data").rglob("*.txt"):
-                os.utime(path)
-        show(f"{small} small files", *turns(
-            lambda: p.time(RUN, "ws"),
-            lambda: p.time(["sh", "-c", "find data -name '*.txt' -print0 | xargs -0 b3sum"], "ws"), touch, 3), "`b3sum`")
+    def touch(_):
+        for path in (p.top / "ws/data").rglob("*.txt"):
+            os.utime(path)
+    show(f"{small} small files", *turns(
+        lambda: p.time(RUN, "ws"),
+        lambda: p.time(["sh", "-c", "find data -name '*.txt' -print0 | xargs -0 b3sum"], "ws"), touch, 3), "`b3sum`")
 
 
 def spawn():
@@ -311,35 +358,35 @@ def spawn():
         now = os.times()
         return time.perf_counter() - start, sum(now[:4]) - sum(used[:4])
     for sandbox in ("none", "ns"):
-        with Place() as p:
-            (p.top / "ws").mkdir()
-            text = [f'[workspace]\nsandbox = "{sandbox}"\n']
-            text += [f'[task.t{i}]\nrun = ["true"]\ninputs = []\nenv = {{ N = "@{i}" }}\n' for i in range(1000)]
+        p = Place()
+        (p.top / "ws").mkdir()
+        text = [f'[workspace]\nsandbox = "{sandbox}"\n']
+        text += [f'[task.t{i}]\nrun = ["true"]\ninputs = []\nenv = {{ N = "@{i}" }}\n' for i in range(1000)]
 
-            def anew(n):
-                (p.top / "ws/quipu.toml").write_text("".join(text).replace("@", f"{n}."))
-            show(f"`{sandbox}`", *turns(lambda: p.time([*RUN[:-1], "-j1"], "ws"), loop, anew, 5), "`posix_spawn`")
+        def anew(n):
+            (p.top / "ws/quipu.toml").write_text("".join(text).replace("@", f"{n}."))
+        show(f"`{sandbox}`", *turns(lambda: p.time([*RUN[:-1], "-j1"], "ws"), loop, anew, 5), "`posix_spawn`")
 
 
 def kill():
     table("Killed (SIGKILL) when half is done, then again (target: at most 2 done twice)", "done, then", "done twice")
     for sandbox in ("none", "ns"):
-        with Place() as p:
-            graph(p.top / "ws", 200, 10, sandbox)
-            child = subprocess.Popen([*RUN, "--json"], cwd=p.top / "ws", env=p.env, stdout=subprocess.PIPE, text=True,
-                                     start_new_session=True)
-            ran = lambda lines: sum('"end":"ran"' in line for line in lines)
-            first = 0
-            for line in child.stdout:
-                first += '"end":"ran"' in line
-                if first >= 100:
-                    os.killpg(child.pid, signal.SIGKILL)
-                    break
-            first += ran(child.stdout)
-            child.wait()
-            again = subprocess.run([*RUN, "--json"], cwd=p.top / "ws", env=p.env, stdout=subprocess.PIPE, text=True)
-            second = ran(again.stdout.splitlines())
-            print(f"| 200 tasks in 10 layers, `{sandbox}` | {first}, {second} | {first + second - 200} |", flush=True)
+        p = Place()
+        graph(p.top / "ws", 200, 10, sandbox)
+        child = subprocess.Popen([*RUN, "--json"], cwd=p.top / "ws", env=p.env, stdout=subprocess.PIPE, text=True,
+                                 start_new_session=True)
+        ran = lambda lines: sum('"end":"ran"' in line for line in lines)
+        first = 0
+        for line in child.stdout:
+            first += '"end":"ran"' in line
+            if first >= 100:
+                os.killpg(child.pid, signal.SIGKILL)
+                break
+        first += ran(child.stdout)
+        child.wait()
+        again = subprocess.run([*RUN, "--json"], cwd=p.top / "ws", env=p.env, stdout=subprocess.PIPE, text=True)
+        second = ran(again.stdout.splitlines())
+        print(f"| 200 tasks in 10 layers, `{sandbox}` | {first}, {second} | {first + second - 200} |", flush=True)
 
 
 def example(name):
@@ -374,35 +421,35 @@ def growth():
 
     def tasks(long):
         for n in steps:
-            with Place() as p:
-                # One process for all: what is measured is the run after.
-                (p.top / "ws").mkdir()
-                (p.top / "ws/all").mkdir()
-                text = [f'[task.t{i}]\nrun = ["true"]\ninputs = ["all/{i}"]\n' for i in range(n)]
-                for i in range(n):
-                    (p.top / f"ws/all/{i}").write_text(f"{i}")
-                (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n' + "".join(text))
-                if n == 100_000 and not long:
-                    continue
-                if n == 100_000:
-                    # All of them once would take minutes: what a plan looks up is not there, which costs the same.
-                    yield f"{n} tasks, planned", n, turns(lambda: p.time([QUIPU, "plan", "--json"], "ws"), None, rounds=2)[0]
-                    continue
-                p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
-                if long:
-                    p.env["QUIPU_GLANCE"] = "0"
-                yield f"{n} tasks", n, turns(lambda: p.time(RUN, "ws"), None, rounds=5)[0]
+            p = Place()
+            # One process for all: what is measured is the run after.
+            (p.top / "ws").mkdir()
+            (p.top / "ws/all").mkdir()
+            text = [f'[task.t{i}]\nrun = ["true"]\ninputs = ["all/{i}"]\n' for i in range(n)]
+            for i in range(n):
+                (p.top / f"ws/all/{i}").write_text(f"{i}")
+            (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n' + "".join(text))
+            if n == 100_000 and not long:
+                continue
+            if n == 100_000:
+                # All of them once would take minutes: what a plan looks up is not there, which costs the same.
+                yield f"{n} tasks, planned", n, turns(lambda: p.time([QUIPU, "plan", "--json"], "ws"), None, rounds=2)[0]
+                continue
+            p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
+            if long:
+                p.env["QUIPU_GLANCE"] = "0"
+            yield f"{n} tasks", n, turns(lambda: p.time(RUN, "ws"), None, rounds=5)[0]
 
     def inputs(long):
         for n in [n for n in (1000, 10_000, 100_000, 1_000_000) if n <= most]:
-            with Place() as p:
-                data(p.top / "ws", n)
-                (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
-                                                     'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
-                p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
-                if long:
-                    p.env["QUIPU_GLANCE"] = "0"
-                yield f"{n} inputs", n, turns(lambda: p.time(RUN, "ws"), None, rounds=3)[0]
+            p = Place()
+            data(p.top / "ws", n)
+            (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
+                                                 'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
+            p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
+            if long:
+                p.env["QUIPU_GLANCE"] = "0"
+            yield f"{n} inputs", n, turns(lambda: p.time(RUN, "ws"), None, rounds=3)[0]
     slopes("Growth with tasks, nothing to do", tasks(False))
     slopes("Growth with tasks, all looked up", tasks(True))
     slopes("Growth with inputs of one task, nothing to do", inputs(False))
@@ -412,8 +459,8 @@ def growth():
 def receipts():
     if scale := example("store_scale"):
         print("\n### Stores of many receipts\n", flush=True)
-        with Place() as p:
-            subprocess.run([scale, str(p.top / "store"), *map(str, RECEIPTS)], check=True)
+        p = Place()
+        subprocess.run([scale, str(p.top / "store"), *map(str, RECEIPTS)], check=True)
 
 
 PARTS = {"start": start, "null": null, "change": change, "cold": cold, "restore": restore, "files": files, "memory": memory,
