@@ -129,7 +129,10 @@ fn go(
     tell_withheld(&report);
     match opened.isolation_refused() {
         Some(diagnosis) if !report.run.was_stopped() => return Err(diagnosis),
-        None if exit == Exit::Ok => glance.iter().for_each(|glance| glance.keep(&opened, &report)),
+        // What was just put in place is too young to be relied on.
+        None if exit == Exit::Ok && !placed.load(Ordering::Relaxed) => {
+            glance.iter().for_each(|glance| glance.keep(&opened, &report));
+        }
         _ => {}
     }
     std::mem::forget(report);

@@ -3,24 +3,26 @@
 //! Unaware of how the next run compares it.
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::parts;
 use super::{
-    FOLLOW, HEAD_BYTES, How, IDENTITY, KIND, Key, MAGIC, OWNED, PARTS, THERE, VoidBy, digest, file, look, looks, open,
-    parts_file,
+    FOLLOW, HEAD_BYTES, How, IDENTITY, KIND, Key, MAGIC, MANY, OWNED, PARTS, THERE, VoidBy, digest, file, look, looks,
+    open, parts_file,
 };
 use crate::beneath;
 use crate::flat::Writer;
 use crate::local::Layout;
+use crate::parallel;
 use crate::stamp::Stamp;
 
 /// With fewer names in a directory, walking the whole path is cheaper than opening the directory.
@@ -35,7 +37,9 @@ pub(super) const MAX_FILES: usize = 64;
 pub(super) const MAX_PARTS: usize = 16;
 
 /// Entries by directory, with the name of each in it; whether no link may lead to the directory comes first.
-type Groups<'s> = BTreeMap<(bool, &'s [u8]), Vec<(&'s Looked, &'s [u8])>>;
+type Groups<'s> = BTreeMap<Group<'s>, Vec<Named<'s>>>;
+type Group<'s> = (bool, &'s [u8]);
+type Named<'s> = (&'s Looked, &'s [u8]);
 
 /// What a run looked at.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub struct Sight {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Looked {
     how: How,
-    path: PathBuf,
+    path: OsString,
     /// The run would have ended otherwise if nothing had been there.
     there: bool,
     /// A task reads or made it, and nothing else follows from how it looks.
@@ -62,31 +66,39 @@ impl Sight {
 
     /// Something was there. Relative paths begin in the workspace.
     pub fn saw(&mut self, how: How, path: impl Into<PathBuf>) {
-        self.paths.push(Looked { how, path: path.into(), there: true, owned: false });
+        self.push(how, path.into(), true, false);
     }
 
     /// It was looked whether something is there.
     pub fn looked_for(&mut self, how: How, path: impl Into<PathBuf>) {
-        self.paths.push(Looked { how, path: path.into(), there: false, owned: false });
+        self.push(how, path.into(), false, false);
+    }
+
+    fn push(&mut self, how: How, path: PathBuf, there: bool, owned: bool) {
+        self.paths.push(Looked { how, path: path.into_os_string(), there, owned });
     }
 
     /// A file of the workspace was there that tasks read, or that one made.
     pub fn saw_of_task(&mut self, path: impl Into<PathBuf>) {
-        self.paths.push(Looked { how: How::Itself, path: path.into(), there: true, owned: true });
+        self.push(How::Itself, path.into(), true, true);
     }
 
     /// Everything at and below a path of the workspace where a task's output stands: directories with the names in them, and
     /// what is no directory.
     pub fn made_all_below(&mut self, path: &Path) -> io::Result<()> {
-        let mut open = vec![path.to_owned()];
-        while let Some(path) = open.pop() {
-            let full = self.workspace.join(&path);
-            if full.symlink_metadata()?.is_dir() {
-                for entry in fs::read_dir(&full)? {
-                    open.push(path.join(entry?.file_name()));
-                }
+        let mut dirs = Vec::new();
+        let mut saw = |path: PathBuf, is_dir, dirs: &mut Vec<PathBuf>| {
+            if is_dir {
+                dirs.push(path.clone());
             }
-            self.paths.push(Looked { how: How::Real, path, there: true, owned: true });
+            self.paths.push(Looked { how: How::Real, path: path.into_os_string(), there: true, owned: true });
+        };
+        saw(path.to_owned(), self.workspace.join(path).symlink_metadata()?.is_dir(), &mut dirs);
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(self.workspace.join(&dir))? {
+                let entry = entry?;
+                saw(dir.join(entry.file_name()), entry.file_type()?.is_dir(), &mut dirs);
+            }
         }
         Ok(())
     }
@@ -162,7 +174,7 @@ impl Sight {
         });
         let mut dirs: BTreeMap<(bool, &[u8]), Vec<&Looked>> = BTreeMap::new();
         for looked in &self.paths {
-            let path = looked.path.as_os_str().as_bytes();
+            let path = looked.path.as_bytes();
             if path.len() > MAX_PATH_BYTES || path.contains(&0) {
                 return Ok(None);
             }
@@ -172,7 +184,7 @@ impl Sight {
         for ((real, dir), all) in dirs {
             let few = !real && all.len() < FEW;
             for looked in all {
-                let path = looked.path.as_os_str().as_bytes();
+                let path = looked.path.as_bytes();
                 let (dir, name) = match (few, path.strip_prefix(b"/")) {
                     (false, _) => (dir, split(path).1),
                     (true, Some(from_root)) => (&b"/"[..], from_root),
@@ -181,49 +193,34 @@ impl Sight {
                 groups.entry((real, dir)).or_default().push((looked, if name.is_empty() { b"." } else { name }));
             }
         }
+        let parts = groups.iter().flat_map(|(group, all)| all.chunks(RUN).map(|entries| (*group, entries)));
+        let parts: Vec<(Group<'_>, &[Named<'_>])> = parts.collect();
+        let threads = if self.paths.len() > MANY { parallel::cores() } else { 1 };
+        let quiet = || Quiet { began_ns, base: base.as_fd(), known: BTreeMap::new() };
+        let failed = AtomicBool::new(false);
+        let bodies = parallel::map(threads, 1, &parts, quiet, |quiet, (group, entries)| {
+            if failed.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let body = quiet.body(*group, entries);
+            failed.fetch_or(!matches!(body, Ok(Some(_))), Ordering::Relaxed);
+            body
+        });
         let mut out = Writer::default();
         out.text(self.workspace.as_os_str().as_bytes());
-        let mut quiet = Quiet { began_ns, base: base.as_fd(), known: BTreeMap::new() };
-        for ((real, dir), entries) in groups {
-            for entries in entries.chunks(RUN) {
-                let mut body = Writer::default();
-                let at = open(base.as_fd(), real, dir);
-                for (looked, name) in entries {
-                    let name = [name, &b"\0"[..]].concat();
-                    let name = CStr::from_bytes_with_nul(&name).map_err(io::Error::other)?;
-                    let how = match looked.how {
-                        How::Itself | How::Real => 0,
-                        How::Target => FOLLOW,
-                        How::Kind => FOLLOW | KIND,
-                        How::Identity => FOLLOW | IDENTITY,
-                    };
-                    let flags = how | if looked.owned { OWNED } else { 0 };
-                    let Ok(found) = look(&at, name, flags) else { return Ok(None) };
-                    let fine = match &found {
-                        Some(_) if matches!(looked.how, How::Kind | How::Identity) => true,
-                        Some(stat) => Stamp::of(stat).is_settled(began_ns),
-                        None => !looked.there && quiet.around(&looked.path),
-                    };
-                    if !fine {
-                        return Ok(None);
-                    }
-                    body.number(flags | if found.is_some() { THERE } else { 0 }, 1);
-                    if let Some(stat) = found {
-                        body.0.extend_from_slice(&looks(&stat, flags));
-                    }
-                    body.text(name.to_bytes());
-                }
-                out.number(u8::from(real), 1);
-                out.number(entries.len() as u64, 4);
-                out.text(dir);
-                out.bytes(&body.0);
-            }
+        for (((real, dir), entries), body) in parts.into_iter().zip(bodies) {
+            let Some(body) = body? else { return Ok(None) };
+            out.number(u8::from(real), 1);
+            out.number(entries.len() as u64, 4);
+            out.text(dir);
+            out.bytes(&body);
         }
         Ok(Some(out.0))
     }
 }
 
-/// What is not there: was it not there either when it was looked for?
+/// Looks at entries once more, and at what is around those that are not there: were they not there either when they were looked
+/// for?
 struct Quiet<'b> {
     began_ns: i64,
     base: BorrowedFd<'b>,
@@ -231,6 +228,38 @@ struct Quiet<'b> {
 }
 
 impl Quiet<'_> {
+    /// How entries of one directory look now; `None` when any of them may have changed since the beginning.
+    fn body(&mut self, (real, dir): Group<'_>, entries: &[Named<'_>]) -> io::Result<Option<Vec<u8>>> {
+        let mut body = Writer::default();
+        let at = open(self.base, real, dir);
+        for (looked, name) in entries {
+            let name = [name, &b"\0"[..]].concat();
+            let name = CStr::from_bytes_with_nul(&name).map_err(io::Error::other)?;
+            let how = match looked.how {
+                How::Itself | How::Real => 0,
+                How::Target => FOLLOW,
+                How::Kind => FOLLOW | KIND,
+                How::Identity => FOLLOW | IDENTITY,
+            };
+            let flags = how | if looked.owned { OWNED } else { 0 };
+            let Ok(found) = look(&at, name, flags) else { return Ok(None) };
+            let fine = match &found {
+                Some(_) if matches!(looked.how, How::Kind | How::Identity) => true,
+                Some(stat) => Stamp::of(stat).is_settled(self.began_ns),
+                None => !looked.there && self.around(Path::new(&looked.path)),
+            };
+            if !fine {
+                return Ok(None);
+            }
+            body.number(flags | if found.is_some() { THERE } else { 0 }, 1);
+            if let Some(stat) = found {
+                body.0.extend_from_slice(&looks(&stat, flags));
+            }
+            body.text(name.to_bytes());
+        }
+        Ok(Some(body.0))
+    }
+
     /// Whether the directory that would hold a path has had the same names since the beginning. Outside of the workspace that
     /// is not asked: homes and temporary directories never rest, and all that is looked for there are settings.
     fn around(&mut self, path: &Path) -> bool {
