@@ -21,6 +21,10 @@ pub(crate) trait Backend: Send + Sync {
     /// What is written to: who asks before writing whether something is there asks this.
     fn written(&self) -> &dyn Backend;
     fn block(&self, link: Link) -> Result<Option<Stored>, StoreError>;
+    /// The same for many, in the order of `links`; where there is an index, in one read of it.
+    fn blocks(&self, links: &[Link]) -> Result<Vec<Option<Stored>>, StoreError> {
+        links.iter().map(|link| self.block(*link)).collect()
+    }
     /// Path of a large block's file.
     fn file(&self, link: Link) -> PathBuf;
     /// Reads a large block's file, at most `limit_bytes` of it; `None` when it is gone.

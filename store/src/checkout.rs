@@ -114,11 +114,12 @@ pub fn checkout_with(
     let temp = temp_name(parent.as_fd()).map_err(|error| CheckoutError::io(rel, error))?;
     let place = Place { store, root, rel, dir, name, parent: parent.as_fd(), options };
     let maker = Maker::new(store);
-    let made = match &plan {
+    let single = plan.is_none();
+    let made = match plan {
         Some(plan) => maker.directory(place.parent, &temp, rel, plan),
         None => maker.leaf(place.parent, &temp, rel, entry),
     };
-    let done = made.and_then(|made| place.swap_in(&temp, made, plan.is_none()));
+    let done = made.and_then(|made| place.swap_in(&temp, made, single));
     let left = match &done {
         Ok(placed) => !placed.left_behind.is_empty(),
         // It may be a person's.
@@ -170,6 +171,10 @@ pub fn is_placed(index: &mut StatIndex, entry: &Entry, rel: &str) -> bool {
         return false;
     }
     let Entry::Dir { tree } = entry else { return index.all_hold(&[(rel, entry)]) };
+    // Nothing is expanded for a directory that is not there.
+    if dir_is_real(index, rel, LIST).is_none() {
+        return false;
+    }
     let limits = Limits { max_bytes: u64::MAX, links: Links::Any, ..Limits::default() };
     let Ok(plan) = plan(index.store(), *tree, rel, &limits) else {
         return false;

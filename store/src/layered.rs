@@ -35,32 +35,42 @@ pub(crate) struct Layered {
     holding: OnceLock<Option<Hold>>,
 }
 
+/// Who has a block, and how.
+type Holder<'l> = (&'l dyn Backend, Stored);
+
 impl Layered {
     pub(crate) fn new(front: Box<dyn Backend>, behind: Box<dyn Backend>) -> Self {
         let (spoilt, dropped, holding) = Default::default();
         Self { front, behind, spoilt, dropped, holding }
     }
 
-    /// Where a block is read. A file in front that is not whole is no match for one behind.
-    fn holder(&self, link: Link) -> Result<Option<(&dyn Backend, Stored)>, StoreError> {
-        let in_front = self.front.block(link)?;
-        let is_whole = match in_front {
-            Some(Stored::Large(size)) => self.front.file_size(link)? == Some(size),
-            Some(Stored::Inline(_)) => true,
-            None => false,
-        };
-        if let Some(stored) = in_front.clone().filter(|_| is_whole) {
-            return Ok(Some((&*self.front, stored)));
+    /// Where blocks are read. A file in front that is not whole is no match for one behind.
+    fn holders(&self, links: &[Link]) -> Result<Vec<Option<Holder<'_>>>, StoreError> {
+        let (front, behind) = (&*self.front, &*self.behind);
+        let in_front = front.blocks(links)?;
+        let mut open = Vec::new();
+        for (n, (link, stored)) in links.iter().zip(&in_front).enumerate() {
+            let is_whole = match stored {
+                Some(Stored::Large(size)) => front.file_size(*link)? == Some(*size),
+                Some(Stored::Inline(_)) => true,
+                None => false,
+            };
+            if !is_whole && !self.spoilt.lock().unwrap_or_else(PoisonError::into_inner).contains(link) {
+                open.push(n);
+            }
         }
-        let is_spoilt = self.spoilt.lock().unwrap_or_else(PoisonError::into_inner).contains(&link);
-        if !is_spoilt && let Some(stored) = self.behind.block(link)? {
-            return Ok(Some((&*self.behind, stored)));
+        let mut found: Vec<_> = in_front.into_iter().map(|stored| Some((front, stored?))).collect();
+        if !open.is_empty() {
+            let asked: Vec<Link> = open.iter().map(|n| links[*n]).collect();
+            for (n, stored) in open.into_iter().zip(behind.blocks(&asked)?) {
+                found[n] = stored.map(|stored| (behind, stored)).or(found[n].take());
+            }
         }
-        Ok(in_front.map(|stored| (&*self.front, stored)))
+        Ok(found)
     }
 
     fn reader(&self, link: Link) -> Result<&dyn Backend, StoreError> {
-        Ok(self.holder(link)?.map_or(&*self.front, |(backend, _)| backend))
+        Ok(self.holders(&[link])?.pop().flatten().map_or(&*self.front, |(backend, _)| backend))
     }
 
     /// Work begins that may go by what is behind.
@@ -172,7 +182,11 @@ impl Backend for Layered {
     }
 
     fn block(&self, link: Link) -> Result<Option<Stored>, StoreError> {
-        Ok(self.holder(link)?.map(|(_, stored)| stored))
+        Ok(self.blocks(&[link])?.pop().flatten())
+    }
+
+    fn blocks(&self, links: &[Link]) -> Result<Vec<Option<Stored>>, StoreError> {
+        Ok(self.holders(links)?.into_iter().map(|found| Some(found?.1)).collect())
     }
 
     fn file(&self, link: Link) -> PathBuf {

@@ -25,12 +25,14 @@ use crate::{Blob, Store};
 const MANY_FILES: usize = 64;
 const MANY_BYTES: u64 = 1 << 20;
 
+/// How many files share one read of the store's index at most: the small ones are in memory from then on.
+const AT_ONCE: usize = 64;
+
 /// A file or link to be made.
 pub(crate) struct Leaf {
     /// Which of [`Plan::dirs`] it goes into.
     dir: usize,
-    name: Box<str>,
-    /// Its path from the workspace's root.
+    /// Its path from the workspace's root; the last component is its name in that directory.
     pub(crate) path: String,
     pub(crate) entry: Entry,
 }
@@ -44,6 +46,13 @@ pub(crate) struct Plan {
     /// Those of one directory follow one another.
     pub(crate) leaves: Vec<Leaf>,
     bytes: u64,
+}
+
+impl Plan {
+    /// The leaves in runs of at most `most`, those of each in one directory.
+    fn runs(&self, most: usize) -> Vec<&[Leaf]> {
+        self.leaves.chunk_by(|a, b| a.dir == b.dir).flat_map(|of_dir| of_dir.chunks(most)).collect()
+    }
 }
 
 /// What a directory comes to when all is made that it names, as often as it names it.
@@ -82,8 +91,7 @@ pub(crate) fn plan(store: &Store, tree: TreeId, rel: &str, limits: &Limits) -> R
                 }
                 Entry::File { .. } | Entry::Symlink { .. } => {}
             }
-            let path = beneath::join(rel, &below());
-            plan.leaves.push(Leaf { dir, name: name.as_str().into(), path, entry: entry.clone() });
+            plan.leaves.push(Leaf { dir, path: beneath::join(rel, &below()), entry: entry.clone() });
         }
     }
     Ok(plan)
@@ -167,7 +175,8 @@ impl<'s> Maker<'s> {
         path: &str,
         entry: &Entry,
     ) -> Result<Made, CheckoutError> {
-        let stamp = self.make(dir, name, path, entry, &mut None)?;
+        let content = self.contents([entry])?.pop().flatten();
+        let stamp = self.make(dir, name, path, entry, content, &mut None)?;
         Ok(self.made(vec![(path.to_owned(), entry.clone(), stamp)]))
     }
 
@@ -177,7 +186,7 @@ impl<'s> Maker<'s> {
         dir: BorrowedFd<'_>,
         name: &str,
         rel: &str,
-        plan: &Plan,
+        plan: Plan,
     ) -> Result<Made, CheckoutError> {
         rustix::fs::mkdirat(dir, name, DIR_MODE).map_err(|error| CheckoutError::io(rel, error))?;
         let top = beneath::open_dir(dir, name, SEARCH).map_err(|error| CheckoutError::io(rel, error))?;
@@ -191,36 +200,54 @@ impl<'s> Maker<'s> {
             };
             made.map_err(|error| CheckoutError::io(&beneath::join(rel, below), error))?;
         }
-        struct Here {
-            dir: usize,
-            fd: Option<OwnedFd>,
-            buffer: Option<Buffer>,
-        }
         let many = plan.leaves.len() > MANY_FILES || plan.bytes > MANY_BYTES;
         let threads = if many { parallel::cores() } else { 1 };
-        let grain = (plan.leaves.len() / (16 * threads)).clamp(1, 64);
-        let start = || Here { dir: usize::MAX, fd: None, buffer: None };
+        let runs = plan.runs((plan.leaves.len() / (16 * threads)).clamp(1, AT_ONCE));
         let failed = AtomicBool::new(false);
-        let made = parallel::map(threads, grain, &plan.leaves, start, |here, leaf| {
-            if failed.load(Ordering::Relaxed) {
-                return None;
-            }
-            let made: Result<_, CheckoutError> = (|| {
-                if here.dir != leaf.dir || here.fd.is_none() {
-                    let opened = beneath::open_dir(&top, &plan.dirs[leaf.dir], SEARCH);
-                    here.fd = Some(opened.map_err(|error| CheckoutError::io(&leaf.path, error))?);
-                    here.dir = leaf.dir;
+        let made = parallel::map(
+            threads,
+            1,
+            &runs,
+            || None,
+            |buffer, leaves| {
+                if failed.load(Ordering::Relaxed) {
+                    return None;
                 }
-                let dir = here.fd.as_ref().expect("it was opened above").as_fd();
-                let stamp = self.make(dir, &leaf.name, &leaf.path, &leaf.entry, &mut here.buffer)?;
-                Ok((leaf.path.clone(), leaf.entry.clone(), stamp))
-            })();
-            failed.fetch_or(made.is_err(), Ordering::Relaxed);
-            Some(made)
-        });
+                let made = self.run(&top, &plan.dirs[leaves[0].dir], leaves, buffer);
+                failed.fetch_or(made.is_err(), Ordering::Relaxed);
+                Some(made)
+            },
+        );
         // What was left out came after an error, which `collect` comes to instead, or before one on another thread.
-        let files = made.into_iter().flatten().collect::<Result<Vec<_>, _>>()?;
-        Ok(self.made(files))
+        let stamps = made.into_iter().flatten().collect::<Result<Vec<_>, _>>()?.concat();
+        let files = plan.leaves.into_iter().zip(stamps).map(|(leaf, stamp)| (leaf.path, leaf.entry, stamp));
+        Ok(self.made(files.collect()))
+    }
+
+    /// Makes leaves that all go into `dir`.
+    fn run(
+        &self,
+        top: &OwnedFd,
+        dir: &str,
+        leaves: &[Leaf],
+        buffer: &mut Option<Buffer>,
+    ) -> Result<Vec<Stamp>, CheckoutError> {
+        let dir = beneath::open_dir(top, dir, SEARCH).map_err(|error| CheckoutError::io(&leaves[0].path, error))?;
+        let contents = self.contents(leaves.iter().map(|leaf| &leaf.entry))?;
+        let made = leaves.iter().zip(contents).map(|(leaf, content)| {
+            self.make(dir.as_fd(), beneath::split(&leaf.path).1, &leaf.path, &leaf.entry, content, buffer)
+        });
+        made.collect()
+    }
+
+    /// The content of each entry that is a file, as far as it is here, in one read of the store's index.
+    fn contents<'e>(&self, entries: impl IntoIterator<Item = &'e Entry>) -> Result<Vec<Option<Blob>>, CheckoutError> {
+        let blobs =
+            entries.into_iter().map(|entry| if let Entry::File { blob, .. } = entry { Some(*blob) } else { None });
+        let blobs: Vec<Option<BlobId>> = blobs.collect();
+        let asked: Vec<BlobId> = blobs.iter().copied().flatten().collect();
+        let mut found = self.store.blobs(&asked)?.into_iter();
+        Ok(blobs.into_iter().map(|blob| blob.and_then(|_| found.next().flatten())).collect())
     }
 
     fn made(&self, files: Vec<(String, Entry, Stamp)>) -> Made {
@@ -233,6 +260,7 @@ impl<'s> Maker<'s> {
         name: &str,
         path: &str,
         entry: &Entry,
+        content: Option<Blob>,
         buffer: &mut Option<Buffer>,
     ) -> Result<Stamp, CheckoutError> {
         let io = |error| CheckoutError::io(path, error);
@@ -240,7 +268,7 @@ impl<'s> Maker<'s> {
             Entry::File { blob, size, exec } => {
                 let mode = Mode::from_raw_mode(if *exec { 0o755 } else { 0o644 });
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let content = self.store.blob(*blob)?.ok_or_else(|| CheckoutError::missing(blob.link(), path))?;
+                let content = content.ok_or_else(|| CheckoutError::missing(blob.link(), path))?;
                 let file = rustix::fs::openat(dir, name, flags, mode).map_err(io)?;
                 self.fill(&file, content, *blob, *size, path, buffer)?;
                 let mtime_ns = self.date(|times| rustix::fs::futimens(&file, times)).map_err(io)?;

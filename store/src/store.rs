@@ -3,6 +3,7 @@
 //! Checks every byte against its id; unaware of what tasks mean, of networks and of the terminal. What
 //! keeps the bytes is a private backend: a directory, one over another, or memory.
 
+mod here;
 mod values;
 
 use std::fs::File;
@@ -10,8 +11,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use rustc_hash::FxHashSet;
 
 use crate::backend::Backend;
 use crate::cid::{BlobId, Codec, IdPrefix, InvocationId, Link, OutputId, ReceiptId, TaskId, TreeId};
@@ -23,11 +22,11 @@ use crate::gc::{GcOptions, GcStats};
 use crate::local::Local;
 use crate::memory::Memory;
 use crate::promote;
-use crate::receipt::{Output, Via};
+use crate::receipt::Via;
 use crate::rows::{Kept, Op, Stored, Table, TaskRow};
 use crate::sign::SignedReceipt;
 use crate::terms::{Blob, Found, FoundTask, Hold, Kind, Lease, Options, Record, Take};
-use crate::tree::{self, Entry, Node, Tree};
+use crate::tree::{self, Node, Tree};
 use crate::verify::{RebuildReport, VerifyOptions, VerifyReport};
 
 /// Most results [`Store::resolve`] gives.
@@ -157,8 +156,12 @@ impl Store {
     }
 
     fn stored_in(&self, backend: &dyn Backend, link: Link) -> Result<Option<Stored>, StoreError> {
+        self.sound(backend, link, backend.block(link)?)
+    }
+
+    /// What the index says of a block, if its file bears it out.
+    fn sound(&self, backend: &dyn Backend, link: Link, stored: Option<Stored>) -> Result<Option<Stored>, StoreError> {
         self.inner.counting.has();
-        let stored = backend.block(link)?;
         if let Some(Stored::Large(size)) = stored {
             let found = backend.file_size(link)?;
             if found.is_none() {
@@ -209,12 +212,17 @@ impl Store {
             }
             None => return Ok(None),
         };
+        Ok(self.checked(link, bytes))
+    }
+
+    /// A block's bytes, if they are what its id says.
+    fn checked(&self, link: Link, bytes: Vec<u8>) -> Option<Vec<u8>> {
         self.inner.counting.get(bytes.len() as u64);
         if Link::of(link.codec, &bytes) == link {
-            return Ok(Some(bytes));
+            return Some(bytes);
         }
         self.corrupt(link);
-        Ok(None)
+        None
     }
 
     /// Takes a block out of use whose content turned out, while it was copied, not to be what its id says.
@@ -226,11 +234,21 @@ impl Store {
 
     /// A file's content, in the form the store has it.
     pub fn blob(&self, id: BlobId) -> Result<Option<Blob>, StoreError> {
-        match self.stored(id.link())? {
-            Some(Stored::Large(size)) => Ok(Some(Blob::File { path: self.inner.backend.file(id.link()), size })),
-            Some(Stored::Inline(_)) => Ok(self.get(id.link(), u64::MAX)?.map(Blob::Inline)),
-            None => Ok(None),
-        }
+        Ok(self.blobs(&[id])?.pop().flatten())
+    }
+
+    /// The same for many, in the order of `ids`, in one read of the index. Small ones are all in memory then.
+    pub fn blobs(&self, ids: &[BlobId]) -> Result<Vec<Option<Blob>>, StoreError> {
+        let backend = &*self.inner.backend;
+        let links: Vec<Link> = ids.iter().map(|id| id.link()).collect();
+        let found = links.iter().zip(backend.blocks(&links)?).map(|(link, stored)| {
+            Ok(match self.sound(backend, *link, stored)? {
+                Some(Stored::Large(size)) => Some(Blob::File { path: backend.file(*link), size }),
+                Some(Stored::Inline(bytes)) => self.checked(*link, bytes.to_vec()).map(Blob::Inline),
+                None => None,
+            })
+        });
+        found.collect()
     }
 
     /// A directory, its parts joined; `None` when a node of it is not here.
@@ -262,52 +280,6 @@ impl Store {
     fn node(&self, id: TreeId) -> Result<Option<Node>, StoreError> {
         let bytes = self.get(id.link(), tree::MAX_NODE_BYTES as u64)?;
         Ok(bytes.map(|bytes| Node::decode(&bytes)).transpose()?)
-    }
-
-    /// Whether everything under an entry is here: nodes by content, files by presence and size.
-    pub fn complete(&self, entry: &Entry) -> Result<bool, StoreError> {
-        let mut seen = FxHashSet::default();
-        let mut todo = vec![entry.clone()];
-        while let Some(entry) = todo.pop() {
-            match entry {
-                Entry::Symlink { .. } => {}
-                Entry::File { blob, size, .. } => {
-                    if !seen.insert(blob.link()) {
-                        continue;
-                    }
-                    let found = match self.stored(blob.link())? {
-                        Some(Stored::Inline(bytes)) => bytes.len() as u64,
-                        Some(Stored::Large(size)) => size,
-                        None => return Ok(false),
-                    };
-                    if found != size {
-                        return Ok(false);
-                    }
-                }
-                Entry::Dir { tree } => {
-                    if seen.insert(tree.link()) {
-                        let Some(tree) = self.directory(tree)? else { return Ok(false) };
-                        todo.extend(tree.entries().iter().map(|(_, entry)| entry.clone()));
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Whether all that a task made and printed is here.
-    pub fn holds_output(&self, output: &Output) -> Result<bool, StoreError> {
-        for entry in output.artifacts.values() {
-            if !self.complete(entry)? {
-                return Ok(false);
-            }
-        }
-        for stream in output.stdout.iter().chain(&output.stderr) {
-            if !self.has(stream.link())? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     fn note_finding(&self, finding: Finding) {

@@ -47,6 +47,7 @@ suite! {
     what_is_put_is_there_at_once_and_after_a_commit
     a_block_has_a_limit_where_it_is_read
     files_are_taken_by_copy_and_by_move
+    many_blobs_are_read_in_the_order_asked
     trees_are_joined_and_completeness_sees_what_is_missing
     a_receipt_is_found_before_and_after_its_commit
     a_flush_returns_when_those_who_wait_for_receipts_were_told
@@ -117,6 +118,28 @@ fn files_are_taken_by_copy_and_by_move(store: &Store) {
     }
     assert!(matches!(store.put_file(&dir.path().join("none"), Take::Copy), Err(StoreError::Io { .. })));
     assert!(store.put_file(dir.path(), Take::Copy).is_err(), "a directory is no file");
+}
+
+fn many_blobs_are_read_in_the_order_asked(store: &Store) {
+    let sizes = [100, 300, 0, 5000, 2];
+    let all: Vec<Vec<u8>> = sizes.iter().map(|size| vec![4; *size]).collect();
+    for (n, bytes) in all.iter().enumerate() {
+        store.put(Codec::Raw, bytes.clone()).expect("is put");
+        if n == 2 {
+            store.flush().expect("is kept");
+        }
+    }
+    let mut ids: Vec<BlobId> = all.iter().map(|bytes| BlobId::of(bytes)).collect();
+    ids.insert(1, BlobId::of(b"none"));
+    ids.push(ids[0]);
+    let found = store.blobs(&ids).expect("reads").into_iter().map(|blob| {
+        blob.map(|blob| match blob {
+            Blob::Inline(bytes) => bytes.len() as u64,
+            Blob::File { size, .. } => size,
+        })
+    });
+    assert_eq!(found.collect::<Vec<_>>(), [Some(100), None, Some(300), Some(0), Some(5000), Some(2), Some(100)]);
+    assert_eq!(store.blobs(&[]).expect("reads"), []);
 }
 
 fn trees_are_joined_and_completeness_sees_what_is_missing(store: &Store) {

@@ -178,11 +178,39 @@ fn what_is_quipu_s_is_not_read_to_be_replaced() {
     assert_eq!(asked, [asked[0]; 4], "the new content, and never the old");
 }
 
+/// A store with an index on disk.
+fn on_disk(dir: &Path) -> Store {
+    let signer = crate::SignerSource::Fixed(crate::sign::Signer::from_secret(&[7; 32]));
+    Store::open(dir, crate::Options::new(signer)).expect("opens")
+}
+
+#[test]
+fn files_of_a_directory_share_reads_of_the_index() {
+    let (dirs, root) = (temp(), temp());
+    let files: Vec<String> = (0..300).map(|n| format!("{n:03}")).collect();
+    let entry = {
+        let store = on_disk(dirs.path());
+        let entries: Vec<_> = files.iter().map(|name| (name.as_str(), file(&store, name.as_bytes()))).collect();
+        let entry = dir(&store, &[("a", dir(&store, &entries)), ("b", dir(&store, &entries[..30]))]);
+        store.flush().expect("kept");
+        entry
+    };
+    let store = on_disk(dirs.path());
+    let before = store.counters();
+    checkout(&store, &entry, root.path(), "at").expect("placed");
+    let after = store.counters();
+    assert_eq!(after.gets - before.gets, 3 + 330, "each block is read once");
+    assert!(after.reads - before.reads < 60, "{} reads of the index", after.reads - before.reads);
+    let before = store.counters().reads;
+    assert!(store.complete(&entry).expect("looked up"));
+    assert!(store.counters().reads - before < 10, "{}", store.counters().reads - before);
+    assert_eq!(names(&root.path().join("at/a")), files);
+}
+
 #[test]
 fn content_damaged_in_the_store_is_never_placed() {
     let (dirs, root) = (temp(), temp());
-    let signer = crate::SignerSource::Fixed(crate::sign::Signer::from_secret(&[7; 32]));
-    let store = Store::open(dirs.path(), crate::Options::new(signer)).expect("opens");
+    let store = on_disk(dirs.path());
     let bytes = vec![1; 100_000];
     std::fs::write(root.path().join("f"), &bytes).expect("written");
     let large = ingest_path(&store, &root.path().join("f"), Take::Move).expect("kept").expect("there");

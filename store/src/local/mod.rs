@@ -165,10 +165,23 @@ impl Backend for Local {
     }
 
     fn block(&self, link: Link) -> Result<Option<Stored>, StoreError> {
-        if let Some(known) = self.writer.state().layers().find_map(|rows| rows.block(link)) {
-            return Ok(known);
+        Ok(self.blocks(&[link])?.pop().flatten())
+    }
+
+    fn blocks(&self, links: &[Link]) -> Result<Vec<Option<Stored>>, StoreError> {
+        // What the layers say of a block goes, that it is gone included.
+        let mut said: Vec<Option<Option<Stored>>> = {
+            let state = self.writer.state();
+            links.iter().map(|link| state.layers().find_map(|rows| rows.block(*link))).collect()
+        };
+        if said.iter().any(Option::is_none)
+            && let Some(view) = self.view()?
+        {
+            for (slot, link) in said.iter_mut().zip(links).filter(|(slot, _)| slot.is_none()) {
+                *slot = Some(view.block(*link)?);
+            }
         }
-        self.view()?.map_or(Ok(None), |view| view.block(link))
+        Ok(said.into_iter().map(Option::flatten).collect())
     }
 
     fn file(&self, link: Link) -> PathBuf {
