@@ -3,13 +3,13 @@
 
 usage: benches/ratios.py [--quick] [PART ...]
 
-parts: start null change cold restore files memory tree hash spawn kill plan growth receipts (default: all, about ten minutes on
+parts: start null change cold restore files memory tree hash spawn kill plan runs growth receipts (default: all, about ten minutes on
 a quiet machine; --quick leaves out what takes long). Two programs that are compared take turns, and who begins alternates, so that
 drift of the machine hits both; ratios are of medians. Wall and processor time (user and system, children included) are in
 milliseconds. Nothing is deleted before the end: on ext4 without a journal whoever makes files looks at all that were deleted in the
 last minutes (docs/performance.md, "Where the limit lies"), so wait as long after a run of this, or name a TMPDIR with a journal.
 
-QUIPU names the binary, else target/release/quipu of this checkout is used; `plan` and `receipts` need the examples
+QUIPU names the binary, else target/release/quipu of this checkout is used; `plan`, `runs` and `receipts` need the examples
 (`cargo build --release -p quipu-runtime -p quipu-store --examples`) beside it. What is not installed (ninja, b3sum, turbo with bun) is
 left out and said so. TMPDIR says where the trees are made. QUIPU_BENCH_TASKS, QUIPU_BENCH_FILES and QUIPU_BENCH_RECEIPTS are lists of sizes.
 """
@@ -416,44 +416,41 @@ def slopes(title, runs):
 
 
 def growth():
-    most = 10_000 if QUICK else 100_000
-    steps = [n for n in (100, 1000, 10_000, 100_000) if n <= most]
-
-    def tasks(long):
-        for n in steps:
+    def tasks():
+        for n in (100, 1000, 10_000) if QUICK else (100, 1000, 10_000, 100_000):
             p = Place()
             # One process for all: what is measured is the run after.
-            (p.top / "ws").mkdir()
-            (p.top / "ws/all").mkdir()
-            text = [f'[task.t{i}]\nrun = ["true"]\ninputs = ["all/{i}"]\n' for i in range(n)]
+            (p.top / "ws/all").mkdir(parents=True)
             for i in range(n):
                 (p.top / f"ws/all/{i}").write_text(f"{i}")
+            text = [f'[task.t{i}]\nrun = ["true"]\ninputs = ["all/{i}"]\n' for i in range(n)]
             (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n' + "".join(text))
-            if n == 100_000 and not long:
-                continue
-            if n == 100_000:
-                # All of them once would take minutes: what a plan looks up is not there, which costs the same.
-                yield f"{n} tasks, planned", n, turns(lambda: p.time([QUIPU, "plan", "--json"], "ws"), None, rounds=2)[0]
-                continue
-            p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
-            if long:
-                p.env["QUIPU_GLANCE"] = "0"
-            yield f"{n} tasks", n, turns(lambda: p.time(RUN, "ws"), None, rounds=5)[0]
+            yield f"{n} tasks", n, p
 
-    def inputs(long):
-        for n in [n for n in (1000, 10_000, 100_000, 1_000_000) if n <= most]:
+    def inputs():
+        for n in (1000, 10_000) if QUICK else (1000, 10_000, 100_000, 1_000_000):
             p = Place()
             data(p.top / "ws", n)
             (p.top / "ws/quipu.toml").write_text('[workspace]\nsandbox = "none"\n[task.a]\nrun = "echo > out"\n'
                                                  'inputs = ["data/**/*.txt"]\noutputs = ["out"]\n')
-            p.time(RUN, "ws"), p.rest(lambda: p.time(RUN, "ws"))
-            if long:
-                p.env["QUIPU_GLANCE"] = "0"
-            yield f"{n} inputs", n, turns(lambda: p.time(RUN, "ws"), None, rounds=3)[0]
-    slopes("Growth with tasks, nothing to do", tasks(False))
-    slopes("Growth with tasks, all looked up", tasks(True))
-    slopes("Growth with inputs of one task, nothing to do", inputs(False))
-    slopes("Growth with inputs of one task, all looked up", inputs(True))
+            yield f"{n} inputs", n, p
+    for what, made in (("tasks", tasks()), ("inputs of one task", inputs())):
+        kinds = {"first": [], "nothing to do": [], "all looked up": []}
+        for named, n, p in made:
+            run = lambda: p.time(RUN, "ws")
+            kinds["first"].append((named, n, [run()]))
+            p.rest(run)
+            kinds["nothing to do"].append((named, n, turns(run, None, rounds=5)[0]))
+            p.env["QUIPU_GLANCE"] = "0"
+            kinds["all looked up"].append((named, n, turns(run, None, rounds=5)[0]))
+        for kind, rows in kinds.items():
+            slopes(f"Growth with {what}, {kind}", rows)
+
+
+def runs():
+    if scale := example("run_scale"):
+        print("\n### Runs of tasks that cost nothing themselves\n", flush=True)
+        subprocess.run([scale, str(Place().top), *(["1000", "10000", "100000"] if QUICK else [])], check=True)
 
 
 def receipts():
@@ -464,7 +461,8 @@ def receipts():
 
 
 PARTS = {"start": start, "null": null, "change": change, "cold": cold, "restore": restore, "files": files, "memory": memory,
-         "tree": tree, "hash": hashing, "spawn": spawn, "kill": kill, "plan": plan, "growth": growth, "receipts": receipts}
+         "tree": tree, "hash": hashing, "spawn": spawn, "kill": kill, "plan": plan, "runs": runs, "growth": growth,
+         "receipts": receipts}
 
 for part in ARGS or PARTS:
     if part not in PARTS:
