@@ -3,6 +3,8 @@
 //! What is to stand at a path is made beside it under another name and renamed there in one step; what stood there
 //! comes out under that other name, and is looked at before it is deleted. Unaware of tasks and receipts.
 
+#[cfg(test)]
+mod donor_tests;
 mod error;
 #[cfg(test)]
 mod jail_tests;
@@ -12,6 +14,7 @@ mod tests;
 use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use rustix::io::Errno;
@@ -19,6 +22,8 @@ use rustix::io::Errno;
 pub use self::error::CheckoutError;
 use crate::Store;
 use crate::beneath::{self, LIST, SEARCH};
+pub use crate::donor::Donor;
+use crate::donor::Giving;
 use crate::ingest::{IngestOptions, Links, ingest_at};
 use crate::materialise::{Maker, Plan, plan, within};
 use crate::stamp::Stamp;
@@ -66,6 +71,8 @@ pub struct CheckoutOptions {
     pub limits: Limits,
     /// What becomes of what stands in the way.
     pub in_the_way: InTheWay,
+    /// Whose files are moved there, as far as they can be.
+    pub donor: Option<Arc<Donor>>,
 }
 
 /// What a checkout did.
@@ -113,7 +120,8 @@ pub fn checkout_with(
     store.placing(&std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).join(dir));
     let temp = temp_name(parent.as_fd()).map_err(|error| CheckoutError::io(rel, error))?;
     let place = Place { store, root, rel, dir, name, parent: parent.as_fd(), options };
-    let maker = Maker::new(store);
+    let giving = options.donor.as_ref().and_then(|donor| Giving::into(donor, place.parent));
+    let maker = Maker::new(store, giving);
     let single = plan.is_none();
     let made = match plan {
         Some(plan) => maker.directory(place.parent, &temp, rel, plan),

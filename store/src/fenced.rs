@@ -17,6 +17,7 @@ use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use crate::beneath::{self, LIST, SEARCH};
+use crate::donor;
 use crate::ingest::{IngestOptions, Links, list};
 use crate::stamp::{FileKind, Stamp};
 
@@ -29,6 +30,30 @@ pub struct Fenced {
 /// How everything at and below a path looked: files and links with their stamps, empty directories without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looks(Vec<(String, Option<Stamp>)>);
+
+/// How a new directory looks in which nothing is, times aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bare {
+    mode: u32,
+    owner: (u32, u32),
+    size: i64,
+    flags: u32,
+    attributes: Vec<u8>,
+}
+
+impl Bare {
+    fn of(dir: &OwnedFd) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(dir)?;
+        let (flags, attributes) = (donor::flags(dir), donor::attributes(dir));
+        Ok(Self { mode: stat.st_mode, owner: (stat.st_uid, stat.st_gid), size: stat.st_size, flags, attributes })
+    }
+
+    /// Whether `dir` looks the same. Of attributes that their owner may set the names alone do not tell.
+    fn is_like(&self, dir: &OwnedFd) -> Result<bool, Errno> {
+        let is_labels = self.attributes.split_inclusive(|byte| *byte == 0).all(|name| name.starts_with(b"security."));
+        Ok(is_labels && Self::of(dir)? == *self)
+    }
+}
 
 impl Fenced {
     /// The directory `root`, by a path that is followed as usual.
@@ -89,6 +114,19 @@ impl Fenced {
         Ok(clear(&beneath::open_dir(&self.root, "", LIST)?, "", keep)?)
     }
 
+    /// How the top looks, which is new.
+    pub fn bare(&self) -> io::Result<Bare> {
+        Ok(Bare::of(&beneath::open_dir(&self.root, "", LIST)?)?)
+    }
+
+    /// Removes everything but those of the directories `made` that look like new ones, in which nothing is left but each other. Says which
+    /// these are; nothing when the top does not look like a new one.
+    pub fn renew(&self, made: &BTreeSet<String>, new: &Bare) -> io::Result<Option<BTreeSet<String>>> {
+        let (top, mut kept) = (beneath::open_dir(&self.root, "", LIST)?, BTreeSet::new());
+        renew(&top, "", made, new, &mut kept)?;
+        Ok(new.is_like(&top)?.then_some(kept))
+    }
+
     fn dir(&self, rel: &str) -> Result<OwnedFd, Errno> {
         match rel {
             "" => beneath::open_dir(&self.root, "", SEARCH),
@@ -98,13 +136,42 @@ impl Fenced {
     }
 }
 
-fn clear(dir: &OwnedFd, rel: &str, keep: &BTreeSet<&str>) -> Result<(), Errno> {
-    let mut names: Vec<CString> = Vec::new();
+fn names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
     beneath::for_each_name::<Errno>(dir, |name| {
         names.push(name.to_owned());
         Ok(())
     })?;
-    for name in names {
+    Ok(names)
+}
+
+fn renew(
+    dir: &OwnedFd,
+    rel: &str,
+    made: &BTreeSet<String>,
+    new: &Bare,
+    kept: &mut BTreeSet<String>,
+) -> Result<(), Errno> {
+    for name in names(dir)? {
+        let path = name.to_str().ok().map(|name| beneath::join(rel, name)).filter(|path| made.contains(path));
+        if let Some(path) = path
+            && let Ok(Some(below)) = open_below(dir.as_fd(), &name)
+        {
+            let mut kept_below = BTreeSet::new();
+            let renewed = renew(&below, &path, made, new, &mut kept_below);
+            if renewed.is_ok() && new.is_like(&below)? {
+                kept.append(&mut kept_below);
+                kept.insert(path);
+                continue;
+            }
+        }
+        beneath::remove_all(dir.as_fd(), &name, 0)?;
+    }
+    Ok(())
+}
+
+fn clear(dir: &OwnedFd, rel: &str, keep: &BTreeSet<&str>) -> Result<(), Errno> {
+    for name in names(dir)? {
         let path = name.to_str().ok().map(|name| beneath::join(rel, name));
         let below = match &path {
             Some(path) if keep.contains(path.as_str()) => continue,

@@ -69,7 +69,7 @@ impl Default for IngestOptions {
 pub struct Ingested {
     /// The whole.
     pub entry: Entry,
-    /// Each file and link by its path below the root given, as it looked when it was read. Empty for [`Take::Move`].
+    /// Each file and link by its path below the root given, as it looked when it was read, but for what was moved.
     pub files: Vec<(String, Entry, Stamp)>,
     /// When the first of them was looked at.
     pub looked_ns: i64,
@@ -111,21 +111,20 @@ pub fn ingest_at(
     };
     let Some(listing) = list(fd.as_fd(), rel, options)? else { return Ok(None) };
     let mut files = keep(store, root, fd.as_fd(), &listing.files, options.take)?;
-    let moved = options.take == Take::Move;
     files.extend(listing.links);
+    // What the store may have moved is not where it was.
+    let stays = |(_, _, stamp): &Kept| options.take == Take::Copy || stamp.size <= SMALL_BYTES;
     if !listing.dir {
-        let Some((path, entry, stamp)) = files.pop() else { return Ok(None) };
-        let files = if moved { Vec::new() } else { vec![(path, entry.clone(), stamp)] };
-        return Ok(Some(Ingested { entry, files, looked_ns }));
+        let Some(kept) = files.pop() else { return Ok(None) };
+        let entry = kept.1.clone();
+        return Ok(Some(Ingested { entry, files: Some(kept).filter(stays).into_iter().collect(), looked_ns }));
     }
     let empty = Entry::Dir { tree: store.put_tree(&Tree::default())? };
     let below = |path: &'_ str| if rel.is_empty() { 0 } else { path.len().min(rel.len() + 1) };
     let flat = files.iter().map(|(path, entry, _)| (path.as_str(), entry));
     let flat = flat.chain(listing.empty.iter().map(|path| (path.as_str(), &empty)));
     let (tree, _) = tree_of(Some(store), flat.map(|(path, entry)| (&path[below(path)..], entry)))?;
-    if moved {
-        files.clear();
-    }
+    files.retain(stays);
     Ok(Some(Ingested { entry: Entry::Dir { tree }, files, looked_ns }))
 }
 

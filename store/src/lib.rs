@@ -47,6 +47,7 @@ pub mod checkout;
 pub mod cid;
 mod counters;
 pub mod dag;
+mod donor;
 mod error;
 pub mod fenced;
 mod finding;

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use crate::beneath::{self, DIR_MODE, SEARCH};
 use crate::checkout::{CheckoutError, Limits};
 use crate::cid::{BlobId, TreeId};
+use crate::donor::Giving;
 use crate::hash_file::{self, Buffer, LARGE_BYTES};
 use crate::ingest::Links;
 use crate::parallel;
@@ -157,14 +158,16 @@ pub(crate) struct Made {
 /// Makes files and directories from one store.
 pub(crate) struct Maker<'s> {
     store: &'s Store,
+    giving: Option<Giving<'s>>,
     /// Nobody asks twice for what the file system cannot do.
     no_clone: AtomicBool,
     unsettled: AtomicBool,
 }
 
 impl<'s> Maker<'s> {
-    pub(crate) fn new(store: &'s Store) -> Self {
-        Self { store, no_clone: AtomicBool::new(false), unsettled: AtomicBool::new(false) }
+    /// What `giving` has is moved.
+    pub(crate) fn new(store: &'s Store, giving: Option<Giving<'s>>) -> Self {
+        Self { store, giving, no_clone: AtomicBool::new(false), unsettled: AtomicBool::new(false) }
     }
 
     /// Makes one file or link called `name`, which must not be there, to stand at `path`.
@@ -266,6 +269,9 @@ impl<'s> Maker<'s> {
         let io = |error| CheckoutError::io(path, error);
         match entry {
             Entry::File { blob, size, exec } => {
+                if let Some(stamp) = self.moved(dir, name, path, entry) {
+                    return Ok(stamp);
+                }
                 let mode = Mode::from_raw_mode(if *exec { 0o755 } else { 0o644 });
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let content = content.ok_or_else(|| CheckoutError::missing(blob.link(), path))?;
@@ -286,6 +292,18 @@ impl<'s> Maker<'s> {
             }
             Entry::Dir { .. } => unreachable!("directories are expanded before"),
         }
+    }
+
+    /// Has the file given away by who has it already.
+    fn moved(&self, dir: BorrowedFd<'_>, name: &str, path: &str, entry: &Entry) -> Option<Stamp> {
+        let mut mtime_ns = 0;
+        let date = |file: &OwnedFd| -> Result<(), Errno> {
+            mtime_ns = self.date(|times| rustix::fs::futimens(file, times))?;
+            Ok(())
+        };
+        let stamp = self.giving.as_ref()?.give(dir, name, path, entry, date)?;
+        self.unsettled.fetch_or(stamp.mtime_ns != mtime_ns, Ordering::Relaxed);
+        Some(stamp)
     }
 
     /// Gives what was made the time to the nanosecond, and says which.
@@ -467,7 +485,7 @@ mod tests {
     #[test]
     fn a_file_of_the_store_is_checked_while_it_is_copied() {
         let (store, dir) = (memory(), tempfile::tempdir().expect("temporary directory"));
-        let (maker, from) = (Maker::new(&store), dir.path().join("from"));
+        let (maker, from) = (Maker::new(&store, None), dir.path().join("from"));
         for len in [100_usize, 300_000, 5_000_000] {
             let good: Vec<u8> = (0..len).map(|n| (n / 7) as u8).collect();
             let blob = BlobId::of(&good);

@@ -394,6 +394,7 @@ pub(super) fn tree_checkout(bytes: &[u8]) {
         let options = CheckoutOptions {
             limits: Limits { max_files: 300, max_bytes: 1 << 16, links },
             in_the_way: InTheWay::Keep(Default::default()),
+            ..CheckoutOptions::default()
         };
         let _ = checkout_with(&store, &entry, &root, &rel, &options);
     }

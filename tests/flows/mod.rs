@@ -21,6 +21,7 @@ mod glance;
 mod incremental;
 mod language;
 mod leftovers;
+mod moved;
 mod moving_ground;
 mod network_store;
 mod ordering;

@@ -13,7 +13,7 @@ use crate::kit::{binary, needs_ns};
 const NOBODY: u32 = 65_534;
 
 /// What is shown, by the tests that show it, and how many of these there are at least.
-const ROWS: [(&str, &str, usize); 10] = [
+const ROWS: [(&str, &str, usize); 11] = [
     ("what denial does to tools", "flows::tools::", 6),
     ("denial by default, and its refusal", "flows::sandbox::", 9),
     ("what may come out, and what may be asked for", "flows::confined::", 3),
@@ -21,6 +21,7 @@ const ROWS: [(&str, &str, usize); 10] = [
     ("what was looked for and not declared", "flows::undeclared::", 3),
     ("exact headers", "flows::depfile::", 5),
     ("nothing outlives a task", "flows::leftovers::what_a_task_abandons", 1),
+    ("what was made comes to its place as it is", "flows::moved::", 5),
     ("learning", "cli::learn::", 4),
     ("checking", "cli::check::in_namespaces", 1),
     ("what this machine can do", "cli::doctor::", 2),

@@ -59,16 +59,17 @@ impl<'a> Declared<'a> {
         root: &Path,
         take: Take,
         is_input: &dyn Fn(&str) -> bool,
-        taken: &mut dyn FnMut(&Ingested),
+        taken: &mut dyn FnMut(Ingested),
     ) -> Result<Artifacts, FailureKind> {
         let mut artifacts = Artifacts::new();
         let options = IngestOptions { take, set_id: false, ..IngestOptions::default() };
         let mut take_one = |path: &str| -> Result<Option<Entry>, FailureKind> {
             let found = ingest_at(store, root, path, &options).map_err(|error| refused(path, error))?;
-            if let Some(found) = &found {
+            Ok(found.map(|found| {
+                let entry = found.entry.clone();
                 taken(found);
-            }
-            Ok(found.map(|found| found.entry))
+                entry
+            }))
         };
         for (output, pattern) in &self.outputs {
             let path = &*output.path;

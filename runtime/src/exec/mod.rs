@@ -12,6 +12,7 @@ mod keeper;
 mod landlock;
 mod lookup;
 pub mod native;
+mod offers;
 mod orphans;
 mod plain;
 mod probe;

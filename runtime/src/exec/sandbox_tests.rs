@@ -302,6 +302,8 @@ fn nothing_is_left_of_two_hundred_tasks() {
     place.write("src/a", "");
     place.write("src/b", "");
     let task = sh("(setsid sleep 300 &); echo > out/file").sources(&["src/a"]).file("out/file");
+    // What was made waits to be placed until it is made anew, in another room.
+    place.ok(&task);
     place.ok(&task);
     let (mounted, open, scratch) = (mounts(), descriptors(), entries(&place));
     for _ in 0..200 {

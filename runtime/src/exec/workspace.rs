@@ -22,6 +22,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::collect::{Artifacts, Declared};
 use super::footing::{Footing, Held};
+use super::offers::{Offer, Offers};
 use super::turns::Turns;
 use crate::process::OutputSpec;
 
@@ -35,6 +36,7 @@ pub struct Workspace {
     held: Held,
     /// Two who want the same at a path put it there once.
     turns: Turns,
+    offers: Offers,
 }
 
 impl Workspace {
@@ -50,6 +52,7 @@ impl Workspace {
             kept: Mutex::default(),
             held: Held::default(),
             turns: Turns::default(),
+            offers: Offers::default(),
         }
     }
 
@@ -80,7 +83,13 @@ impl Workspace {
         self.place_in_turn(rel, entry)
     }
 
+    /// Takes in what a task made, to be moved to where it is placed when that is soon.
+    pub(super) fn offer(&self, offer: Offer) {
+        self.offers.add(offer);
+    }
+
     fn place_in_turn(&self, rel: &str, entry: &Entry) -> Result<bool, CheckoutError> {
+        let offered = self.offers.take(rel);
         let ours = {
             let mut index = self.index();
             // What a running task wrote beside its inputs is not worth pulling them from under it.
@@ -96,7 +105,8 @@ impl Workspace {
             return self.place_around(rel, *tree);
         }
         let old: Vec<String> = ours.keys().cloned().collect();
-        let options = CheckoutOptions { limits: Limits::default(), in_the_way: InTheWay::Keep(ours) };
+        let donor = offered.as_ref().map(|offer| offer.donor());
+        let options = CheckoutOptions { limits: Limits::default(), in_the_way: InTheWay::Keep(ours), donor };
         let placed = checkout_with(&self.store, entry, &self.root, rel, &options)?;
         let mut index = self.index();
         old.iter().for_each(|path| index.forget(path));
@@ -238,7 +248,7 @@ impl Workspace {
         let mut all = Vec::new();
         let declared = Declared::new(outputs)?;
         let artifacts =
-            declared.collect(&self.store, &self.root, Take::Copy, is_input, &mut |found| all.push(found.clone()))?;
+            declared.collect(&self.store, &self.root, Take::Copy, is_input, &mut |found| all.push(found))?;
         let mut index = self.index();
         for found in &all {
             index.note_ingested(found, true);

@@ -49,7 +49,7 @@ fn place(index: &mut StatIndex, entry: &Entry, rel: &str, limits: &Limits) -> Re
     }
     let ours = index.ours(rel);
     let old: Vec<String> = ours.keys().cloned().collect();
-    let options = CheckoutOptions { limits: *limits, in_the_way: InTheWay::Keep(ours) };
+    let options = CheckoutOptions { limits: *limits, in_the_way: InTheWay::Keep(ours), ..CheckoutOptions::default() };
     let placed = checkout_with(index.store(), entry, index.root(), rel, &options)?;
     old.iter().for_each(|path| index.forget(path));
     index.note_placed(&placed);

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use quipu_store::checkout::Donor;
+use quipu_store::ingest::Ingested;
 use quipu_store::receipt::FailureKind;
 use quipu_store::stamp::FileKind;
 use quipu_store::tree::Entry;
@@ -16,6 +18,7 @@ use super::{Ends, Ran, Shared, executor_failed};
 use crate::exec::Job;
 use crate::exec::capture::Streams;
 use crate::exec::collect::{Artifacts, Declared};
+use crate::exec::offers::Offer;
 use crate::exec::plain::{Halt, Plain};
 use crate::exec::sandbox::{Enter, EnterError, Entered, Sandbox};
 use crate::exec::secrets::Secrets;
@@ -71,7 +74,16 @@ impl Shared {
                 return Ok(ran);
             }
         }
-        ran.result = take_outputs(&entered, &declared, secrets, &job.store);
+        let mut taken = Vec::new();
+        ran.result = take_outputs(&entered, &declared, secrets, &job.store, &mut taken);
+        // Through a network a task could have handed what it writes with to somebody who is still there.
+        let is_sealed = !spec.network && job.company.is_none() && trace.is_none();
+        if let (Ok(artifacts), Some(root), true) = (&ran.result, entered.outputs(), is_sealed)
+            && let Some(left) = entered.leave_outputs()
+        {
+            let paths = artifacts.keys().cloned().collect();
+            self.workspace.offer(Offer::new(Donor::new(&root, taken), paths, Box::new(left)));
+        }
         Ok(ran)
     }
 
@@ -127,6 +139,7 @@ fn take_outputs(
     declared: &Declared<'_>,
     secrets: &Secrets,
     store: &Store,
+    taken: &mut Vec<Ingested>,
 ) -> Result<Artifacts, FailureKind> {
     if let Some(memory) = entered.memory() {
         declared.check_nothing_else(&memory, &|path| entered.is_elsewhere(path))?;
@@ -135,7 +148,7 @@ fn take_outputs(
     let is_input = |path: &str| entered.is_input(path);
     declared.check_nothing_else(&outputs, &is_input)?;
     declared.check_hides(&outputs, secrets, &is_input)?;
-    declared.collect(store, &outputs, Take::Move, &is_input, &mut |_| {})
+    declared.collect(store, &outputs, Take::Move, &is_input, &mut |found| taken.push(found))
 }
 
 /// A sandbox that cannot be entered because bytes of inputs vanished meanwhile says nothing of the task.

@@ -30,6 +30,7 @@ use self::cell::{Cell, CellError, Network, Template};
 use self::child::{Common, Op, Own, Stacks, Stdin, Step, Where};
 use self::company::Company;
 use self::mounts::{Hidden, c_path, c_string};
+pub(crate) use self::room::Left;
 use self::room::{Room, Rooms};
 use self::skeleton::Skeleton;
 use self::stage::{Failed, Stage};
@@ -59,7 +60,7 @@ pub(crate) struct Sandbox {
     counts: Counts,
     /// A file that has many names.
     empty: PathBuf,
-    rooms: Rooms,
+    rooms: Arc<Rooms>,
     // Dropped last: the cells' mounts are of it.
     _base: ScratchDir,
 }
@@ -268,10 +269,10 @@ impl Sandbox {
             dir: task.dir,
             counts: &self.counts,
         })?;
-        let room =
-            if view.disk.is_empty() { None } else { Some(self.rooms.take().map_err(io_at("scratch directory"))?) };
-        if let Some(room) = &room {
-            view.make(&room.ws(), &self.empty).map_err(io_at("places for inputs"))?;
+        let mut room = None;
+        if !view.disk.is_empty() {
+            let taken = self.rooms.take(&view.dirs_on_disk()).map_err(io_at("scratch directory"))?;
+            room.insert(taken).furnish(&view, &self.empty).map_err(io_at("places for inputs"))?;
         }
         let ops = mounts::ops(&self.hidden, &view, room.as_ref().map(Room::ws).as_deref())?;
         self.entered(&task, view, room, ops)
@@ -396,6 +397,12 @@ impl Entered<'_> {
     /// Where outputs are written; nowhere when there are none.
     pub(crate) fn outputs(&self) -> Option<PathBuf> {
         self.room.as_ref().map(Room::ws)
+    }
+
+    /// Leaves what the task wrote where it is, for as long as what this gives lives. Nothing of the task may run any more, nor again.
+    pub(crate) fn leave_outputs(&mut self) -> Option<Left> {
+        self.end_rest();
+        self.room.take().map(|room| Left::new(room, &self.sandbox.rooms))
     }
 
     /// Whether what stands at `path` where outputs are written was put there for the task to read.

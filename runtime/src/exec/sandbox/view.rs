@@ -92,7 +92,16 @@ pub(super) struct Wanted<'a> {
 
 /// How many entries directories have, as long as they look as they did when that was counted.
 #[derive(Debug, Default)]
-pub(super) struct Counts(Mutex<FxHashMap<PathBuf, (Stamp, usize)>>);
+pub(super) struct Counts(Mutex<FxHashMap<PathBuf, (Stamp, Counted)>>);
+
+/// What was counted in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    /// So many entries.
+    All(usize),
+    /// More than so many.
+    Over(usize),
+}
 
 impl Counts {
     /// Whether a directory (no link to one) has exactly `count` entries.
@@ -101,31 +110,33 @@ impl Counts {
         let Ok(fd) = rustix::fs::open(dir, flags, Mode::empty()) else { return false };
         let Ok(stamp) = rustix::fs::fstat(&fd).map(|stat| Stamp::of(&stat)) else { return false };
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(dir).copied();
-        if let Some((_, found)) = known.filter(|(then, _)| *then == stamp) {
-            return found == count;
+        match known.filter(|(then, _)| *then == stamp) {
+            Some((_, Counted::All(found))) => return found == count,
+            Some((_, Counted::Over(found))) if found >= count => return false,
+            _ => {}
         }
         let looked_ns = now_ns();
         let Some(found) = entries(&fd, count) else { return false };
-        // A change right after it might leave the times as they are. More than were asked for were not counted.
-        if stamp.is_settled(looked_ns) && found <= count {
+        // A change right after it might leave the times as they are.
+        if stamp.is_settled(looked_ns) {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned(), (stamp, found));
         }
-        found == count
+        found == Counted::All(count)
     }
 }
 
-/// How many entries a directory has; when there are more than `enough`, any number above that.
-fn entries(dir: &OwnedFd, enough: usize) -> Option<usize> {
+/// How many entries a directory has, as far as that is not more than `enough`.
+fn entries(dir: &OwnedFd, enough: usize) -> Option<Counted> {
     let mut buffer = [MaybeUninit::uninit(); 32 << 10];
     let mut listing = RawDir::new(dir, &mut buffer);
     let mut found = 0;
     while let Some(entry) = listing.next() {
         found += usize::from(!matches!(entry.ok()?.file_name().to_bytes(), b"." | b".."));
         if found > enough {
-            break;
+            return Some(Counted::Over(enough));
         }
     }
-    Some(found)
+    Some(Counted::All(found))
 }
 
 /// Whether `path` is relative, of plain components. `known` is a directory that was seen to be; it becomes that of `path`, so
@@ -237,41 +248,41 @@ impl View {
         }
     }
 
-    /// Makes what is on disk, in `ws`: directories, and places that inputs are bound over. `empty` is a file on the same
-    /// file system: one more name for it is all a place needs.
-    pub(super) fn make(&self, ws: &Path, empty: &Path) -> io::Result<()> {
+    fn is_on_disk(&self, path: &str) -> bool {
+        self.ground(parent(path)) == Ground::Disk
+    }
+
+    /// The directories that are on disk before the task runs, each after the one it is in.
+    pub(super) fn dirs_on_disk(&self) -> BTreeSet<String> {
+        let still = self.still.iter().filter(|dir| self.is_on_disk(dir)).map(String::as_str);
+        let seen = self.seen.iter().filter(|(path, _)| self.is_on_disk(path));
+        let seen = seen.map(|(path, seen)| if let Seen::Dir(_) = seen { path } else { parent(path) });
+        let dirs = self.dirs.iter().filter(|dir| self.ground(dir) == Ground::Disk && self.holder(dir).is_none());
+        let mut all = FxHashSet::default();
+        let disk = self.disk.iter().map(String::as_str);
+        disk.chain(still).chain(seen).chain(dirs.map(String::as_str)).for_each(|dir| add_with_parents(dir, &mut all));
+        all.into_iter().filter(|dir| !dir.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Makes what is on disk, in `ws`: directories that are not `there`, and places that inputs are bound over. `empty` is a
+    /// file on the same file system: one more name for it is all a place needs.
+    pub(super) fn make(&self, ws: &Path, empty: &Path, there: &BTreeSet<String>) -> io::Result<()> {
+        let dirs = self.dirs_on_disk();
+        let seen: Vec<_> =
+            self.seen.iter().filter(|(path, seen)| !matches!(seen, Seen::Dir(_)) && self.is_on_disk(path)).collect();
+        if seen.is_empty() && dirs.is_subset(there) {
+            return Ok(());
+        }
         let top = rustix::fs::open(ws, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let mut made: FxHashSet<&str> = FxHashSet::default();
-        let mut make_dir = |path| {
-            for dir in new_dirs(path, &mut made) {
-                match rustix::fs::mkdirat(&top, dir, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                    Err(error) => return Err(io::Error::from(error)),
-                }
-            }
-            Ok(())
-        };
-        let is_on_disk = |path: &str| self.ground(parent(path)) == Ground::Disk;
-        for dir in self.disk.iter().chain(self.still.iter().filter(|dir| is_on_disk(dir))) {
-            make_dir(dir)?;
+        for dir in dirs.difference(there) {
+            rustix::fs::mkdirat(&top, &**dir, Mode::from_raw_mode(0o755))?;
         }
-        for (path, seen) in self.seen.iter().filter(|(path, _)| is_on_disk(path)) {
+        for (path, seen) in seen {
             match seen {
-                Seen::Dir(_) => make_dir(path)?,
-                Seen::File(_) => {
-                    make_dir(parent(path))?;
-                    if rustix::fs::linkat(rustix::fs::CWD, empty, &top, path, AtFlags::empty()).is_err() {
-                        rustix::fs::mknodat(&top, path, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)?;
-                    }
-                }
-                Seen::Link(target) => {
-                    make_dir(parent(path))?;
-                    rustix::fs::symlinkat(target, &top, path)?;
-                }
+                Seen::Link(target) => rustix::fs::symlinkat(target, &top, path)?,
+                _ if rustix::fs::linkat(rustix::fs::CWD, empty, &top, path, AtFlags::empty()).is_ok() => {}
+                _ => rustix::fs::mknodat(&top, path, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)?,
             }
-        }
-        for dir in self.dirs.iter().filter(|dir| self.ground(dir) == Ground::Disk && self.holder(dir).is_none()) {
-            make_dir(dir)?;
         }
         Ok(())
     }
@@ -386,5 +397,23 @@ mod tests {
                 assert!(is_plain(path, &mut { before }), "{path:?} after {before:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_directory_is_covered_when_it_has_exactly_so_many_entries_whatever_was_asked_before() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for name in ["a", "b", "c"] {
+            std::fs::write(dir.path().join(name), "").expect("written");
+        }
+        // So that what is counted is remembered.
+        std::thread::sleep(std::time::Duration::from_millis(40));
+        let counts = Counts::default();
+        for _ in 0..2 {
+            for count in [1, 0, 2, 3, 4, 2, 1] {
+                assert_eq!(counts.is(dir.path(), count), count == 3, "{count}");
+            }
+        }
+        std::fs::remove_file(dir.path().join("a")).expect("removed");
+        assert!(counts.is(dir.path(), 2) && !counts.is(dir.path(), 3), "what is remembered is of then");
     }
 }
