@@ -80,6 +80,10 @@ impl Executor for InRoom {
             }
         }
     }
+
+    fn begins_itself(&self, command: &str) -> bool {
+        command != WORKER
+    }
 }
 
 impl Room {

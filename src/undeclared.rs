@@ -152,6 +152,10 @@ impl Executor for Hinting {
             done
         })
     }
+
+    fn begins_itself(&self, command: &str) -> bool {
+        self.inner.begins_itself(command)
+    }
 }
 
 /// Those that a task may need: not what it makes itself, not what belongs to git, and no directory of which a file is among

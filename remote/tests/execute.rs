@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quipu_remote::{Config, RemoteExecutor, TIER, Warn};
 use quipu_runtime::exec::workspace::Workspace;
-use quipu_runtime::exec::{Done, Executor, Invocation, Job, Stop, Unusable};
+use quipu_runtime::exec::{Begin, Done, Executor, Invocation, Job, Stop, Unusable};
 use quipu_runtime::process::{OutputKind, OutputSpec, ProcessSpec, Tier};
 use quipu_runtime::value::Value;
 use quipu_store::Store;
@@ -120,6 +120,7 @@ impl Farm {
             stop,
             company: None,
             ready: Arc::new(|| {}),
+            begin: Begin::at_once(),
         };
         (job, sender)
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::workspace::Workspace;
-use quipu_runtime::exec::{Executor, Invocation, Job, Stop};
+use quipu_runtime::exec::{Begin, Executor, Invocation, Job, Stop};
 use quipu_runtime::process::{ProcessSpec, Tier};
 use quipu_runtime::value::Value;
 use quipu_store::cid::InvocationId;
@@ -63,6 +63,7 @@ fn main() -> Result<(), Failed> {
                     stop,
                     company: None,
                     ready: Arc::new(|| {}),
+                    begin: Begin::at_once(),
                 };
                 let started = Instant::now();
                 let done = runtime.block_on(executor.execute(job));

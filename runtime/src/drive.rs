@@ -12,6 +12,7 @@ mod push;
 mod reads;
 mod remotes;
 mod request;
+mod seating;
 mod telling;
 mod work;
 
@@ -19,10 +20,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use quipu_store::CommitError;
 use quipu_store::cid::{ReceiptId, TaskId};
 use quipu_store::receipt::Via;
 use quipu_store::trust::Doubt;
-use quipu_store::CommitError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -33,6 +34,7 @@ use crate::graph::TaskIdx;
 use crate::observe::{Observer, RunEvent, Summary};
 use crate::run::step::{Event, Need, State};
 use crate::run::{Run, Subject};
+use crate::task::Work;
 use crate::value::Text;
 use awaits::Awaits;
 use companies::Companies;
@@ -42,6 +44,7 @@ pub use push::{may_leave, send};
 use reads::Reads;
 use remotes::Remotes;
 pub use request::{DriveError, Durations, Engine, Equip, Listing, Placer, Report, Request};
+use seating::Seating;
 use work::Message;
 
 /// Nobody wishes the run to end.
@@ -68,8 +71,8 @@ pub fn look(engine: &Engine, mut request: Request) -> Result<Run, DriveError> {
 /// when there is work.
 ///
 /// The runtime has one thread for all futures, since what runs processes has threads of its own and only hands on: a second
-/// one is woken for nothing with each task. Who has executors that compute without waiting calls [`run`] in a runtime with
-/// more of them.
+/// one is woken for nothing with each task. That thread is the calling one where nothing but such executors works. Who has
+/// executors that compute without waiting calls [`run`] in a runtime with more of them.
 pub fn run_blocking(
     engine: &Engine,
     request: Request,
@@ -78,7 +81,12 @@ pub fn run_blocking(
     let mut drive = Drive::new(engine.clone(), request);
     drive.begin()?;
     if !drive.run.is_done() || drive.has_work() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let mut builder = if drive.has_work_of_threads_alone() {
+            tokio::runtime::Builder::new_current_thread()
+        } else {
+            tokio::runtime::Builder::new_multi_thread()
+        };
+        let runtime = builder.worker_threads(1).enable_all().build()?;
         let worked = runtime.block_on(drive.work(listen()));
         // What a stuck executor left behind does not keep us here.
         runtime.shutdown_background();
@@ -137,6 +145,7 @@ struct Drive {
     /// What was said already.
     warned: HashSet<String>,
     working: HashMap<TaskIdx, Working>,
+    seating: Seating,
     companies: Companies,
     /// Bytes each task was staged with, to look again when they vanish.
     needs: HashMap<TaskIdx, Vec<Need>>,
@@ -176,6 +185,7 @@ impl Drive {
     fn new(engine: Engine, mut request: Request) -> Self {
         request.rules.dry = true;
         request.rules.place = request.place.is_some();
+        request.rules.got_ready = engine.executors.got_ready();
         let jobs = request.rules.jobs.max(1);
         let run = Run::new(Arc::clone(&request.subject), &request.goals, request.rules);
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -208,6 +218,7 @@ impl Drive {
             doubted: HashSet::new(),
             warned: HashSet::new(),
             working: HashMap::new(),
+            seating: Seating::new(jobs),
             needs: HashMap::new(),
             vanished: HashMap::new(),
             awaits: Awaits::default(),
@@ -282,6 +293,18 @@ impl Drive {
         self.subject.workflow.indices().any(|t| matches!(self.run.state(t), State::Queued))
     }
 
+    /// Whether all that may work has threads of its own, so that nothing suffers when this one is busy. Services have, too, but
+    /// whether they are ready is looked at here.
+    fn has_work_of_threads_alone(&self) -> bool {
+        let executors = &self.engine.executors;
+        let is_such = |task: TaskIdx| match &self.subject.workflow.node(task).work {
+            Work::Task(recipe) => executors.find(&recipe.cmd).is_none_or(|e| e.begins_itself(&recipe.cmd)),
+            Work::External { .. } => true,
+        };
+        let in_scope = self.subject.workflow.indices().filter(|t| self.run.in_scope(*t));
+        in_scope.into_iter().all(|t| is_such(t) && !self.subject.is_service(t))
+    }
+
     /// Turns steps into work until the run is done.
     async fn work(&mut self, mut stop: watch::Receiver<Stop>) -> Result<(), DriveError> {
         let mut heard = Stop::No;
@@ -290,7 +313,14 @@ impl Drive {
         self.reach_out();
         loop {
             self.settle()?;
+            self.seating.go_on();
             self.record_finished()?;
+            if self.run.has_no_question()
+                && let Some(worked) = self.seating.next()
+            {
+                self.worked(worked)?;
+                continue;
+            }
             if self.run.is_done() && self.working.is_empty() {
                 break;
             }

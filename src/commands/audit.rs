@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use quipu_runtime::exec::{Done, Job, Stop, Unusable};
+use quipu_runtime::exec::{Begin, Done, Job, Stop, Unusable};
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::identity::decode_task;
 use quipu_runtime::task::Invocation;
@@ -137,6 +137,7 @@ fn repeat(
         stop,
         company: None,
         ready: Arc::new(|| {}),
+        begin: Begin::at_once(),
     };
     let done: Done = runtime.block_on(async { executor.execute(job).await });
     let expected = receipt.out.as_ref().expect("only what succeeded was accepted");

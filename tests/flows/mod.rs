@@ -19,6 +19,7 @@ mod failures;
 mod fetch;
 mod glance;
 mod incremental;
+mod jobs;
 mod language;
 mod leftovers;
 mod moved;

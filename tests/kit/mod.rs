@@ -322,6 +322,12 @@ impl Ran {
         ended.filter_map(|e| e["task"].as_str()).collect::<Vec<_>>().join(" ")
     }
 
+    /// Names of tasks that began, in the order they did.
+    pub(crate) fn started(&self) -> String {
+        let started = self.events.iter().filter(|e| e["event"] == "task-started");
+        started.filter_map(|e| e["task"].as_str()).collect::<Vec<_>>().join(" ")
+    }
+
     /// Names of tasks that ran, sorted.
     pub(crate) fn ran(&self) -> String {
         let ran = self.ended("ran");

@@ -10,39 +10,22 @@ use quipu_store::Record;
 use quipu_store::receipt::FailureKind;
 
 use super::elsewhere::Question;
-use super::work::Message;
-use super::{Drive, DriveError, Unrecorded, push};
+use super::work::{Came, Message, Worked};
+use super::{Drive, DriveError, Unrecorded, Working, push};
 use crate::attest::{self, Circumstances};
 use crate::exec::{Done, Unusable};
 use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
-use crate::run::MAX_REPRODUCTIONS;
 use crate::run::step::Event;
+use crate::run::{MAX_REPRODUCTIONS, Run};
 use crate::task::Work;
 
 impl Drive {
     pub(super) fn hear(&mut self, message: Message) -> Result<(), DriveError> {
         match message {
-            Message::Done { task, epoch, done, wall_ms, lease } => self.done(task, epoch, *done, wall_ms, lease)?,
-            Message::Arrived { task, candidate } => {
-                self.working.remove(&task);
-                self.run.on(Event::Arrived { task, candidate: *candidate });
-            }
-            Message::Gone { task, epoch } => {
-                self.working.remove(&task);
-                let needs = self.needs.get(&task).cloned().unwrap_or_default();
-                let hollow = self.hollow(&needs)?;
-                let times = self.vanished.entry(task).or_default();
-                *times += 1;
-                if *times > MAX_REPRODUCTIONS {
-                    let why = "bytes of its inputs keep vanishing".to_owned();
-                    let result = Err(Arc::new(FailureKind::Executor { why }.into()));
-                    self.run.on(Event::Finished { task, epoch, result, cancelled: false });
-                } else if !hollow.is_empty() && self.can_ask() {
-                    self.ask(Question::Stage { task, epoch, needs })?;
-                } else {
-                    // Perhaps they are back: another user of them had them made again.
-                    self.run.on(Event::Staged { task, epoch, hollow });
+            Message::Worked(worked) => {
+                if let Some(worked) = self.seating.hear(worked) {
+                    self.worked(worked)?;
                 }
             }
             Message::Ready { task, epoch } => {
@@ -53,11 +36,6 @@ impl Drive {
             Message::Paused { task, epoch } => {
                 self.pauses.remove(&task);
                 self.run.on(Event::Paused { task, epoch, go_on: true });
-            }
-            Message::Broken { task, epoch, error } => {
-                self.working.remove(&task);
-                let result = Err(Arc::new(FailureKind::Executor { why: error.to_string() }.into()));
-                self.run.on(Event::Finished { task, epoch, result, cancelled: false });
             }
             Message::Recorded { task, shared, result } => {
                 self.awaiting_record -= 1;
@@ -80,6 +58,37 @@ impl Drive {
         Ok(())
     }
 
+    /// Work came to its end, or to nothing.
+    pub(super) fn worked(&mut self, worked: Worked) -> Result<(), DriveError> {
+        let Worked { task, epoch, begin, came } = worked;
+        self.seating.keep(begin);
+        let working = self.working.remove(&task).expect("what is done was started");
+        let fails = |run: &mut Run, why: String| {
+            let result = Err(Arc::new(FailureKind::Executor { why }.into()));
+            run.on(Event::Finished { task, epoch, result, cancelled: false });
+        };
+        match came {
+            Came::Done { done, wall_ms, lease } => self.done(task, epoch, working, *done, wall_ms, lease)?,
+            Came::Found(candidate) => self.run.on(Event::Arrived { task, candidate: *candidate }),
+            Came::Gone => {
+                let needs = self.needs.get(&task).cloned().unwrap_or_default();
+                let hollow = self.hollow(&needs)?;
+                let times = self.vanished.entry(task).or_default();
+                *times += 1;
+                if *times > MAX_REPRODUCTIONS {
+                    fails(&mut self.run, "bytes of its inputs keep vanishing".to_owned());
+                } else if !hollow.is_empty() && self.can_ask() {
+                    self.ask(Question::Stage { task, epoch, needs })?;
+                } else {
+                    // Perhaps they are back: another user of them had them made again.
+                    self.run.on(Event::Staged { task, epoch, hollow });
+                }
+            }
+            Came::Broken(error) => fails(&mut self.run, error.to_string()),
+        }
+        Ok(())
+    }
+
     /// Waits, not for ever, until what is to be sent on is sent.
     pub(super) fn end_pushes(&mut self) -> Result<(), DriveError> {
         let left = self.pusher.finish();
@@ -96,13 +105,16 @@ impl Drive {
         &mut self,
         task: TaskIdx,
         epoch: u32,
+        working: Working,
         mut done: Done,
-        wall_ms: u64,
+        wall_ms: Option<u64>,
         lease: Option<quipu_store::Lease>,
     ) -> Result<(), DriveError> {
-        let working = self.working.remove(&task).expect("what is done was started");
         let cpu_ms = u64::try_from(done.cpu.as_millis()).unwrap_or(0);
-        self.wall_ms.insert(task, (wall_ms, cpu_ms, done.rss_bytes));
+        if let Some(wall_ms) = wall_ms {
+            self.wall_ms.insert(task, (wall_ms, cpu_ms, done.rss_bytes));
+        }
+        let wall_ms = wall_ms.unwrap_or(0);
         *self.spent.entry(task).or_default() += Duration::from_millis(wall_ms);
         let cancelled = matches!(done.unusable, Some(Unusable::Cancelled));
         if let (Err(failure), Some(timeout)) = (&mut done.result, self.subject.workflow.node(task).policy.timeout)

@@ -84,18 +84,22 @@ impl Drive {
         }
     }
 
+    /// Tells an event, from wherever.
+    pub(super) fn teller(&self) -> impl Fn(&RunEvent) + Send + Sync + 'static {
+        let (observers, clock, started_ms) =
+            (self.engine.observers.clone(), Arc::clone(&self.engine.clock), self.started_ms);
+        move |event| observers.on(clock.elapsed_ms().saturating_sub(started_ms), event)
+    }
+
     pub(super) fn sink(&self, task: TaskIdx) -> Sink {
         let node = self.subject.workflow.node(task);
         if self.engine.observers.is_empty() || node.policy.mute {
             return Arc::new(|_, _| {});
         }
-        let (observers, clock, started_ms) =
-            (self.engine.observers.clone(), Arc::clone(&self.engine.clock), self.started_ms);
-        let name = node.name.clone();
+        let (tell, name) = (self.teller(), node.name.clone());
         Arc::new(move |stream, bytes| {
             let text = String::from_utf8_lossy(bytes).into_owned();
-            let at_ms = clock.elapsed_ms().saturating_sub(started_ms);
-            observers.on(at_ms, &RunEvent::TaskOutput { task: name.clone(), stream, text });
+            tell(&RunEvent::TaskOutput { task: name.clone(), stream, text });
         })
     }
 }

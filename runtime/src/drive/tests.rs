@@ -340,6 +340,102 @@ fn a_task_whose_inputs_are_back_by_the_time_their_loss_is_heard_is_queued_again(
     }
 }
 
+/// Gets its jobs ready, and notes who is at work with whom; those that are to fail do so at once.
+#[derive(Default)]
+struct Careful {
+    ready: Mutex<Vec<String>>,
+    at_work: Mutex<Vec<String>>,
+    most: AtomicUsize,
+}
+
+struct Shared(Arc<Careful>);
+
+impl crate::exec::Executor for Shared {
+    fn execute(&self, job: Job) -> std::pin::Pin<Box<dyn Future<Output = crate::exec::Done> + Send + '_>> {
+        let of = Arc::clone(&self.0);
+        Box::pin(async move {
+            let failed = crate::exec::Done::failed(FailureKind::Exit { code: 1 }, "native");
+            of.ready.lock().expect("no panic").push(job.name.to_string());
+            if !job.begin.wait().await {
+                return failed;
+            }
+            {
+                let mut at_work = of.at_work.lock().expect("no panic");
+                at_work.push(job.name.to_string());
+                of.most.fetch_max(at_work.len(), Ordering::SeqCst);
+            }
+            if job.invocation.args.get("do").and_then(Value::as_text) == Some("fail") {
+                return failed;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            of.at_work.lock().expect("no panic").retain(|name| *name != *job.name);
+            job.begin.over();
+            // Taking care of what came out takes longer for some.
+            let of_it = u64::from(job.name.as_bytes()[1]) % 3;
+            tokio::time::sleep(Duration::from_millis(10 * of_it)).await;
+            crate::exec::Done { result: Ok(Output::default()), ..failed }
+        })
+    }
+
+    fn begins_itself(&self, _: &str) -> bool {
+        true
+    }
+}
+
+fn started(world: &World) -> Vec<String> {
+    let heard = world.heard.0.lock().expect("no test panics here");
+    let started = |e: &RunEvent| if let RunEvent::TaskStarted { task, .. } = e { Some(task.to_string()) } else { None };
+    heard.iter().filter_map(started).collect()
+}
+
+fn alone(what: &[&str]) -> Arc<Subject> {
+    let mut workflow = Workflow::new();
+    for (i, what) in what.iter().enumerate() {
+        let args = Value::map([("do", (*what).into()), ("n", Value::Int(i as i64))]).expect("map");
+        workflow.add(format!("t{i}"), Task::new("/test/do", args)).expect("new");
+    }
+    Arc::new(Subject::new(workflow).expect("no ring"))
+}
+
+#[test]
+fn one_more_is_got_ready_than_works_and_with_one_job_the_order_is_that_of_the_queue() {
+    for jobs in [1, 3] {
+        let mut world = world(memory());
+        let careful = Arc::new(Careful::default());
+        world.engine.executors.register("/test/do", Shared(Arc::clone(&careful)));
+        let subject = alone(&["a"; 9]);
+        let goals = subject.workflow.indices().collect();
+        let request = Request::new(subject, goals, Rules { jobs, ..Rules::default() });
+        let report = run_blocking(&world.engine, request, never_stop).expect("the store works");
+        assert_eq!(report.summary.counts.ran, 9);
+        assert_eq!(careful.most.load(Ordering::SeqCst), jobs as usize);
+        if jobs == 1 {
+            let order: Vec<String> = (0..9).map(|n| format!("t{n}")).collect();
+            assert_eq!((started(&world), &*careful.ready.lock().expect("no panic")), (order.clone(), &order));
+        }
+    }
+}
+
+#[test]
+fn who_was_got_ready_does_not_begin_when_another_failed() {
+    let mut world = world(memory());
+    let careful = Arc::new(Careful::default());
+    world.engine.executors.register("/test/do", Shared(Arc::clone(&careful)));
+    let subject = alone(&["fail", "a", "a"]);
+    let goals: Vec<TaskIdx> = subject.workflow.indices().collect();
+    let rules = Rules { jobs: 1, ..Rules::default() };
+    let request = Request::new(Arc::clone(&subject), goals.clone(), rules.clone());
+    let report = run_blocking(&world.engine, request, never_stop).expect("the store works");
+    let counts = report.summary.counts;
+    assert_eq!((counts.failed, counts.cancelled, counts.ran), (1, 2, 0));
+    assert_eq!(started(&world), ["t0"]);
+    assert_eq!(*careful.ready.lock().expect("no panic"), ["t0", "t1"], "it was got ready");
+    // And does where nobody minds.
+    let request = Request::new(subject, goals, Rules { keep_going: true, ..rules });
+    run_blocking(&world.engine, request, never_stop).expect("the store works");
+    assert_eq!(started(&world), ["t0", "t0", "t1", "t2"]);
+}
+
 /// What a store by key 7 did for a chain of three, as another store imports it.
 fn imported_chain(source: &str) -> (Arc<Subject>, World) {
     let subject = chain(&["a", "b", "c"]);

@@ -3,46 +3,63 @@
 //! Also what a crashed run leaves for the next: the receipts of tasks that are never cached.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use quipu_store::cid::{InvocationId, ReceiptId};
 use quipu_store::receipt::FailureKind;
 use quipu_store::{CommitError, Lease, Store, StoreError};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 
 use super::elsewhere::Answer;
 use super::lookups::candidate;
 use super::{Drive, DriveError, Working};
-use crate::exec::{Done, Executor, Job, Ready, Stop, Unusable};
+use crate::exec::{Begin, Done, Executor, Job, Ready, Stop, Unusable};
 use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
 use crate::plan;
+use crate::run::jobs_of;
 use crate::run::step::{Candidate, Event, Step};
 use crate::value::Text;
 
 /// What work tells the driver.
 pub(super) enum Message {
-    /// It ran.
-    Done { task: TaskIdx, epoch: u32, done: Box<Done>, wall_ms: u64, lease: Option<Lease> },
-    /// Somebody else's receipt was there by the time it could start.
-    Arrived { task: TaskIdx, candidate: Box<Candidate> },
-    /// Bytes of its inputs were gone by the time it started.
-    Gone { task: TaskIdx, epoch: u32 },
+    /// It came to its end, or to nothing.
+    Worked(Worked),
     /// It is a service, and ready.
     Ready { task: TaskIdx, epoch: u32 },
     /// A pause before the next attempt is over.
     Paused { task: TaskIdx, epoch: u32 },
-    /// The store could not be asked.
-    Broken { task: TaskIdx, epoch: u32, error: StoreError },
     /// A receipt is on disk, or will not be.
     Recorded { task: TaskIdx, shared: Vec<TaskIdx>, result: Result<ReceiptId, CommitError> },
     /// Somebody elsewhere answered.
     Answered { number: u64, answer: Box<Answer> },
     /// Something people should know.
     Warning(String),
+}
+
+/// The end of work, for whoever handed it out.
+pub(super) struct Worked {
+    pub(super) task: TaskIdx,
+    pub(super) epoch: u32,
+    pub(super) begin: Begin,
+    pub(super) came: Came,
+}
+
+/// What came of work.
+pub(super) enum Came {
+    /// It ran, or was stopped before: then it took no time.
+    Done { done: Box<Done>, wall_ms: Option<u64>, lease: Option<Lease> },
+    /// Somebody else's receipt was there by the time it could begin.
+    Found(Box<Candidate>),
+    /// Bytes of its inputs were gone by then.
+    Gone,
+    /// The store could not be asked.
+    Broken(StoreError),
 }
 
 /// How long to wait before asking again whether another process is done, at first and at most.
@@ -58,71 +75,84 @@ impl Drive {
             self.spent.remove(&task);
         }
         let node = self.subject.workflow.node(task);
-        let expected_ms = self.expected_ms.get(task.index()).copied().filter(|ms| *ms > 0);
-        let (name, task_id) = (node.name.clone(), self.task_id(task));
-        let why = || match attempt {
-            1 => plan::why(&self.run, task),
-            _ => "retry",
-        };
-        self.emit(|| RunEvent::TaskStarted {
-            task: name.clone(),
-            id: task_id,
-            invocation: id,
-            attempt,
-            why: why(),
-            expected_ms,
-        });
+        // What is never cached is done again whatever receipts there are; those of this session counted already.
+        let forced = self.run.is_forced(task) || !node.policy.cache;
+        let is_service = self.subject.is_service(task);
         let (stop, stopped) = watch::channel(Stop::No);
+        let told = self.started(task, attempt, id);
+        let turn = Arc::new(Mutex::new(None));
+        let (taken, store, clock) = (Arc::clone(&turn), self.engine.store.clone(), Arc::clone(&self.engine.clock));
+        let wish = stopped.clone();
+        let first = async move {
+            told();
+            // Nobody waits for the end of another's service.
+            let turn =
+                if is_service { Ok(Turn::Mine(None)) } else { take_turn(&store, id, wish, must_run, forced).await };
+            let is_mine = matches!(turn, Ok(Turn::Mine(_)));
+            *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some((turn, clock.elapsed_ms()));
+            is_mine
+        };
+        let jobs = if is_service { 0 } else { jobs_of(&node.policy.slots) };
+        let begin = Begin::new(self.seating.promise(jobs), stopped.clone(), Box::pin(first));
         let mut job = Job {
-            name,
+            name: node.name.clone(),
             id,
             invocation: Arc::clone(&invocation),
             sources: Arc::default(),
             urls: Arc::default(),
             timeout: node.policy.timeout.map(|t| t.saturating_sub(self.spent(task))),
-            forced: self.run.is_forced(task) || !node.policy.cache || attempt > 1,
+            forced: forced || attempt > 1,
             store: self.engine.store.clone(),
             sink: self.sink(task),
             stop: stopped,
             company: self.companies.of_task(task),
             ready: self.readiness(task, epoch),
+            begin: begin.clone(),
         };
         if let Some(equip) = &self.equip {
             equip(task, &mut job);
         }
         let executor = self.engine.executors.find(&invocation.cmd).cloned();
         let clock = Arc::clone(&self.engine.clock);
-        // What is never cached is done again whatever receipts there are; those of this session counted already.
-        let forced = self.run.is_forced(task) || !node.policy.cache;
-        let is_service = self.subject.is_service(task);
         let sender = self.sender.clone();
         self.working.insert(task, Working { stop, via, ins, invocation });
         self.in_background(async move {
-            // Nobody waits for the end of another's service.
-            let turn = if is_service { Ok(Turn::Mine(None)) } else { take_turn(&job, must_run, forced).await };
-            let message = match turn {
-                Err(error) => Message::Broken { task, epoch, error },
-                Ok(Turn::Found(candidate)) => Message::Arrived { task, candidate },
-                Ok(Turn::Stopped) => {
-                    let mut done = Done::failed(FailureKind::Executor { why: "stopped".into() }, "none");
-                    done.unusable = Some(Unusable::Cancelled);
-                    Message::Done { task, epoch, done: Box::new(done), wall_ms: 0, lease: None }
-                }
-                Ok(Turn::Mine(lease)) => {
-                    let started_ms = clock.elapsed_ms();
-                    let done = execute(executor, job).await;
-                    let aside_ms = u64::try_from(done.aside.as_millis()).unwrap_or(u64::MAX);
-                    let wall_ms = clock.elapsed_ms().saturating_sub(started_ms).saturating_sub(aside_ms);
-                    if matches!(done.unusable, Some(Unusable::InputsGone(_))) {
-                        Message::Gone { task, epoch }
-                    } else {
-                        Message::Done { task, epoch, done: Box::new(done), wall_ms, lease }
-                    }
-                }
+            let done = execute(executor, job).await;
+            let turn = turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let came = came(done, turn, clock.elapsed_ms());
+            let is_well = match &came {
+                Came::Done { done, .. } => done.result.is_ok() && done.unusable.is_none(),
+                Came::Found(_) | Came::Gone => true,
+                Came::Broken(_) => false,
             };
+            if is_well {
+                begin.leave();
+            }
             // A driver that is gone has no use for it.
-            let _ = sender.send(message);
+            let _ = sender.send(Message::Worked(Worked { task, epoch, begin, came }));
         });
+    }
+
+    /// Tells that a task begins, when it does.
+    fn started(&self, task: TaskIdx, attempt: u32, invocation: InvocationId) -> Box<dyn FnOnce() + Send> {
+        if self.engine.observers.is_empty() {
+            return Box::new(|| {});
+        }
+        let why = match attempt {
+            1 => plan::why(&self.run, task),
+            _ => "retry",
+        };
+        let expected_ms = self.expected_ms.get(task.index()).copied().filter(|ms| *ms > 0);
+        let event = RunEvent::TaskStarted {
+            task: self.name(task),
+            id: self.task_id(task),
+            invocation,
+            attempt,
+            why,
+            expected_ms,
+        };
+        let tell = self.teller();
+        Box::new(move || tell(&event))
     }
 
     /// Does something beside the run, as long as that lasts.
@@ -278,15 +308,20 @@ enum Turn {
 }
 
 /// Waits until nobody else does the same work, and looks once more whether it is done.
-async fn take_turn(job: &Job, must_run: bool, forced: bool) -> Result<Turn, StoreError> {
+async fn take_turn(
+    store: &Store,
+    id: InvocationId,
+    mut stop: watch::Receiver<Stop>,
+    must_run: bool,
+    forced: bool,
+) -> Result<Turn, StoreError> {
     let mut wait_ms = POLL_MS.0;
-    let mut stop = job.stop.clone();
     loop {
         if *stop.borrow() > Stop::No {
             return Ok(Turn::Stopped);
         }
-        let lease = job.store.lease(job.id)?;
-        if !forced && let Some(candidate) = settled(&job.store, job.id, must_run)? {
+        let lease = store.lease(id)?;
+        if !forced && let Some(candidate) = settled(store, id, must_run)? {
             return Ok(Turn::Found(Box::new(candidate)));
         }
         if lease.is_some() {
@@ -312,15 +347,58 @@ fn settled(store: &Store, id: InvocationId, with_bytes: bool) -> Result<Option<C
     Ok(None)
 }
 
-/// Does the work; a panic in an executor is a failure of the executor.
+/// Does the work, once it may begin; a panic in an executor is a failure of the executor.
 async fn execute(executor: Option<Arc<dyn Executor>>, job: Job) -> Done {
+    let begin = job.begin.clone();
+    let begins_itself = executor.as_ref().is_some_and(|e| e.begins_itself(&job.invocation.cmd));
+    if !begins_itself {
+        begin.hold();
+        if !begin.wait().await {
+            return Done::stopped("none");
+        }
+    }
     let Some(executor) = executor else {
         let why = format!("nothing here carries out `{}`", job.invocation.cmd);
         return Done::failed(FailureKind::Executor { why }, "none");
     };
-    // Who does not wait for it any more does not want it done.
-    let mut work = JoinSet::new();
-    work.spawn(async move { executor.execute(job).await });
-    let done = work.join_next().await.expect("one was started");
-    done.unwrap_or_else(|e| Done::failed(FailureKind::Executor { why: format!("the executor panicked: {e}") }, "none"))
+    let done = match std::panic::catch_unwind(AssertUnwindSafe(|| executor.execute(job))) {
+        Ok(mut work) => {
+            // What panicked is not asked again.
+            poll_fn(move |context| match std::panic::catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+                Err(panic) => Poll::Ready(Err(panic)),
+            })
+            .await
+        }
+        Err(panic) => Err(panic),
+    };
+    let done = done.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(ToString::to_string).or(panic.downcast_ref::<String>().cloned());
+        let why = format!("the executor panicked: {}", said.unwrap_or_default());
+        Done::failed(FailureKind::Executor { why }, "none")
+    });
+    if done.unusable.is_none() && !begin.was_asked() {
+        // What cannot be got ready fails when it would have begun.
+        begin.wait().await;
+    }
+    done
+}
+
+/// What came of work that had this turn, if it had one.
+fn came(done: Done, turn: Option<(Result<Turn, StoreError>, u64)>, now_ms: u64) -> Came {
+    let is_gone = matches!(done.unusable, Some(Unusable::InputsGone(_)));
+    match turn {
+        Some((Err(error), _)) => Came::Broken(error),
+        Some((Ok(Turn::Found(candidate)), _)) => Came::Found(candidate),
+        _ if is_gone => Came::Gone,
+        Some((Ok(Turn::Mine(lease)), began_ms)) => {
+            let aside_ms = u64::try_from(done.aside.as_millis()).unwrap_or(u64::MAX);
+            let wall_ms = now_ms.saturating_sub(began_ms).saturating_sub(aside_ms);
+            Came::Done { done: Box::new(done), wall_ms: Some(wall_ms), lease }
+        }
+        Some((Ok(Turn::Stopped), _)) | None => {
+            Came::Done { done: Box::new(Done::stopped(done.tier)), wall_ms: None, lease: None }
+        }
+    }
 }

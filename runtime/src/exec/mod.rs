@@ -2,6 +2,7 @@
 //!
 //! Knows one unit of work at a time; unaware of graphs, of receipts and of what else runs.
 
+mod begin;
 mod capture;
 mod collect;
 #[cfg(any(test, feature = "test-util"))]
@@ -22,6 +23,7 @@ mod process_tests;
 pub mod sandbox;
 #[cfg(test)]
 mod sandbox_tests;
+pub(crate) mod seats;
 mod secrets;
 mod spawn;
 mod stop;
@@ -35,7 +37,7 @@ mod turns;
 pub mod wait;
 pub mod workspace;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use quipu_store::receipt::{Failure, FailureKind, Output};
 use quipu_store::stamp::Stamp;
 use tokio::sync::watch;
 
+pub use self::begin::Begin;
 pub use crate::task::Invocation;
 use crate::value::Text;
 
@@ -106,6 +109,8 @@ pub struct Job {
     pub company: Option<u32>,
     /// To be called once it is ready, if it is a service.
     pub ready: Ready,
+    /// When it may begin. Heeded by executors that [begin themselves](Executor::begins_itself); for others it has begun.
+    pub begin: Begin,
 }
 
 /// What was done, and what it took.
@@ -144,12 +149,24 @@ impl Done {
         let aside = Duration::ZERO;
         Self { result: Err(kind.into()), cpu: Duration::ZERO, rss_bytes: 0, aside, tier, host: None, unusable: None }
     }
+
+    /// It was wished to stop before it could begin.
+    pub(crate) fn stopped(tier: &'static str) -> Self {
+        let done = Self::failed(FailureKind::Executor { why: "stopped".into() }, tier);
+        Self { unusable: Some(Unusable::Cancelled), ..done }
+    }
 }
 
 /// Carries out invocations of one command.
 pub trait Executor: Send + Sync {
     /// Does the work. Failures are values; a panic is ours and counts as failure of the executor.
     fn execute(&self, job: Job) -> Pin<Box<dyn Future<Output = Done> + Send + '_>>;
+
+    /// Whether it gets jobs of this command ready first, and waits for [`Job::begin`] then: before it changes anything that
+    /// others see, and before time counts. Such a job may be handed to it while as many work as may.
+    fn begins_itself(&self, _command: &str) -> bool {
+        false
+    }
 }
 
 /// Executors by the command they carry out.
@@ -167,6 +184,12 @@ impl Executors {
     /// Lets `executor` carry out `command`, in place of any before it.
     pub fn register(&mut self, command: impl Into<Text>, executor: impl Executor + 'static) {
         self.by_command.insert(command.into(), Arc::new(executor));
+    }
+
+    /// Commands whose jobs are got ready before they begin.
+    pub(crate) fn got_ready(&self) -> BTreeSet<Text> {
+        let all = self.by_command.iter();
+        all.filter(|(command, e)| e.begins_itself(command)).map(|(command, _)| command.clone()).collect()
     }
 
     /// The executor of `command`.
@@ -214,6 +237,7 @@ pub(crate) mod tests {
             stop,
             company: None,
             ready: Arc::new(|| {}),
+            begin: Begin::at_once(),
         };
         (job, sender)
     }

@@ -21,6 +21,7 @@ use quipu_store::cid::BlobId;
 use quipu_store::receipt::{Failure, FailureKind, Output};
 use quipu_store::tree::Entry;
 use rustix::fs::{MemfdFlags, SealFlags};
+use tokio::runtime::Handle;
 
 use self::in_sandbox::or_gone;
 pub use self::learn::Learned;
@@ -85,6 +86,10 @@ impl ProcessExecutor {
 impl Executor for ProcessExecutor {
     fn execute(&self, job: Job) -> Pin<Box<dyn Future<Output = Done> + Send + '_>> {
         Box::pin(self.work(job, None))
+    }
+
+    fn begins_itself(&self, _: &str) -> bool {
+        true
     }
 }
 
@@ -158,6 +163,17 @@ struct Ends<'a> {
     serve: Option<&'a Serve<'a>>,
 }
 
+impl Ends<'_> {
+    /// Waits until the job may begin, whose time counts from then on. `None` when it is not to begin any more.
+    fn begin(self, job: &Job) -> Option<Self> {
+        Handle::current().block_on(job.begin.wait()).then(|| Self { deadline: deadline(job), ..self })
+    }
+}
+
+fn deadline(job: &Job) -> Option<Instant> {
+    job.timeout.and_then(|t| Instant::now().checked_add(t))
+}
+
 /// What a task under rules has of its own.
 struct Confined {
     rules: Ruleset,
@@ -168,6 +184,13 @@ struct Confined {
 impl Default for Ran {
     fn default() -> Self {
         Self { usage: Usage::default(), forced: None, result: Ok(Artifacts::new()), moved: vec![] }
+    }
+}
+
+impl Ran {
+    /// It was wished to stop before it began.
+    fn stopped() -> Self {
+        Self { forced: Some(Forced::Cancelled), ..FailureKind::Executor { why: "it was stopped".into() }.into() }
     }
 }
 
@@ -208,7 +231,7 @@ impl Shared {
             Err(kind) => return Done::failed(kind, tier.name()),
         };
         let plain = Plain { env: plain.env.into_iter().chain(secrets.pairs()).collect(), ..plain };
-        let deadline = job.timeout.and_then(|t| Instant::now().checked_add(t));
+        let deadline = deadline(job);
         if !plain.spec.services.is_empty() && job.company.is_none() {
             let why = "it needs services, and is run without them".to_owned();
             return Done::failed(FailureKind::Executor { why }, tier.name());
@@ -232,11 +255,16 @@ impl Shared {
                 Err(Halt::Gone(paths)) => return gone(paths, tier.name()),
             }
         } else {
-            Ran { forced: Some(Forced::Cancelled), ..FailureKind::Executor { why: "it was stopped".into() }.into() }
+            Ran::stopped()
         };
         let ran = Ran { result: ran.result.map_err(|kind| secrets.tell(kind)), ..ran };
         let ran = serve.iter().fold(ran, |ran, serve| serve.judge(ran));
-        self.finish(job, &plain.spec, ran, streams)
+        let done = self.finish(job, &plain.spec, ran, streams);
+        // Who is traced was run before, and failed.
+        if trace.is_none() && done.result.is_ok() && done.unusable.is_none() {
+            job.begin.over();
+        }
+        done
     }
 
     /// The arguments of a job that is a service.
@@ -294,6 +322,8 @@ impl Shared {
         // Before anything is written: what a killed run left running may write to the same files.
         let orphans = self.orphans.get_or_init(|| Orphans::open(workspace.store(), workspace.root()));
         let declared = Declared::new(&spec.outputs)?;
+        let stdin = self.stdin(spec)?;
+        let Some(ends) = ends.begin(job) else { return Ok(Ran::stopped()) };
         let footing = workspace.place_inputs(&plain.artifacts).map_err(|(path, e)| Halt::input(path, e))?;
         for output in spec.outputs.iter().filter(|o| o.kind != OutputKind::Glob) {
             workspace.clear_output(&output.path)?;
@@ -308,7 +338,6 @@ impl Shared {
         if !dir.is_dir() {
             return Err(FailureKind::Spawn { why: format!("working directory `{}` is not there", spec.dir) }.into());
         }
-        let stdin = self.stdin(spec)?;
         let stdout = match &spec.stdout {
             Some(path) => {
                 Some(File::create(workspace.root().join(&**path)).map_err(executor_failed("standard output"))?)

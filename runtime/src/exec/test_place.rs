@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::process::ProcessExecutor;
 use super::tests::runtime;
 use super::workspace::Workspace;
-use super::{Done, Executor, Invocation, Job, Stop};
+use super::{Begin, Done, Executor, Invocation, Job, Stop};
 use crate::process::{OutputKind, OutputSpec, ProcessSpec, Tier};
 use crate::run::values::artifact;
 use crate::value::{Text, Value};
@@ -97,6 +97,7 @@ impl Place {
             stop,
             company: None,
             ready: Arc::new(|| {}),
+            begin: Begin::at_once(),
         };
         (job, sender)
     }

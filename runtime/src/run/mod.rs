@@ -15,7 +15,7 @@ mod subject;
 pub mod values;
 mod view;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use quipu_store::cid::{InvocationId, OutputId, ReceiptId};
@@ -24,8 +24,8 @@ use quipu_store::tree::Entry;
 
 pub use gates::Gates;
 use in_place::{Hindrance, InPlace};
-pub use queue::critical_path;
 use queue::{Queue, Slots, Taken};
+pub use queue::{critical_path, jobs_of};
 use step::{Candidate, End, Event, Need, Notice, Part, State, Step};
 pub use subject::{Subject, SubjectError};
 use values::Kept;
@@ -46,6 +46,9 @@ pub struct Rules {
     pub jobs: u32,
     /// Further slots by name.
     pub slots: BTreeMap<Text, u32>,
+    /// Commands whose tasks are got ready before there is a job for them: one more than jobs is handed out, and whoever carries
+    /// it out sees to it that no more work at once, and that they begin in the order in which they were handed out.
+    pub got_ready: BTreeSet<Text>,
     /// Whether other tasks go on after a failure.
     pub keep_going: bool,
     /// Whether receipts of failures settle tasks, too.
@@ -371,11 +374,21 @@ impl Run {
         self.priority = critical_path(&self.subject.graph, &expected_ms);
         self.rules.expected_ms = expected_ms;
         self.queue = Queue::default();
-        for (i, node) in self.subject.workflow.nodes().iter().enumerate() {
-            if self.slots[i].state == State::Queued {
-                self.queue.push(TaskIdx::new(i), self.priority[i], self.slots[i].epoch, &node.policy.slots);
-            }
+        let queued = self.subject.workflow.indices().filter(|t| self.slot(*t).state == State::Queued);
+        for task in queued.collect::<Vec<_>>() {
+            self.enqueue_again(task);
         }
+    }
+
+    /// Whether it can be got ready before there is a job for it.
+    fn gets_ready(&self, task: TaskIdx) -> bool {
+        matches!(self.work(task), Work::Task(recipe) if self.rules.got_ready.contains(&recipe.cmd))
+            && !self.subject.is_service(task)
+    }
+
+    /// Whether no question is open: only work, pauses and others are waited for.
+    pub(crate) fn has_no_question(&self) -> bool {
+        self.in_flight == self.outside
     }
 
     fn slot(&self, task: TaskIdx) -> &Slot {
@@ -440,7 +453,7 @@ impl Run {
     /// One job at a time starts the best of all that could start, so it waits until no question is open:
     /// the order is then the same whichever answer comes first. More jobs start what is ready at once.
     fn may_dispatch(&self) -> bool {
-        !self.is_halted() && !self.rules.dry && (self.rules.jobs > 1 || self.in_flight == self.outside)
+        !self.is_halted() && !self.rules.dry && (self.rules.jobs > 1 || self.has_no_question())
     }
 
     fn dispatch(&mut self) -> bool {

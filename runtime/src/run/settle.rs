@@ -152,7 +152,8 @@ impl Run {
     pub(super) fn enqueue_again(&mut self, task: TaskIdx) {
         let (priority, epoch) = (self.priority[task.index()], self.slot(task).epoch);
         let subject = self.shared();
-        self.queue.push(task, priority, epoch, &subject.workflow.node(task).policy.slots);
+        let gets_ready = self.gets_ready(task);
+        self.queue.push(task, priority, epoch, &subject.workflow.node(task).policy.slots, gets_ready);
     }
 
     /// Takes a task out of the lead of its invocation; those who followed it look for themselves.

@@ -51,6 +51,7 @@ impl Shared {
         if let Some(trace) = trace {
             entered.trace(trace);
         }
+        let Some(ends) = ends.begin(job) else { return Ok(Ran::stopped()) };
         let outputs = entered.outputs();
         let stdout = match (&spec.stdout, &outputs) {
             (Some(path), Some(outputs)) => {
