@@ -24,6 +24,17 @@ impl Faults {
         Ok(())
     }
 
+    /// The pieces in which to write, with a [`Faults::check`] before each: in tests what is written may be torn.
+    #[inline]
+    pub(crate) fn parts<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = &'b [u8]> {
+        #[cfg(test)]
+        let at = if self.plan.is_some() { bytes.len() / 2 } else { 0 };
+        #[cfg(not(test))]
+        let at = 0;
+        let (first, second) = bytes.split_at(at);
+        [first, second].into_iter().filter(|part| !part.is_empty())
+    }
+
     #[cfg(test)]
     pub(crate) fn check(&self, operation: &'static str) -> io::Result<()> {
         self.plan.as_ref().map_or(Ok(()), |plan| plan.check(operation))

@@ -7,8 +7,9 @@ use std::fs;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::backends::FileBackend;
 use redb::{Builder, ConcurrencyMode, Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable};
@@ -22,6 +23,7 @@ use super::tables::{COMMITS, META};
 use super::view::View;
 use crate::counters::Counting;
 use crate::error::{OpenError, StoreError};
+use crate::stamp::{Stamp, now_ns};
 
 /// An open database. Dropping one that is damaged may panic inside, which ends here.
 pub(crate) struct Handle(Option<Open>);
@@ -46,6 +48,17 @@ pub(crate) struct Index {
     faults: Faults,
     counting: Arc<Counting>,
     handle: RwLock<Option<Arc<Handle>>>,
+    /// Whether a view may outlive its question.
+    keeps: AtomicBool,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// A view that serves for more than one question, as long as nobody commits.
+struct Kept {
+    view: Arc<View>,
+    /// The file as it looked before the view was made, its times settled: whoever writes to it changes them.
+    stamp: Stamp,
+    was_used: bool,
 }
 
 thread_local! {
@@ -93,7 +106,16 @@ impl Index {
         faults: Faults,
         counting: Arc<Counting>,
     ) -> Self {
-        Self { layout, file, cache_bytes, faults, counting, handle: RwLock::new(None) }
+        Self {
+            layout,
+            file,
+            cache_bytes,
+            faults,
+            counting,
+            handle: RwLock::new(None),
+            keeps: AtomicBool::new(false),
+            kept: Mutex::default(),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -210,6 +232,7 @@ impl Index {
 
     /// Lets go of the file. After a failed write redb wants to be opened again.
     pub(crate) fn close(&self) {
+        *self.kept() = None;
         *self.handle.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -227,11 +250,55 @@ impl Index {
         Ok(Some(View::new(path, txn, handle)))
     }
 
+    /// What is committed by now, by whomever; and whether this is the first of several times that it is given.
+    ///
+    /// A read transaction is ten system calls and a walk to each table; to see that nobody has written to the file since is one.
+    pub(crate) fn current(&self) -> Result<(Option<Arc<View>>, bool), StoreError> {
+        if !self.keeps.load(Relaxed) {
+            return Ok((self.view()?.map(Arc::new), false));
+        }
+        // Before the view is made: what is committed in between makes it look different.
+        let looked_ns = now_ns();
+        let stamp = rustix::fs::stat(&self.file).ok().map(|stat| Stamp::of(&stat));
+        let mut kept = self.kept();
+        if let Some(kept) = kept.as_mut().filter(|kept| Some(kept.stamp) == stamp) {
+            kept.was_used = true;
+            return Ok((Some(kept.view.clone()), false));
+        }
+        *kept = None;
+        drop(kept);
+        let Some(view) = self.view()?.map(Arc::new) else { return Ok((None, false)) };
+        let Some(stamp) = stamp.filter(|stamp| stamp.is_settled(looked_ns)) else { return Ok((Some(view), false)) };
+        *self.kept() = Some(Kept { view: view.clone(), stamp, was_used: true });
+        Ok((Some(view), true))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on somebody calls [`Index::let_go`] from time to time, as long as a view is kept: what a view sees, no writer
+    /// may use again.
+    pub(crate) fn keep_views(&self) {
+        self.keeps.store(true, Relaxed);
+    }
+
+    /// Lets go of a view that nobody has asked for since this was last called.
+    pub(crate) fn let_go(&self) {
+        let mut kept = self.kept();
+        *kept = kept.take().filter(|kept| kept.was_used).map(|kept| Kept { was_used: false, ..kept });
+    }
+
+    pub(crate) fn keeps_view(&self) -> bool {
+        self.kept().is_some()
+    }
+
     /// One durable transaction.
     pub(crate) fn change<T>(
         &self,
         change: impl FnOnce(&Change<'_>) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
+        *self.kept() = None;
         let handle = self.writer()?;
         let done = guarded(&self.path(), || {
             let Some(Open::Writer(database)) = &handle.0 else { unreachable!("opened for writing above") };

@@ -27,6 +27,21 @@ const MAX_SEGMENT_BYTES: u64 = 64 << 20;
 /// No batch is larger: the queue is bounded below this.
 const MAX_FRAME_BYTES: u32 = 1 << 30;
 
+/// A frame without its head: its time, which is not known yet, and changes.
+const EMPTY_BYTES: usize = FRAME_HEAD_BYTES + 8;
+
+/// Changes as they will stand in a frame.
+pub(crate) struct Payload(Vec<u8>);
+
+impl Payload {
+    /// Of these, in order. Those that the journal says nothing of are left out.
+    pub(crate) fn of<'a>(ops: impl IntoIterator<Item = &'a Op>) -> Self {
+        let mut bytes = vec![0; EMPTY_BYTES];
+        ops.into_iter().for_each(|op| encode(op, &mut bytes));
+        Self(bytes)
+    }
+}
+
 /// The segment this process appends to.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -52,16 +67,13 @@ impl Journal {
     }
 
     /// Appends one frame; how many bytes that took. Not synced: see `docs/design/store.md`, Assumptions.
-    pub(crate) fn append<'a>(&mut self, ops: impl IntoIterator<Item = &'a Op>) -> io::Result<u64> {
-        let mut frame = vec![0; FRAME_HEAD_BYTES];
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        frame.extend_from_slice(&u64::try_from(nanos).unwrap_or(u64::MAX).to_le_bytes());
-        let empty = frame.len();
-        ops.into_iter().for_each(|op| encode(op, &mut frame));
-        if frame.len() == empty {
+    pub(crate) fn append(&mut self, Payload(mut frame): Payload) -> io::Result<u64> {
+        if frame.len() == EMPTY_BYTES {
             return Ok(0);
         }
         let (head, payload) = frame.split_at_mut(FRAME_HEAD_BYTES);
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        payload[..8].copy_from_slice(&u64::try_from(nanos).unwrap_or(u64::MAX).to_le_bytes());
         let length = u32::try_from(payload.len()).ok().filter(|n| *n <= MAX_FRAME_BYTES);
         let length = length.ok_or_else(|| io::Error::other("batch is larger than a journal frame may be"))?;
         head[..4].copy_from_slice(&length.to_le_bytes());
@@ -86,8 +98,7 @@ impl Journal {
             self.segment = Some(Segment { file, length, mark: Some(Mark::make(&self.layout, &path, length)?) });
         }
         let segment = self.segment.as_mut().expect("made above");
-        let (first, second) = frame.split_at(frame.len() / 2);
-        for part in [first, second] {
+        for part in self.faults.parts(frame) {
             self.faults.check("write")?;
             segment.file.write_all(part)?;
         }
@@ -225,7 +236,7 @@ impl Rewrite {
     }
 
     pub(crate) fn append<'a>(&mut self, ops: impl IntoIterator<Item = &'a Op>) -> io::Result<u64> {
-        let appended = self.journal.append(ops)?;
+        let appended = self.journal.append(Payload::of(ops))?;
         if let Some(segment) = &mut self.journal.segment {
             segment.length = 0;
         }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cid::{InvocationId, Link};
+use crate::cid::Link;
 
 /// Stands in a store's directory before there is anything else.
 pub(crate) const SPACES: &str = "spaces";
@@ -112,8 +112,9 @@ impl Layout {
         self.locks().join("create")
     }
 
-    pub(crate) fn lease(&self, id: InvocationId) -> PathBuf {
-        self.locks().join(format!("lease-{id}"))
+    /// The file of which leases are ranges.
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.locks().join("leases")
     }
 
     /// Everything that must be there before the first write.

@@ -1,124 +1,179 @@
-//! Leases: lock files named after invocations, each with the number of the process that holds it.
+//! Leases: locked ranges of one file, each at a place that the invocation's id gives.
 //!
-//! Files go from one name to the next, still locked: a file system takes longer the more files were made and deleted
-//! in the seconds before, and a run has a lease for each task. Unaware of what is done under a lease.
+//! Such a lock is a call to take and a call to give back, and nothing on disk changes. It belongs to the open file: two
+//! handles of one process exclude each other, and a killed process leaves nothing locked. A range is as long as the number
+//! of its process, so that whoever finds it locked can find out whose it is. Unaware of what is done under a lease.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Bound::Included;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use redb::StorageBackend;
+use redb::backends::FileBackend;
 
-use super::locks::{Owned, try_own_named};
+use super::locks;
+use crate::cid::InvocationId;
 use crate::terms::Held;
 
-/// More than can be out at once: then files are deleted.
-const MAX_SPARE: usize = 1024;
+/// Bytes of the file for each place: numbers of processes are below half of that.
+const PLACE_BYTES: u64 = 1 << 23;
+/// So many bits of an id make its place; all places together are within the offsets that locks may have.
+const PLACE_BITS: u32 = 38;
 
-/// The lock files of this process that stand for no invocation now.
+/// The leases of one handle.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    dir: PathBuf,
-    spare: Mutex<Vec<Owned>>,
-    named: AtomicU64,
+    path: PathBuf,
+    /// Opened by the first lease.
+    file: OnceLock<FileBackend>,
+    /// What is out, by place. Two that have the same place are locked together: what else could free the other one?
+    out: Mutex<HashMap<u64, Vec<InvocationId>>>,
 }
 
-/// A lock file that stands for an invocation. Given back when it is dropped.
+/// A range that is locked. Given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lent {
-    owned: Option<Owned>,
+    id: InvocationId,
     leases: Arc<Leases>,
 }
 
 impl Held for Lent {}
 
 impl Leases {
-    /// None yet; spare files are kept in `dir`, beside those that are out.
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, spare: Mutex::default(), named: AtomicU64::new(0) }
+    /// None yet; they are ranges of the file at `path`.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, file: OnceLock::new(), out: Mutex::default() }
     }
 
-    /// Takes the lock of this name; where somebody else has it, the number of their process, if it is known.
-    pub(crate) fn take(self: &Arc<Self>, path: &Path) -> io::Result<Result<Lent, Option<u32>>> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        // Where there is a file of that name, its lock decides.
-        let moved = spare.filter(|owned| owned.is_in_place()).and_then(|owned| match moved(owned, path) {
-            Ok(owned) => Some(owned),
-            Err(spare) => {
-                self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
-                None
+    /// Takes the lease of an invocation; where somebody else has it, the number of their process, if it is known.
+    pub(crate) fn take(self: &Arc<Self>, id: InvocationId) -> io::Result<Result<Lent, Option<u32>>> {
+        let (file, place) = (self.file()?, place_of(id));
+        let mut out = self.out();
+        let ids = match out.entry(place) {
+            Entry::Occupied(ids) => ids.into_mut(),
+            Entry::Vacant(free) => {
+                let (first, last) = range_of(place);
+                if !file.try_lock_range(Included(first), Included(last))? {
+                    return Ok(Err(owner(file, place)?));
+                }
+                free.insert(vec![])
             }
-        });
-        let lent = |owned| Lent { owned: Some(owned), leases: Arc::clone(self) };
-        match moved {
-            Some(owned) => Ok(Ok(lent(owned))),
-            None => Ok(try_own_named(path)?.map(lent)),
+        };
+        if ids.contains(&id) {
+            return Ok(Err(Some(std::process::id())));
         }
+        ids.push(id);
+        Ok(Ok(Lent { id, leases: Arc::clone(self) }))
+    }
+
+    fn out(&self) -> MutexGuard<'_, HashMap<u64, Vec<InvocationId>>> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self) -> io::Result<&FileBackend> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = FileBackend::new(locks::open(&self.path)?).map_err(io::Error::other)?;
+        // Of two that are opened at once one is used.
+        Ok(self.file.get_or_init(|| file))
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let Some(owned) = self.owned.take().filter(Owned::is_in_place) else { return };
-        if self.leases.spare.lock().unwrap_or_else(PoisonError::into_inner).len() >= MAX_SPARE {
-            return;
-        }
-        let n = self.leases.named.fetch_add(1, Ordering::Relaxed);
-        let path = self.leases.dir.join(format!("lease-spare-{}-{n}", std::process::id()));
-        // One that cannot be moved is deleted.
-        if let Ok(owned) = moved(owned, &path) {
-            self.leases.spare.lock().unwrap_or_else(PoisonError::into_inner).push(owned);
+        let (place, mut out) = (place_of(self.id), self.leases.out());
+        let Entry::Occupied(mut ids) = out.entry(place) else { return };
+        ids.get_mut().retain(|id| *id != self.id);
+        if ids.get().is_empty() {
+            ids.remove();
+            if let Some(file) = self.leases.file.get() {
+                let (first, last) = range_of(place);
+                // What cannot be unlocked is when this process ends.
+                let _ = file.unlock_range(Included(first), Included(last));
+            }
         }
     }
 }
 
-/// The file under another name, unless there is one of that name.
-fn moved(mut owned: Owned, to: &Path) -> Result<Owned, Owned> {
-    match renameat_with(CWD, owned.path(), CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => {
-            owned.set_path(to);
-            Ok(owned)
-        }
-        Err(_) => Err(owned),
+fn place_of(id: InvocationId) -> u64 {
+    let first = id.digest().first_chunk::<8>().expect("digests have 32 bytes");
+    u64::from_be_bytes(*first) >> (u64::BITS - PLACE_BITS)
+}
+
+/// The first byte of what this process locks of a place, and the last.
+fn range_of(place: u64) -> (u64, u64) {
+    let first = place * PLACE_BYTES;
+    (first, first + u64::from(std::process::id()) % PLACE_BYTES)
+}
+
+/// Whose range at this place is locked: it is as long as the number says. Where it is given back meanwhile, nobody's.
+fn owner(file: &FileBackend, place: u64) -> io::Result<Option<u32>> {
+    let first = place * PLACE_BYTES;
+    let reaches =
+        |at: u64| io::Result::Ok(file.query_lock_range(Included(first + at), Included(first + PLACE_BYTES - 1))?);
+    let (mut low, mut above) = (0, PLACE_BYTES);
+    while above - low > 1 {
+        let middle = low + (above - low) / 2;
+        if reaches(middle)? { low = middle } else { above = middle }
     }
+    // Asked once more: it may have changed hands between two questions.
+    let is_it = low > 0 && reaches(low)? && (above == PLACE_BYTES || !reaches(above)?);
+    Ok(is_it.then_some(low).and_then(|pid| u32::try_from(pid).ok()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::locks::try_own;
 
     #[test]
-    fn a_lock_file_goes_from_name_to_name_and_is_nobody_elses_meanwhile() {
+    fn a_lease_is_one_handles_and_says_whose_it_is() {
         let temp = tempfile::tempdir().expect("a temporary directory");
-        let at = |name: &str| temp.path().join(name);
-        let names = || {
-            let mut names: Vec<_> = std::fs::read_dir(temp.path()).expect("is listed").flatten().collect();
-            names.sort_by_key(std::fs::DirEntry::file_name);
-            names.into_iter().map(|e| e.file_name().into_string().expect("is text")).collect::<Vec<_>>()
-        };
-        let (ours, others) = (Arc::new(Leases::new(at(""))), Arc::new(Leases::new(at(""))));
+        let path = temp.path().join("leases");
+        let (ours, others) = (Arc::new(Leases::new(path.clone())), Arc::new(Leases::new(path.clone())));
+        let [a, b] = [b"a", b"b"].map(|name| InvocationId::of(name));
         let me = Some(std::process::id());
-        let first = ours.take(&at("lease-a")).expect("locks").expect("is free");
-        assert_eq!(others.take(&at("lease-a")).expect("looks").map(drop), Err(me));
+        let take = |leases: &Arc<Leases>, id| leases.take(id).expect("locks");
+        let first = take(&ours, a).expect("is free");
+        assert_eq!(take(&others, a).map(drop), Err(me));
+        assert_eq!(take(&ours, a).map(drop), Err(me), "nor twice by one handle");
+        let second = take(&others, b).expect("is free");
         drop(first);
-        let spare = format!("lease-spare-{}-0", std::process::id());
-        assert_eq!(names(), [&*spare]);
-        assert!(try_own(&at(&spare)).expect("looks").is_none(), "it is kept locked");
-        let second = ours.take(&at("lease-b")).expect("locks").expect("is free");
-        assert_eq!(names(), ["lease-b"], "the same file");
-        assert_eq!(std::fs::read_to_string(at("lease-b")).ok(), me.map(|pid| pid.to_string()));
-        assert_eq!(others.take(&at("lease-b")).expect("looks").map(drop), Err(me));
-        // Ours is spare, and there is one of that name: left by somebody who was killed, and somebody's.
+        let third = take(&others, a).expect("was given back");
+        assert_eq!(take(&ours, a).map(drop), Err(me));
+        drop((second, third));
+        drop((take(&ours, a).expect("is free"), take(&ours, b).expect("is free")));
+        assert_eq!(std::fs::metadata(&path).expect("is there").len(), 0, "nothing is written");
+    }
+
+    #[test]
+    fn two_at_one_place_do_not_wait_for_each_other_in_one_handle_and_are_both_kept_from_others() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let path = temp.path().join("leases");
+        let (ours, others) = (Arc::new(Leases::new(path.clone())), Arc::new(Leases::new(path)));
+        let mut digest = *InvocationId::of(b"a").digest();
+        let a = InvocationId::from_digest(digest);
+        digest[31] ^= 1;
+        let b = InvocationId::from_digest(digest);
+        assert_eq!(place_of(a), place_of(b));
+        let take = |leases: &Arc<Leases>, id| leases.take(id).expect("locks");
+        let (first, second) = (take(&ours, a).expect("is free"), take(&ours, b).expect("is free"));
+        drop(first);
+        assert!(take(&others, a).is_err(), "the other one is out");
         drop(second);
-        std::fs::write(at("lease-c"), "1").expect("is written");
-        let third = ours.take(&at("lease-c")).expect("locks").expect("nobody holds it");
-        assert_eq!(ours.take(&at("lease-c")).expect("looks").map(drop), Err(me));
-        drop(third);
-        let theirs = others.take(&at("lease-d")).expect("locks").expect("is free");
-        assert_eq!(ours.take(&at("lease-d")).expect("looks").map(drop), Err(me));
-        drop((theirs, ours, others));
-        assert_eq!(names(), Vec::<String>::new(), "nothing is left");
+        assert!(take(&others, a).is_ok());
+    }
+
+    #[test]
+    fn all_places_are_where_locks_may_be() {
+        let last = InvocationId::from_digest([0xff; 32]);
+        let leases = |path| Arc::new(Leases::new(path));
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let (ours, others) = (leases(temp.path().join("leases")), leases(temp.path().join("leases")));
+        let _held = ours.take(last).expect("locks").expect("is free");
+        assert_eq!(others.take(last).expect("locks").map(drop), Err(Some(std::process::id())));
     }
 }

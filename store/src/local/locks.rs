@@ -4,7 +4,7 @@
 //! processes do, and a killed process leaves nothing locked. Unaware of what is protected.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ impl Drop for Owned {
     fn drop(&mut self) {
         // Deleted while still locked: who opened it meanwhile finds, once it gets the lock, that the name is
         // gone or another file, and tries again.
-        if self.is_in_place() {
+        if is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -34,20 +34,6 @@ impl Drop for Owned {
 impl Owned {
     pub(super) fn file(&self) -> &File {
         &self.file
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// It was given another name.
-    pub(super) fn set_path(&mut self, path: &Path) {
-        path.clone_into(&mut self.path);
-    }
-
-    /// Whether it is what its name stands for.
-    pub(super) fn is_in_place(&self) -> bool {
-        is_at(&self.file, &self.path)
     }
 
     /// Gives up the lock; the file stays.
@@ -76,19 +62,8 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-/// Takes the file as [`try_own`] does and writes this process's number into it; where somebody else has it, theirs.
-pub(crate) fn try_own_named(path: &Path) -> io::Result<Result<Owned, Option<u32>>> {
-    let Some(owned) = try_own(path)? else {
-        // Perhaps not written yet, or given up meanwhile: then nobody is known.
-        return Ok(Err(fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok())));
-    };
-    // On a full disk the lock holds all the same.
-    let _ = owned.file.set_len(0).and_then(|()| (&owned.file).write_all(std::process::id().to_string().as_bytes()));
-    Ok(Ok(owned))
 }
 
 /// Whether this process was started by that one, or by one that was, and so on.
@@ -202,7 +177,7 @@ pub(crate) fn sweep(layout: &Layout) -> u64 {
     let mut deleted = 0;
     for entry in fs::read_dir(layout.locks()).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|n| n.starts_with("held-") || n.starts_with("lease-"));
+        let ours = name.to_str().is_some_and(|n| n.starts_with("held-"));
         if ours && let Ok(Some(owned)) = try_own(&entry.path()) {
             drop(owned);
             deleted += 1;

@@ -104,7 +104,7 @@ impl Local {
             core.index.open()?;
         }
         let core = Arc::new(core);
-        let leases = Arc::new(Leases::new(layout.locks()));
+        let leases = Arc::new(Leases::new(layout.leases()));
         let files = Files::new(layout, faults);
         let local = Self { writer: Writer::new(core.clone()), core, files, leases, scratch: Mutex::default() };
         if is_store {
@@ -113,8 +113,13 @@ impl Local {
         Ok(local)
     }
 
-    fn view(&self) -> Result<Option<View>, StoreError> {
-        self.core.index.view()
+    /// What is committed by now.
+    fn view(&self) -> Result<Option<Arc<View>>, StoreError> {
+        let (view, is_kept) = self.core.index.current()?;
+        if is_kept {
+            self.writer.keeps_view();
+        }
+        Ok(view)
     }
 
     fn add_file(&self, link: Link, size: u64) -> Result<(), StoreError> {
@@ -440,8 +445,7 @@ impl Backend for Local {
 
     fn lease(&self, id: InvocationId) -> Result<Option<Lease>, StoreError> {
         drop(self.core.ensure_writable()?);
-        let path = self.core.layout.lease(id);
-        match self.io(&path, self.leases.take(&path))? {
+        match self.io(&self.core.layout.leases(), self.leases.take(id))? {
             Ok(lent) => Ok(Some(Lease(Box::new(lent)))),
             Err(Some(pid)) if locks::is_ancestor(pid) => Err(StoreError::Nested { id, pid }),
             Err(_) => Ok(None),

@@ -2,9 +2,8 @@
 //!
 //! Unaware of what is queued and not committed, and of which bytes are right.
 
-use std::cell::OnceCell;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError};
 
@@ -18,11 +17,11 @@ type ReadOnly<K, V> = redb::ReadOnlyTable<K, V>;
 
 #[derive(Default)]
 struct Tables {
-    receipts: OnceCell<Option<ReadOnly<Id, Bytes>>>,
-    by_task: OnceCell<Option<ReadOnly<Pair, Bytes>>>,
-    by_invocation: OnceCell<Option<ReadOnly<Pair, ()>>>,
-    accepted: OnceCell<Option<ReadOnly<Id, Bytes>>>,
-    blocks: OnceCell<Option<ReadOnly<BlockKey, Bytes>>>,
+    receipts: OnceLock<Option<ReadOnly<Id, Bytes>>>,
+    by_task: OnceLock<Option<ReadOnly<Pair, Bytes>>>,
+    by_invocation: OnceLock<Option<ReadOnly<Pair, ()>>>,
+    accepted: OnceLock<Option<ReadOnly<Id, Bytes>>>,
+    blocks: OnceLock<Option<ReadOnly<BlockKey, Bytes>>>,
 }
 
 /// One snapshot.

@@ -15,6 +15,7 @@ use rustc_hash::FxHashSet;
 
 use super::broken::is_broken;
 use super::core::Core;
+use super::journal::Payload;
 use crate::cid::{InvocationId, ReceiptId, TaskId};
 use crate::error::{CommitError, StoreError};
 use crate::memory::ops_of;
@@ -24,6 +25,8 @@ use crate::terms::{Done, Record};
 
 /// Beyond this, who puts waits for a commit.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// How long a view of the index is kept that nobody asks for, at least; at most twice that.
+const VIEW_IDLE: Duration = Duration::from_millis(100);
 /// From here on a commit does not wait for company.
 const LARGE_BATCH_BYTES: usize = 8 << 20;
 
@@ -129,6 +132,10 @@ impl Writer {
             let builder = std::thread::Builder::new().name("quipu-store".to_owned());
             let started = builder.spawn(move || run(&core, &shared));
             *thread = Some(started.map_err(|e| StoreError::io(self.core.layout.dir(), e))?);
+            // Over a network, how a file looks may be remembered from earlier.
+            if crate::medium::network(self.core.layout.dir()).is_none() {
+                self.core.index.keep_views();
+            }
         }
         Ok(())
     }
@@ -171,6 +178,11 @@ impl Writer {
         state.unsigned.push_back((number, record));
         self.shared.work.notify_one();
         Ok(())
+    }
+
+    /// The index keeps a view: the thread sees to it that it does not keep it for long.
+    pub(crate) fn keeps_view(&self) {
+        self.shared.work.notify_one();
     }
 
     /// Remembered until something is written anyway.
@@ -249,6 +261,14 @@ fn run(core: &Core, shared: &Shared) {
             Some(age) => {
                 shared.work.wait_timeout(state, window.saturating_sub(age)).unwrap_or_else(PoisonError::into_inner).0
             }
+            None if core.index.keeps_view() => {
+                let (state, waited) =
+                    shared.work.wait_timeout(state, VIEW_IDLE).unwrap_or_else(PoisonError::into_inner);
+                if waited.timed_out() {
+                    core.index.let_go();
+                }
+                state
+            }
             None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
         };
     }
@@ -289,20 +309,21 @@ fn sign<'a>(
 /// Appends what is queued to the journal, ahead of its commit: should this process be killed, the next one enters it.
 fn journal<'a>(core: &Core, shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
     state.unjournaled = false;
-    let ops = state.queue.ops[state.queue.journaled..].to_vec();
+    let up_to = state.queue.ops.len();
+    let frame = Payload::of(&state.queue.ops[state.queue.journaled..]);
     drop(state);
-    let appended = append(core, ops.iter());
+    let appended = append(core, frame);
     let mut state = shared.state();
     // The queue is taken by this thread alone. What could not be appended now is, or is refused, with the commit.
     if appended.is_ok() {
-        state.queue.journaled += ops.len();
+        state.queue.journaled = up_to;
     }
     state
 }
 
-fn append<'a>(core: &Core, ops: impl IntoIterator<Item = &'a Op>) -> Result<(), CommitError> {
+fn append(core: &Core, payload: Payload) -> Result<(), CommitError> {
     let mut journal = core.journal.lock().unwrap_or_else(PoisonError::into_inner);
-    let bytes = journal.append(ops).map_err(|e| CommitError::io(&core.layout.segments(), e))?;
+    let bytes = journal.append(payload).map_err(|e| CommitError::io(&core.layout.segments(), e))?;
     core.counting.journal_bytes.fetch_add(bytes, Relaxed);
     Ok(())
 }
@@ -374,7 +395,7 @@ fn write(core: &Core, layer: &Layer, used: &FxHashSet<ReceiptId>) -> Result<(), 
         return Ok(());
     }
     let root = core.layout.dir();
-    append(core, ops.iter().filter(|(at, _)| *at >= layer.journaled).map(|(_, op)| *op))?;
+    append(core, Payload::of(ops.iter().filter(|(at, _)| *at >= layer.journaled).map(|(_, op)| *op)))?;
     if layer.has_files && !is_broken("blob-sync") && !is_broken("blobs-first") {
         core.faults.check("syncfs").map_err(|e| CommitError::io(root, e))?;
         let dir = core.root.get().expect("opened by the first write, and this is one");
