@@ -18,6 +18,8 @@ use quipu_store::Store;
 use quipu_store::cid::BlobId;
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use super::sys;
+
 /// How long what was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Length of an entry: two numbers in decimal, filled up, and the end of the line.
@@ -41,6 +43,18 @@ struct Registry {
 struct Slots {
     next: u64,
     free: Vec<u64>,
+}
+
+/// A time as the kernel tells when a process began: in ticks since the machine started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticks(u64);
+
+impl Ticks {
+    /// Now.
+    pub(crate) fn now() -> Self {
+        // What programs see of it, `USER_HZ`, is a hundred in a second on all machines.
+        Self(u64::try_from(sys::since_boot().as_millis() / 10).unwrap_or(u64::MAX))
+    }
 }
 
 /// A group that is written down until this is dropped.
@@ -69,11 +83,15 @@ impl Orphans {
         Self { file: Registry::create(dir.join(format!("{prefix}{}-{number}", std::process::id()))).ok() }
     }
 
-    /// Writes down a group that was just started.
-    pub(crate) fn note(&self, group: Pid) -> Noted<'_> {
+    /// Writes down a group whose leader was started `since` then.
+    pub(crate) fn note(&self, group: Pid, since: Ticks) -> Noted<'_> {
         let Some(registry) = &self.file else { return Noted { registry: None } };
         let slot = registry.take_slot();
-        let began = Stat::of(group.as_raw_nonzero().get()).map_or(0, |stat| stat.began);
+        // Most often it began within one tick of the clock.
+        let began = match Ticks::now() {
+            now if now == since => since.0,
+            _ => Stat::of(group.as_raw_nonzero().get()).map_or(0, |stat| stat.began),
+        };
         let entry = format!("{:>20} {began:>26}\n", group.as_raw_nonzero());
         let _ = registry.file.write_all_at(entry.as_bytes(), slot * ENTRY_BYTES as u64);
         Noted { registry: Some((registry, slot)) }
@@ -226,7 +244,8 @@ mod tests {
         let (store, root) = (store(dir.path()), dir.path());
         let (mut child, group) = sleeper(root);
         let living = Orphans::open(&store, root);
-        let noted = living.note(group);
+        let long_ago = Ticks(0);
+        let noted = living.note(group, long_ago);
         // This process holds the file: nothing is ended.
         drop(Orphans::open(&store, root));
         assert!(is_running(&mut child));
@@ -249,6 +268,18 @@ mod tests {
     }
 
     #[test]
+    fn ticks_are_those_in_which_the_kernel_tells_when_a_process_began() {
+        let dir = tempfile::tempdir().expect("temp");
+        let before = Ticks::now();
+        let (mut child, pid) = sleeper(dir.path());
+        let after = Ticks::now();
+        let began = Stat::of(pid.as_raw_nonzero().get()).expect("it runs").began;
+        assert!((before.0..=after.0).contains(&began), "{before:?} {began} {after:?}");
+        child.kill().expect("is ours");
+        child.wait().expect("ends");
+    }
+
+    #[test]
     fn a_number_that_means_another_process_now_is_left_alone() {
         let dir = tempfile::tempdir().expect("temp");
         let (mut child, group) = sleeper(dir.path());
@@ -265,8 +296,8 @@ mod tests {
         let store = store(dir.path());
         let orphans = Orphans::open(&store, dir.path());
         let group = Pid::from_raw(4_000_000).expect("is one");
-        drop(orphans.note(group));
-        let (first, _second) = (orphans.note(group), orphans.note(group));
+        drop(orphans.note(group, Ticks::now()));
+        let (first, _second) = (orphans.note(group, Ticks::now()), orphans.note(group, Ticks::now()));
         let path = &orphans.file.as_ref().expect("is written").path;
         assert_eq!(fs::metadata(path).expect("is there").len(), 2 * ENTRY_BYTES as u64);
         drop(first);

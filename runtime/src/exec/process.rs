@@ -28,8 +28,9 @@ pub use self::learn::Learned;
 use self::serve::{Place, Serve};
 use super::capture::{ScratchDir, Streams};
 use super::collect::{Artifacts, Declared};
+use super::keeper::Keepers;
 use super::landlock::{Allowed, Ruleset, RulesetError};
-use super::orphans::Orphans;
+use super::orphans::{Orphans, Ticks};
 use super::plain::{Halt, Plain, result_text};
 use super::sandbox::Sandbox;
 use super::secrets::Secrets;
@@ -55,6 +56,7 @@ struct Shared {
     workspace: Arc<Workspace>,
     /// Made when the first task runs in the workspace itself.
     orphans: OnceLock<Orphans>,
+    keepers: Arc<Keepers>,
     sandbox: Mutex<Option<Arc<Sandbox>>>,
     /// Where the values of secrets are found.
     surroundings: BTreeMap<String, String>,
@@ -74,7 +76,8 @@ impl ProcessExecutor {
     pub fn with_surroundings(workspace: Arc<Workspace>, surroundings: BTreeMap<String, String>) -> Self {
         let (orphans, unavailable, oom_kills) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let sandbox = Mutex::default();
-        Self { shared: Arc::new(Shared { workspace, orphans, sandbox, surroundings, unavailable, oom_kills }) }
+        let keepers = Arc::default();
+        Self { shared: Arc::new(Shared { workspace, orphans, keepers, sandbox, surroundings, unavailable, oom_kills }) }
     }
 
     /// Why tasks could not be isolated as they ask to be, when that is so for all tasks on this machine.
@@ -358,7 +361,8 @@ impl Shared {
                 stdout,
                 rules: confined.as_ref().map(|confined| &confined.rules),
             };
-            launch(&what).map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })
+            launch(&what, &self.keepers)
+                .map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })
         };
         let files = |path: &str| workspace.root().join(path).exists();
         let beside = |argv: &[String]| start(argv, &Reads::Nothing, None);
@@ -367,8 +371,9 @@ impl Shared {
             let serve = ends.serve.filter(|_| i + 1 == plain.steps.len());
             let mut step = || -> Result<Ended, FailureKind> {
                 serve.map_or(Ok(()), |serve| serve.expect_nothing(&place))?;
+                let since = Ticks::now();
                 let process = start(argv, &stdin, stdout.as_ref())?;
-                let _noted = orphans.note(process.pid);
+                let _noted = orphans.note(process.pid, since);
                 let ended = match serve {
                     None => process.supervise(streams, ends.deadline, ends.stop, &mut || {}),
                     Some(serve) => serve.attend(process, streams, ends.stop, &mut || {}, &place),

@@ -3,17 +3,19 @@
 //! Knows processes, pipes and deadlines; unaware of inputs, outputs and receipts. Everything here blocks: a task has a
 //! thread of its own while it runs (`docs/design/sandbox.md`, "Waiting").
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Seek};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::capture::Streams;
-use super::keeper::{self, Keeper};
+use super::keeper::{Keepers, Kept};
 use super::landlock::Ruleset;
 use super::stop::StopFlag;
 use super::sys::{self, Status, Usage};
@@ -27,6 +29,11 @@ const DRAIN_IDLE: Duration = Duration::from_millis(100);
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How often a program that is just being written is tried again.
 const BUSY_TRIES: u32 = 60;
+
+thread_local! {
+    /// What streams are read with: cleared once for each thread.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// What a process reads from its standard input.
 pub(crate) enum Reads {
@@ -85,11 +92,17 @@ impl<'a> Launch<'a> {
 /// A process that runs.
 pub(crate) struct Process {
     pub(crate) pid: Pid,
-    pub(crate) pidfd: OwnedFd,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
-    /// Who looks after it; without one it is this process's own child.
-    pub(crate) keeper: Option<Keeper>,
+    pub(crate) minder: Minder,
+}
+
+/// Who knows when it has ended.
+pub(crate) enum Minder {
+    /// This process, of its own child.
+    Pidfd(OwnedFd),
+    /// Another, of the whole task.
+    Keeper(Kept),
 }
 
 /// Why a process was ended from outside.
@@ -110,21 +123,17 @@ pub(crate) struct Ended {
 }
 
 /// Starts a process in a process group of its own.
-pub(crate) fn launch(launch: &Launch<'_>) -> io::Result<Process> {
-    let (stdout, child_stdout) = match launch.stdout {
-        Some(file) => (None, OwnedFd::from(file.try_clone()?)),
-        None => {
-            let (reader, writer) = io::pipe()?;
-            (Some(OwnedFd::from(reader)), OwnedFd::from(writer))
-        }
+pub(crate) fn launch(launch: &Launch<'_>, keepers: &Arc<Keepers>) -> io::Result<Process> {
+    let (stdout, own_stdout) = match launch.stdout {
+        Some(_) => (None, None),
+        None => io::pipe().map(|(reader, writer)| (Some(OwnedFd::from(reader)), Some(OwnedFd::from(writer))))?,
     };
+    let child_stdout = launch.stdout.map(AsFd::as_fd).or(own_stdout.as_ref().map(AsFd::as_fd));
     let (stderr, child_stderr) = io::pipe()?;
     let stdin = launch.stdin.open()?;
-    let stdio = [stdin.as_raw_fd(), child_stdout.as_raw_fd(), child_stderr.as_raw_fd()];
-    let (pid, keeper) = while_busy(|| keeper::start(launch, stdio))?;
-    // Not reaped until the keeper is told: the number is still its own.
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(Process { pid, pidfd, stdout, stderr: Some(stderr.into()), keeper: Some(keeper) })
+    let stdio = [stdin.as_fd(), child_stdout.expect("one of both is there"), child_stderr.as_fd()];
+    let (pid, kept) = while_busy(|| keepers.start(launch, stdio))?;
+    Ok(Process { pid, stdout, stderr: Some(stderr.into()), minder: Minder::Keeper(kept) })
 }
 
 /// A descriptor of a child that leads a group; the group is ended where there can be none.
@@ -152,13 +161,28 @@ pub(crate) fn while_busy<T>(mut start: impl FnMut() -> io::Result<T>) -> io::Res
 }
 
 impl Process {
-    fn ask(&self) {
-        let _ = kill_process_group(self.pid, Signal::TERM);
+    /// Readable once it has ended.
+    pub(crate) fn over(&self) -> BorrowedFd<'_> {
+        match &self.minder {
+            Minder::Pidfd(pidfd) => pidfd.as_fd(),
+            Minder::Keeper(kept) => kept.over(),
+        }
     }
 
     /// Invariant: the process is not reaped yet, so that its number is still its own.
+    fn ask(&self) {
+        match &self.minder {
+            Minder::Pidfd(_) => drop(kill_process_group(self.pid, Signal::TERM)),
+            Minder::Keeper(kept) => kept.ask(),
+        }
+    }
+
+    /// Invariant: as above.
     fn kill(&self) {
-        let _ = kill_process_group(self.pid, Signal::KILL);
+        match &self.minder {
+            Minder::Pidfd(_) => drop(kill_process_group(self.pid, Signal::KILL)),
+            Minder::Keeper(kept) => kept.kill(),
+        }
     }
 
     /// Waits for its end, taking its streams and heeding `deadline` and `stop`. When this returns nothing of its group runs,
@@ -170,29 +194,35 @@ impl Process {
         stop: &StopFlag,
         end_rest: &mut dyn FnMut(),
     ) -> io::Result<Ended> {
-        let attended = self.attend(streams, deadline, stop);
-        // The process is a zombie now, or attending it failed: either way nothing of it may go on.
-        self.kill();
-        let (status, usage) = match self.keeper.take() {
-            Some(keeper) => keeper.finish()?,
-            None => sys::reap(self.pid)?,
+        let mut buffer = BUFFER.take();
+        buffer.resize(64 << 10, 0);
+        let attended = self.attend(streams, &mut buffer, deadline, stop);
+        if attended.is_err() || matches!(self.minder, Minder::Pidfd(_)) {
+            // A zombie now, or attending it failed: either way nothing of it may go on. A keeper sees to that by itself.
+            self.kill();
+        }
+        let Self { pid, mut stdout, mut stderr, minder } = self;
+        let (status, usage) = match minder {
+            Minder::Keeper(kept) => kept.finish()?,
+            Minder::Pidfd(_) => sys::reap(pid)?,
         };
         end_rest();
         let forced = attended?;
-        self.drain(streams)?;
+        drain(&mut stdout, &mut stderr, &mut buffer, streams)?;
+        BUFFER.set(buffer);
         Ok(Ended { status, usage, forced })
     }
 
     fn attend(
         &mut self,
         streams: &mut Streams,
+        buffer: &mut [u8],
         deadline: Option<Instant>,
         stop: &StopFlag,
     ) -> io::Result<Option<Forced>> {
         for pipe in [&self.stdout, &self.stderr].into_iter().flatten() {
             rustix::io::ioctl_fionbio(pipe, true)?;
         }
-        let mut buffer = vec![0; 64 << 10];
         let mut forced = None;
         let mut until = deadline;
         let mut killed = false;
@@ -218,39 +248,42 @@ impl Process {
                     (until, killed) = (None, true);
                 }
             }
-            let ready = wait(Some(&self.pidfd), self.stdout.as_ref(), self.stderr.as_ref(), Some(stop), until)?;
+            let ready = wait(Some(self.over()), self.stdout.as_ref(), self.stderr.as_ref(), Some(stop), until)?;
             if ready.stop {
                 stop.heard();
             }
             if ready.stdout {
-                pump(&mut self.stdout, Stream::Stdout, &mut buffer, streams, 1)?;
+                pump(&mut self.stdout, Stream::Stdout, buffer, streams, 1)?;
             }
             if ready.stderr {
-                pump(&mut self.stderr, Stream::Stderr, &mut buffer, streams, 1)?;
+                pump(&mut self.stderr, Stream::Stderr, buffer, streams, 1)?;
             }
             if ready.ended {
                 return Ok(forced);
             }
         }
     }
+}
 
-    /// Takes what is left in the pipes. A process that escaped may hold them open: it is not waited for.
-    fn drain(&mut self, streams: &mut Streams) -> io::Result<()> {
-        let mut buffer = vec![0; 64 << 10];
-        let limit = Instant::now() + DRAIN_LIMIT;
-        loop {
-            // A pipe holds at most 1 MiB: what was written before the end is read in so many rounds.
-            pump(&mut self.stdout, Stream::Stdout, &mut buffer, streams, 16)?;
-            pump(&mut self.stderr, Stream::Stderr, &mut buffer, streams, 16)?;
-            let now = Instant::now();
-            if (self.stdout.is_none() && self.stderr.is_none()) || now >= limit {
-                return Ok(());
-            }
-            let ready =
-                wait(None, self.stdout.as_ref(), self.stderr.as_ref(), None, Some(limit.min(now + DRAIN_IDLE)))?;
-            if !ready.stdout && !ready.stderr {
-                return Ok(());
-            }
+/// Takes what is left in the pipes. A process that escaped may hold them open: it is not waited for.
+fn drain(
+    stdout: &mut Option<OwnedFd>,
+    stderr: &mut Option<OwnedFd>,
+    buffer: &mut [u8],
+    streams: &mut Streams,
+) -> io::Result<()> {
+    let limit = Instant::now() + DRAIN_LIMIT;
+    loop {
+        // A pipe holds at most 1 MiB: what was written before the end is read in so many rounds.
+        pump(stdout, Stream::Stdout, buffer, streams, 16)?;
+        pump(stderr, Stream::Stderr, buffer, streams, 16)?;
+        let now = Instant::now();
+        if (stdout.is_none() && stderr.is_none()) || now >= limit {
+            return Ok(());
+        }
+        let ready = wait(None, stdout.as_ref(), stderr.as_ref(), None, Some(limit.min(now + DRAIN_IDLE)))?;
+        if !ready.stdout && !ready.stderr {
+            return Ok(());
         }
     }
 }
@@ -264,9 +297,9 @@ pub(crate) struct Ready {
     pub(crate) stop: bool,
 }
 
-/// Waits for news of a process, its streams or the wish to stop.
+/// Waits for news of a process (of the descriptor that says when it is over), its streams or the wish to stop.
 pub(crate) fn wait(
-    pidfd: Option<&OwnedFd>,
+    over: Option<BorrowedFd<'_>>,
     stdout: Option<&OwnedFd>,
     stderr: Option<&OwnedFd>,
     stop: Option<&StopFlag>,
@@ -276,7 +309,7 @@ pub(crate) fn wait(
     let timeout = until.map(|t| t.saturating_duration_since(Instant::now()));
     let timeout = timeout.map(|t| t.try_into().expect("no deadline is hundreds of years away"));
     let marks = [&mut ready.ended, &mut ready.stdout, &mut ready.stderr, &mut ready.stop];
-    let fds = [pidfd.map(AsFd::as_fd), stdout.map(AsFd::as_fd), stderr.map(AsFd::as_fd), stop.map(StopFlag::event)];
+    let fds = [over, stdout.map(AsFd::as_fd), stderr.map(AsFd::as_fd), stop.map(StopFlag::event)];
     let (mut marks, mut fds): (Vec<_>, Vec<_>) = marks
         .into_iter()
         .zip(fds)
@@ -353,7 +386,8 @@ mod tests {
         let mut streams = Streams::new(&store, Arc::new(sink), &Secrets::default());
         let argv = ["sh", "-c", script].map(str::to_owned);
         let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())];
-        let process = launch(&Launch::simple(Path::new("/bin/sh"), &argv, &env)).expect("there is a shell");
+        let process =
+            launch(&Launch::simple(Path::new("/bin/sh"), &argv, &env), &Arc::default()).expect("there is a shell");
         let ended =
             process.supervise(&mut streams, limit.map(|l| Instant::now() + l), &stop, &mut || {}).expect("attended");
         let (stdout, stderr) = streams.finish(true).expect("kept");
@@ -468,7 +502,7 @@ mod tests {
             stdout: None,
             rules: None,
         };
-        let process = launch(&what).expect("the writer ends");
+        let process = launch(&what, &Arc::default()).expect("the writer ends");
         thread.join().expect("no panic");
         let mut streams = Streams::new(&memory(), Arc::new(|_, _| {}), &Secrets::default());
         let ended = process

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -160,6 +160,14 @@ impl Drop for ExitOnUnwind {
     }
 }
 
+/// Time since the machine started, asleep or not.
+pub(crate) fn since_boot() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live local.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// Ends this process at once, without running anything of the program's.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
@@ -179,12 +187,17 @@ impl Default for Stack {
 /// What a child of [`vfork`] is to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kin {
-    /// A child with copies of its descriptors.
-    Child,
     /// A child that shares its descriptors.
     Sharing,
     /// A child of its parent, with copies of its descriptors.
     Sibling,
+}
+
+/// Where a child of [`vfork`] begins.
+extern "C" fn enter<F: Fn() -> i32>(child: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: the pointer is to the closure that the suspended parent keeps alive.
+    let child = unsafe { &*child.cast::<F>() };
+    child()
 }
 
 /// Makes a child that shares this process's memory while this thread waits until it has called `execve` or ended.
@@ -194,14 +207,8 @@ pub(crate) enum Kin {
 /// `child` runs in this process's memory, with its signal handlers: signals must be blocked; it must not change what the
 /// caller relies on, must not panic, and calls nothing but async-signal-safe functions.
 pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, kin: Kin, child: &F) -> Result<Pid, i32> {
-    extern "C" fn enter<F: Fn() -> i32>(child: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: the pointer is to the closure that the suspended parent keeps alive.
-        let child = unsafe { &*child.cast::<F>() };
-        child()
-    }
     let top = stack.0.as_mut_ptr_range().end.cast::<libc::c_void>();
     let kind = match kin {
-        Kin::Child => 0,
         Kin::Sharing => libc::CLONE_FILES,
         Kin::Sibling => libc::CLONE_PARENT,
     };
@@ -209,6 +216,23 @@ pub(crate) unsafe fn vfork<F: Fn() -> i32>(stack: &mut Stack, kin: Kin, child: &
     // SAFETY: the stack is ours and grows downwards from its aligned end; CLONE_VFORK keeps `child` alive meanwhile.
     let pid = unsafe { libc::clone(enter::<F>, top, flags, std::ptr::from_ref(child).cast_mut().cast()) };
     positive(pid).ok_or_else(errno)
+}
+
+/// The same for a child with copies of its descriptors; with one that becomes readable when it has ended.
+///
+/// # Safety
+///
+/// As for [`vfork`].
+pub(crate) unsafe fn vfork_watched<F: Fn() -> i32>(stack: &mut Stack, child: &F) -> Result<(Pid, OwnedFd), i32> {
+    let top = stack.0.as_mut_ptr_range().end.cast::<libc::c_void>();
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let child = std::ptr::from_ref(child).cast_mut().cast();
+    let mut pidfd: i32 = -1;
+    // SAFETY: as for `vfork`; `pidfd` outlives the call.
+    let pid = unsafe { libc::clone(enter::<F>, top, flags, child, &raw mut pidfd) };
+    let pid = positive(pid).ok_or_else(errno)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
 
 /// Makes a child that shares this process's memory and runs beside it, on a stack of its own, until `run` returns.
@@ -306,6 +330,18 @@ pub(crate) fn dup_to(from: RawFd, to: RawFd) -> Result<(), i32> {
     check(unsafe { libc::dup2(from, to) }.into())
 }
 
+/// The same, but closed on `execve`.
+pub(crate) fn dup_to_closing(from: RawFd, to: RawFd) -> Result<(), i32> {
+    // SAFETY: integers in, integer out.
+    check(unsafe { libc::dup3(from, to, libc::O_CLOEXEC) }.into())
+}
+
+/// Closes the descriptors from `first` to `last`.
+pub(crate) fn close_range(first: RawFd, last: RawFd) -> Result<(), i32> {
+    // SAFETY: integers in, integer out; the caller is a child that uses none of them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
 /// Closes every descriptor from `first` on.
 pub(crate) fn close_from(first: RawFd) -> Result<(), i32> {
     // SAFETY: integers in, integer out; the caller is a child that uses none of them.
@@ -317,6 +353,53 @@ pub(crate) fn close_from_on_exec(first: RawFd) -> Result<(), i32> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
     // SAFETY: integers in, integer out.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, !0_u32, CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Room for the message that three descriptors travel with.
+#[repr(C, align(8))]
+struct Ancillary([u8; 64]);
+
+/// Sends a word, and three descriptors with it.
+pub(crate) fn send_descriptors(to: BorrowedFd<'_>, word: u8, fds: [BorrowedFd<'_>; 3]) -> Result<(), i32> {
+    let (mut room, mut word) = (Ancillary([0; 64]), word);
+    let mut part = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 1 };
+    let fds = fds.map(|fd| fd.as_raw_fd());
+    // SAFETY: all zeroes is a valid message; all it points to are live locals; the room is large enough and aligned for what
+    // is put there.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = (&raw mut room).cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of_val(&fds) as u32) as _;
+        let head = libc::CMSG_FIRSTHDR(&raw const message);
+        ((*head).cmsg_level, (*head).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+        (*head).cmsg_len = libc::CMSG_LEN(size_of_val(&fds) as u32) as _;
+        libc::CMSG_DATA(head).cast::<[RawFd; 3]>().write_unaligned(fds);
+        libc::sendmsg(to.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    };
+    check(sent as libc::c_long)
+}
+
+/// Waits for a word, and for the three descriptors that may come with it, which are not closed on `execve`. Makes system
+/// calls only.
+pub(crate) fn receive_descriptors(from: BorrowedFd<'_>) -> Result<(u8, Option<[RawFd; 3]>), i32> {
+    let (mut room, mut word) = (Ancillary([0; 64]), 0_u8);
+    let mut part = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 1 };
+    // SAFETY: all zeroes is a valid message; all it points to are live locals; the kernel fills in no more than the room holds.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        (message.msg_control, message.msg_controllen) = ((&raw mut room).cast(), size_of::<Ancillary>() as _);
+        let received = libc::recvmsg(from.as_raw_fd(), &raw mut message, 0);
+        check(received as libc::c_long)?;
+        let head = libc::CMSG_FIRSTHDR(&raw const message);
+        let size = libc::CMSG_LEN(size_of::<[RawFd; 3]>() as u32) as usize;
+        if received != 1 {
+            return Err(libc::EPIPE);
+        }
+        let is_whole = !head.is_null() && (*head).cmsg_len as usize == size;
+        Ok((word, is_whole.then(|| libc::CMSG_DATA(head).cast::<[RawFd; 3]>().read_unaligned())))
+    }
 }
 
 #[repr(C)]
@@ -389,11 +472,22 @@ pub(crate) fn install_filter(program: &[libc::sock_filter]) -> Result<(), i32> {
 
 /// Gives every signal its first meaning, so that nothing of this program's runs, and lets them through again.
 pub(crate) fn reset_signals() {
-    // SAFETY: `signal` with SIG_DFL and an empty mask run nothing of ours. The C library refuses those it needs itself.
+    reset_meanings();
+    let_signals_through();
+}
+
+/// Gives every signal its first meaning.
+pub(crate) fn reset_meanings() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs nothing of ours. The C library refuses those it needs itself.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Lets all signals through.
+pub(crate) fn let_signals_through() {
+    // SAFETY: an empty mask runs nothing of ours where signals have their first meanings.
     unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
         let mut none = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());

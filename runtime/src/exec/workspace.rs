@@ -149,6 +149,9 @@ impl Workspace {
     pub fn clear_output(&self, rel: &str) -> Result<(), FailureKind> {
         let failed = |e: io::Error| FailureKind::Spawn { why: format!("output `{rel}` could not be removed: {e}") };
         let Some((parent, name)) = self.parent_of(rel).map_err(failed)? else { return Ok(()) };
+        if matches!(rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW), Err(rustix::io::Errno::NOENT)) {
+            return Ok(());
+        }
         // The parent's descriptor stands for its path: no link can lead elsewhere any more.
         let path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
         let found = match fs::symlink_metadata(&path) {
@@ -217,7 +220,9 @@ impl Workspace {
     /// Makes the directories that outputs are to be written in.
     pub(crate) fn make_parents(&self, declared: &Declared<'_>) -> Result<(), FailureKind> {
         for parent in declared.parents() {
-            let made = fs::create_dir_all(self.root.join(&parent));
+            let dir = self.root.join(&parent);
+            // Most often it is there: to look is cheaper than to try.
+            let made = if dir.is_dir() { Ok(()) } else { fs::create_dir_all(dir) };
             made.map_err(|e| FailureKind::Spawn { why: format!("directory `{parent}` for outputs: {e}") })?;
         }
         Ok(())

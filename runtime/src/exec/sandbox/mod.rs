@@ -37,7 +37,7 @@ use self::stage::{Failed, Stage};
 use self::view::{Counts, Seen, View, ViewError, Wanted};
 use super::capture::ScratchDir;
 use super::filter::{self, Sockets};
-use super::spawn::{Process, Reads, pidfd_or_end, while_busy};
+use super::spawn::{Minder, Process, Reads, pidfd_or_end, while_busy};
 use super::sys::Pointers;
 use super::trace::{Listener, Trace};
 use crate::process::{OutputSpec, SANDBOX_ROOT};
@@ -377,7 +377,8 @@ impl Entered<'_> {
         self.own = own.or(self.own.take());
         self.started = true;
         let pidfd = pidfd_or_end(pid).map_err(io_at("descriptor of the process"))?;
-        Ok(Process { pid, pidfd, stdout: reader.map(OwnedFd::from), stderr: Some(stderr.into()), keeper: None })
+        let minder = Minder::Pidfd(pidfd);
+        Ok(Process { pid, stdout: reader.map(OwnedFd::from), stderr: Some(stderr.into()), minder })
     }
 
     fn explain(&self, failed: Failed, program: &str) -> EnterError {

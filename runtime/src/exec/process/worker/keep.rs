@@ -147,8 +147,8 @@ fn hold(
     };
     drop(its_answers);
     let talk = process
-        .pidfd
-        .try_clone()
+        .over()
+        .try_clone_to_owned()
         .and_then(|pidfd| Talk::new(pidfd, requests.into(), answers.into(), process.stderr.take()));
     let talked = answer.send(talk.map_err(executor_failed("pipes of its worker")));
     if talked.is_ok() {

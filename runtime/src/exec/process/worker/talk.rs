@@ -124,7 +124,7 @@ impl Talk {
                 return self.answer(end, streams);
             }
             let ready = wait(
-                Some(&self.pidfd),
+                Some(self.pidfd.as_fd()),
                 self.answers.as_ref(),
                 self.complaints.as_ref(),
                 Some(ends.stop),
