@@ -328,6 +328,7 @@ impl Drive {
                 self.look_for_deliveries(true)?;
                 continue;
             }
+            self.engine.observers.rest();
             tokio::select! {
                 _ = next_look.tick(), if !self.awaits.is_empty() => self.look_for_deliveries(false)?,
                 message = self.receiver.recv() => {

@@ -18,6 +18,9 @@ use crate::value::Text;
 /// Longest line that is read back, in bytes.
 const MAX_LINE_BYTES: u64 = 4 << 20;
 
+/// Lines that are put off are no more than this, in bytes.
+const PUT_OFF_BYTES: usize = 64 << 10;
+
 /// Tasks that are named on one line.
 const SETTLED_TASKS: usize = 5000;
 /// How such a line begins.
@@ -36,7 +39,11 @@ pub struct EventLog {
 enum State {
     /// Lines so far, as long as nothing has happened.
     Waiting(Vec<u8>),
-    Open(File),
+    Open {
+        file: File,
+        /// Lines that are not in it yet, until the driver rests: most often several come at once.
+        put_off: Vec<u8>,
+    },
     /// The log could not be written; the run goes on without.
     Broken,
 }
@@ -68,7 +75,7 @@ impl Observer for EventLog {
                 let lines = std::mem::take(lines);
                 let opened = File::options().append(true).create_new(true).open(&self.path);
                 *state = match opened.and_then(|mut file| file.write_all(&lines).map(|()| file)) {
-                    Ok(file) => State::Open(file),
+                    Ok(file) => State::Open { file, put_off: vec![] },
                     Err(_) => State::Broken,
                 };
             }
@@ -80,11 +87,42 @@ impl Observer for EventLog {
             lines.append(&mut line);
             line = lines;
         }
-        if let State::Open(file) = &mut *state
-            && file.write_all(&line).is_err()
-        {
-            *state = State::Broken;
+        let State::Open { put_off, .. } = &mut *state else { return };
+        put_off.append(&mut line);
+        // These are the driver's, which rests before it waits. Others may come while it does.
+        let may_wait = matches!(
+            event,
+            RunEvent::TaskStarted { .. } | RunEvent::TaskEnded { .. } | RunEvent::Recorded { .. }
+        );
+        if !may_wait || put_off.len() > PUT_OFF_BYTES {
+            state.write();
         }
+    }
+
+    fn rest(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).write();
+    }
+}
+
+impl State {
+    /// Writes what was put off.
+    fn write(&mut self) {
+        if let Self::Open { file, put_off } = self
+            && !put_off.is_empty()
+        {
+            let written = file.write_all(put_off);
+            put_off.clear();
+            if written.is_err() {
+                *self = Self::Broken;
+            }
+        }
+    }
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        // A run that came to no end has no summary, and leaves what it said.
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).write();
     }
 }
 
@@ -178,5 +216,41 @@ fn each_line(path: &Path, mut visit: impl FnMut(&[u8]) -> bool) -> std::io::Resu
         if limited.read_until(b'\n', &mut line)? == 0 || !visit(&line) {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quipu_store::cid::ReceiptId;
+
+    #[test]
+    fn what_is_put_off_is_there_when_the_driver_rests_and_when_something_else_is_said() {
+        let dir = tempfile::tempdir().expect("space left");
+        let path = dir.path().join("run");
+        let log = EventLog::new(path.clone());
+        let started = |task: &str| RunEvent::TaskStarted {
+            task: task.into(),
+            id: TaskId::of(b"task"),
+            invocation: quipu_store::cid::InvocationId::of(b"invocation"),
+            attempt: 1,
+            why: "new",
+            expected_ms: None,
+        };
+        let recorded = |task: &str| RunEvent::Recorded { task: task.into(), receipt: ReceiptId::of(b"receipt") };
+        let lines = || read(&path).map_or(0, |events| events.len());
+        log.on(0, &started("a"));
+        assert_eq!(lines(), 1, "the first makes the file");
+        log.on(1, &recorded("a"));
+        log.on(1, &started("b"));
+        assert_eq!(lines(), 1);
+        log.rest();
+        assert_eq!(lines(), 3);
+        log.on(2, &recorded("b"));
+        log.on(2, &RunEvent::Warning { message: "now".into() });
+        assert_eq!(lines(), 5);
+        log.on(3, &recorded("c"));
+        drop(log);
+        assert_eq!(lines(), 6);
     }
 }

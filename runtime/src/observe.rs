@@ -201,6 +201,9 @@ fn as_text<T: std::fmt::Display, S: Serializer>(id: &T, serializer: S) -> Result
 pub trait Observer: Send + Sync {
     /// Takes an event, with the milliseconds since the run began.
     fn on(&self, at_ms: u64, event: &RunEvent);
+
+    /// Nothing comes for a while: what was put off is done now.
+    fn rest(&self) {}
 }
 
 /// Several observers as one.
@@ -229,5 +232,9 @@ impl Observers {
 impl Observer for Observers {
     fn on(&self, at_ms: u64, event: &RunEvent) {
         self.all.iter().for_each(|o| o.on(at_ms, event));
+    }
+
+    fn rest(&self) {
+        self.all.iter().for_each(|o| o.rest());
     }
 }

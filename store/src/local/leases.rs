@@ -27,6 +27,7 @@ const PLACE_BITS: u32 = 38;
 #[derive(Debug)]
 pub(crate) struct Leases {
     path: PathBuf,
+    pid: u32,
     /// Opened by the first lease.
     file: OnceLock<FileBackend>,
     /// What is out, by place. Two that have the same place are locked together: what else could free the other one?
@@ -45,7 +46,7 @@ impl Held for Lent {}
 impl Leases {
     /// None yet; they are ranges of the file at `path`.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, file: OnceLock::new(), out: Mutex::default() }
+        Self { path, pid: std::process::id(), file: OnceLock::new(), out: Mutex::default() }
     }
 
     /// Takes the lease of an invocation; where somebody else has it, the number of their process, if it is known.
@@ -55,7 +56,7 @@ impl Leases {
         let ids = match out.entry(place) {
             Entry::Occupied(ids) => ids.into_mut(),
             Entry::Vacant(free) => {
-                let (first, last) = range_of(place);
+                let (first, last) = range_of(place, self.pid);
                 if !file.try_lock_range(Included(first), Included(last))? {
                     return Ok(Err(owner(file, place)?));
                 }
@@ -63,7 +64,7 @@ impl Leases {
             }
         };
         if ids.contains(&id) {
-            return Ok(Err(Some(std::process::id())));
+            return Ok(Err(Some(self.pid)));
         }
         ids.push(id);
         Ok(Ok(Lent { id, leases: Arc::clone(self) }))
@@ -91,7 +92,7 @@ impl Drop for Lent {
         if ids.get().is_empty() {
             ids.remove();
             if let Some(file) = self.leases.file.get() {
-                let (first, last) = range_of(place);
+                let (first, last) = range_of(place, self.leases.pid);
                 // What cannot be unlocked is when this process ends.
                 let _ = file.unlock_range(Included(first), Included(last));
             }
@@ -104,10 +105,10 @@ fn place_of(id: InvocationId) -> u64 {
     u64::from_be_bytes(*first) >> (u64::BITS - PLACE_BITS)
 }
 
-/// The first byte of what this process locks of a place, and the last.
-fn range_of(place: u64) -> (u64, u64) {
+/// The first byte of what a process locks of a place, and the last.
+fn range_of(place: u64, pid: u32) -> (u64, u64) {
     let first = place * PLACE_BYTES;
-    (first, first + u64::from(std::process::id()) % PLACE_BYTES)
+    (first, first + u64::from(pid) % PLACE_BYTES)
 }
 
 /// Whose range at this place is locked: it is as long as the number says. Where it is given back meanwhile, nobody's.
