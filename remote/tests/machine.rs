@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use quipu_runtime::drive::{Engine, Report, Request, never_stop, run_blocking};
+use quipu_runtime::drive::{Engine, Report, Request, never_stop, place_each, run_blocking};
 use quipu_runtime::exec::Job;
 use quipu_runtime::exec::native::native;
 use quipu_runtime::observe::{Observer, RunEvent};
@@ -213,8 +213,8 @@ impl Machine {
         let placed = Arc::new(Mutex::new(BTreeMap::new()));
         if place {
             let (store, placed) = (self.engine.store.clone(), Arc::clone(&placed));
-            request.place = Some(Box::new(move |_, output, _| {
-                for (path, entry) in &output.artifacts {
+            request.place = Some(place_each(move |goal| {
+                for (path, entry) in &goal.output.artifacts {
                     if !store.complete(entry).map_err(|e| e.to_string())? {
                         return Ok(Placed::Hollow);
                     }

@@ -43,7 +43,7 @@ use push::Pusher;
 pub use push::{may_leave, send};
 use reads::Reads;
 use remotes::Remotes;
-pub use request::{DriveError, Durations, Engine, Equip, Listing, Placer, Report, Request};
+pub use request::{DriveError, Durations, Engine, Equip, Goal, Listing, Placer, Report, Request, place_each};
 use seating::Seating;
 use work::Message;
 

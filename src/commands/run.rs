@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use quipu_runtime::drive::{self, Report, Request};
+use quipu_runtime::drive::{self, Goal, Report, Request};
 use quipu_runtime::event_log::EventLog;
 use quipu_runtime::exec::Stop;
 use quipu_runtime::exec::workspace::Workspace;
@@ -15,7 +15,6 @@ use quipu_runtime::run::step::Placed;
 use quipu_runtime::run::{Gates, Rules};
 use quipu_runtime::task::PROCESS;
 use quipu_store::checkout::{self, CheckoutError};
-use quipu_store::receipt::Output;
 use quipu_store::tree::Entry;
 use tokio::sync::watch;
 
@@ -211,38 +210,53 @@ fn placer(
     mut seen: Option<impl FnMut(&str, bool) + Send + 'static>,
 ) -> drive::Placer {
     let (workspace, project) = (Arc::clone(&opened.workspace), Arc::clone(&opened.project));
-    Box::new(move |task: TaskIdx, output: &Output, fresh: bool| {
-        // The work itself put them there.
-        if fresh && project.recipe(task).works_in_the_workspace() {
-            return Ok(Placed::Done);
-        }
-        for (path, entry) in &output.artifacts {
-            if !project.is_placed(task, path) {
-                continue;
+    Box::new(move |goals: &[Goal]| {
+        let wanted = |goal: &Goal, path: &str, entry: &Entry| {
+            // The work itself put them there.
+            let is_there = goal.fresh && project.recipe(goal.task).works_in_the_workspace();
+            if is_there || !project.is_placed(goal.task, path) {
+                return false;
             }
-            let held = !fresh && project.held(path, entry);
+            let held = !goal.fresh && project.held(path, entry);
             if let Some(seen) = &mut seen {
                 seen(path, held);
             }
-            if held {
-                continue;
-            }
-            match put(&workspace, path, entry)? {
-                Some(wrote) => drop(placed.fetch_or(wrote, Ordering::Relaxed)),
-                None => return Ok(Placed::Hollow),
-            }
-        }
-        Ok(Placed::Done)
+            !held
+        };
+        put(&workspace, goals, wanted, &placed)
     })
 }
 
-/// Puts something in place and says whether files were written for it; nothing when its bytes are gone.
-pub(super) fn put(workspace: &Workspace, path: &str, entry: &Entry) -> Result<Option<bool>, String> {
-    match workspace.place(path, entry) {
-        Ok(wrote) => Ok(Some(wrote)),
-        Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => Ok(None),
-        Err(error) => Err(format!("`{path}` cannot be put in place: {error}")),
+/// Puts those outputs in place that are wanted, and says what came of each goal. Notes whether files were written.
+pub(super) fn put(
+    workspace: &Workspace,
+    goals: &[Goal],
+    mut wanted: impl FnMut(&Goal, &str, &Entry) -> bool,
+    wrote: &AtomicBool,
+) -> Vec<Result<Placed, String>> {
+    let (mut of, mut outputs) = (vec![], vec![]);
+    for (n, goal) in goals.iter().enumerate() {
+        for (path, entry) in &goal.output.artifacts {
+            if wanted(goal, path, entry) {
+                of.push(n);
+                outputs.push((&**path, entry));
+            }
+        }
     }
+    let mut said = vec![Ok(Placed::Done); goals.len()];
+    for ((n, (path, _)), put) in of.into_iter().zip(&outputs).zip(workspace.place_all(&outputs)) {
+        match put {
+            Ok(is_new) => drop(wrote.fetch_or(is_new, Ordering::Relaxed)),
+            // What was said first stands.
+            Err(_) if said[n] != Ok(Placed::Done) => {}
+            // Its bytes are gone.
+            Err(CheckoutError::Missing { .. } | CheckoutError::Corrupt(_) | CheckoutError::Size { .. }) => {
+                said[n] = Ok(Placed::Hollow);
+            }
+            Err(error) => said[n] = Err(format!("`{path}` cannot be put in place: {error}")),
+        }
+    }
+    said
 }
 
 fn equip(opened: &Opened) -> drive::Equip {

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use quipu_runtime::drive::{self, Report, Request};
+use quipu_runtime::drive::{self, Goal, Report, Request};
 use quipu_runtime::event_log::EventLog;
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::graph::TaskIdx;
 use quipu_runtime::observe::Observers;
-use quipu_runtime::run::step::{End, Placed, State};
+use quipu_runtime::run::step::{End, State};
 use quipu_runtime::run::{Rules, Subject};
 use quipu_runtime::task::{PROCESS, SERVICE, WORKER, Work};
 use quipu_runtime::workflow_block::{self, Beside};
 use quipu_store::cid::Link;
-use quipu_store::receipt::Output;
 use quipu_store::{Root, Store, checkout};
 
 use super::run::{exit_of, put, rules_for, run_id, tell_suspended, tell_withheld, wish_to_stop};
@@ -148,17 +147,9 @@ fn go(context: &Context, args: &RunArgs, settings: &Settings, store: &Store, ask
 /// place.
 fn placer(subject: &Arc<Subject>, here: &Arc<Workspace>, placed: Arc<AtomicBool>) -> drive::Placer {
     let (subject, here) = (Arc::clone(subject), Arc::clone(here));
-    Box::new(move |task: TaskIdx, output: &Output, _| {
-        if matches!(subject.workflow.node(task).work, Work::External { .. }) {
-            return Ok(Placed::Done);
-        }
-        for (path, entry) in &output.artifacts {
-            match put(&here, path, entry)? {
-                Some(wrote) => drop(placed.fetch_or(wrote, Ordering::Relaxed)),
-                None => return Ok(Placed::Hollow),
-            }
-        }
-        Ok(Placed::Done)
+    Box::new(move |goals: &[Goal]| {
+        let is_ours = |goal: &Goal| !matches!(subject.workflow.node(goal.task).work, Work::External { .. });
+        put(&here, goals, |goal, _, _| is_ours(goal), &placed)
     })
 }
 

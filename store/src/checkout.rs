@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod donor_tests;
 mod error;
+mod fresh;
 #[cfg(test)]
 mod jail_tests;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 
 pub use self::error::CheckoutError;
+pub use self::fresh::{Fresh, checkout_fresh};
 use crate::Store;
 use crate::beneath::{self, LIST, SEARCH};
 pub use crate::donor::Donor;
@@ -113,10 +115,7 @@ pub fn checkout_with(
     };
     let (dir, name) = beneath::split(rel);
     let fd = beneath::open_root(root).map_err(|error| CheckoutError::io(&root.to_string_lossy(), error))?;
-    let parent = beneath::make_dirs(fd.as_fd(), dir).map_err(|error| match error {
-        Errno::LOOP | Errno::NOTDIR => CheckoutError::Way { path: rel.to_owned() },
-        error => CheckoutError::io(rel, error),
-    })?;
+    let parent = beneath::make_dirs(fd.as_fd(), dir).map_err(|error| way(rel, error))?;
     store.placing(&std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).join(dir));
     let temp = temp_name(parent.as_fd()).map_err(|error| CheckoutError::io(rel, error))?;
     let place = Place { store, root, rel, dir, name, parent: parent.as_fd(), options };
@@ -139,6 +138,14 @@ pub fn checkout_with(
         store.unplaced();
     }
     done
+}
+
+/// Why the directory that something was to be put in could not be had.
+fn way(rel: &str, error: Errno) -> CheckoutError {
+    match error {
+        Errno::LOOP | Errno::NOTDIR => CheckoutError::Way { path: rel.to_owned() },
+        error => CheckoutError::io(rel, error),
+    }
 }
 
 /// Deletes what checkouts that were killed, or could not clean up, left under names of the moment. Its content is kept in the store

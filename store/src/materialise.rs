@@ -23,11 +23,11 @@ use crate::tree::{Entry, MAX_DEPTH, Tree};
 use crate::{Blob, Store};
 
 /// From here on several threads take less time than one.
-const MANY_FILES: usize = 64;
+pub(crate) const MANY_FILES: usize = 64;
 const MANY_BYTES: u64 = 1 << 20;
 
 /// How many files share one read of the store's index at most: the small ones are in memory from then on.
-const AT_ONCE: usize = 64;
+pub(crate) const AT_ONCE: usize = 64;
 
 /// A file or link to be made.
 pub(crate) struct Leaf {
@@ -179,7 +179,7 @@ impl<'s> Maker<'s> {
         entry: &Entry,
     ) -> Result<Made, CheckoutError> {
         let content = self.contents([entry])?.pop().flatten();
-        let stamp = self.make(dir, name, path, entry, content, &mut None)?;
+        let stamp = self.make(dir, name, path, entry, content.as_ref(), &mut None)?;
         Ok(self.made(vec![(path.to_owned(), entry.clone(), stamp)]))
     }
 
@@ -238,13 +238,16 @@ impl<'s> Maker<'s> {
         let dir = beneath::open_dir(top, dir, SEARCH).map_err(|error| CheckoutError::io(&leaves[0].path, error))?;
         let contents = self.contents(leaves.iter().map(|leaf| &leaf.entry))?;
         let made = leaves.iter().zip(contents).map(|(leaf, content)| {
-            self.make(dir.as_fd(), beneath::split(&leaf.path).1, &leaf.path, &leaf.entry, content, buffer)
+            self.make(dir.as_fd(), beneath::split(&leaf.path).1, &leaf.path, &leaf.entry, content.as_ref(), buffer)
         });
         made.collect()
     }
 
     /// The content of each entry that is a file, as far as it is here, in one read of the store's index.
-    fn contents<'e>(&self, entries: impl IntoIterator<Item = &'e Entry>) -> Result<Vec<Option<Blob>>, CheckoutError> {
+    pub(crate) fn contents<'e>(
+        &self,
+        entries: impl IntoIterator<Item = &'e Entry>,
+    ) -> Result<Vec<Option<Blob>>, CheckoutError> {
         let blobs =
             entries.into_iter().map(|entry| if let Entry::File { blob, .. } = entry { Some(*blob) } else { None });
         let blobs: Vec<Option<BlobId>> = blobs.collect();
@@ -254,16 +257,22 @@ impl<'s> Maker<'s> {
     }
 
     fn made(&self, files: Vec<(String, Entry, Stamp)>) -> Made {
-        Made { files, settled: !self.unsettled.load(Ordering::Relaxed) }
+        Made { files, settled: self.is_settled() }
     }
 
-    fn make(
+    /// See [`crate::checkout::Placed::settled`]: of all that was made so far.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.unsettled.load(Ordering::Relaxed)
+    }
+
+    /// Makes one file or link and says how it looks.
+    pub(crate) fn make(
         &self,
         dir: BorrowedFd<'_>,
         name: &str,
         path: &str,
         entry: &Entry,
-        content: Option<Blob>,
+        content: Option<&Blob>,
         buffer: &mut Option<Buffer>,
     ) -> Result<Stamp, CheckoutError> {
         let io = |error| CheckoutError::io(path, error);
@@ -323,14 +332,14 @@ impl<'s> Maker<'s> {
     fn fill(
         &self,
         file: &OwnedFd,
-        content: Blob,
+        content: &Blob,
         blob: BlobId,
         size: u64,
         path: &str,
         buffer: &mut Option<Buffer>,
     ) -> Result<(), CheckoutError> {
         let io = |error| CheckoutError::io(path, error);
-        let found = match &content {
+        let found = match content {
             Blob::Inline(bytes) => bytes.len() as u64,
             Blob::File { size, .. } => *size,
         };
@@ -339,9 +348,9 @@ impl<'s> Maker<'s> {
             return Err(CheckoutError::Size { path, link, expected_bytes: size, found_bytes: found });
         }
         let digest = match content {
-            Blob::Inline(bytes) => return write_all(file, &bytes, 0).map_err(io),
+            Blob::Inline(bytes) => return write_all(file, bytes, 0).map_err(io),
             Blob::File { path: from, .. } => {
-                let source = match open_source(&from) {
+                let source = match open_source(from) {
                     Err(Errno::NOENT) => return Err(CheckoutError::missing(blob.link(), path)),
                     other => other.map_err(|error| CheckoutError::io(&from.to_string_lossy(), error))?,
                 };
@@ -498,7 +507,7 @@ mod tests {
                     .truncate(true)
                     .open(dir.path().join("to"));
                 let content = Blob::File { path: from.clone(), size: said };
-                maker.fill(&to.expect("made").into(), content, blob, len as u64, "x", &mut None)
+                maker.fill(&to.expect("made").into(), &content, blob, len as u64, "x", &mut None)
             };
             fill(&good, len as u64).expect("copied");
             assert!(std::fs::read(dir.path().join("to")).expect("read") == good);

@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 
 use self::directory::Directory;
+pub use self::holds::Standing;
 pub use self::second_look::SecondLook;
 use crate::beneath;
 use crate::checkout::Placed;

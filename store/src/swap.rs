@@ -19,11 +19,22 @@ use crate::materialise::Made;
 use crate::stamp::Stamp;
 use crate::tree::Entry;
 
+/// Names that nothing has but by chance.
+pub(crate) fn temp_names() -> impl Iterator<Item = String> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let pid = std::process::id();
+    (0..1000).map(move |_| format!("{TEMP_PREFIX}{pid}-{}", NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// The stamp of what was made and renamed: that changes its change time. If anything else is different, somebody was at it
+/// already.
+pub(crate) fn renamed(made: Stamp, now: Option<Stamp>) -> Option<Stamp> {
+    now.filter(|now| (Stamp { ctime_ns: made.ctime_ns, ..*now }) == made)
+}
+
 /// A name that nothing in `parent` has.
 pub(crate) fn temp_name(parent: BorrowedFd<'_>) -> Result<String, Errno> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    for _ in 0..1000 {
-        let name = format!("{TEMP_PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    for name in temp_names() {
         if beneath::lstat(parent, &*name)?.is_none() {
             return Ok(name);
         }
@@ -92,11 +103,9 @@ impl Place<'_> {
             }
         }
         if single && let Some((_, _, stamp)) = placed.files.first_mut() {
-            // Renaming changed its change time. If anything else is different, somebody was at it already.
-            let now = look()?;
-            match now {
-                Some(now) if (Stamp { ctime_ns: stamp.ctime_ns, ..now }) == *stamp => *stamp = now,
-                _ => placed.files.clear(),
+            match renamed(*stamp, look()?) {
+                Some(now) => *stamp = now,
+                None => placed.files.clear(),
             }
         }
         Ok(placed)

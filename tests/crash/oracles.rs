@@ -468,8 +468,8 @@ pub(super) fn plan_model(bytes: &[u8]) {
             let mut request = Request::new(Arc::clone(&subject), goals.clone(), rules);
             let placed = Arc::new(Mutex::new(BTreeMap::new()));
             let told = Arc::clone(&placed);
-            request.place = Some(Box::new(move |task, output, _| {
-                told.lock().expect("no panic holds it").insert(task.index(), output.clone());
+            request.place = Some(drive::place_each(move |goal| {
+                told.lock().expect("no panic holds it").insert(goal.task.index(), (*goal.output).clone());
                 Ok(Placed::Done)
             }));
             drive::run_blocking(&engine, request, drive::never_stop).expect("the store works");

@@ -10,7 +10,7 @@ use quipu_store::receipt::Output;
 use quipu_store::{Found, StoreError};
 
 use super::work::Message;
-use super::{Drive, DriveError};
+use super::{Drive, DriveError, Goal};
 use crate::graph::TaskIdx;
 use crate::run::step::{Candidate, Event, Need, Part, Placed};
 use crate::task::Work;
@@ -186,7 +186,7 @@ impl Drive {
                 self.run.on(Event::Selected { task, epoch, entries, hollow });
             }
             Question::Place { task, epoch, output, fresh } => {
-                let placed = self.put_in_place(task, &output, fresh);
+                let placed = self.put_in_place(&[Goal { task, output, fresh }]).remove(0);
                 self.run.on(Event::Placed { task, epoch, placed });
             }
         }

@@ -5,14 +5,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use quipu_store::cid::{ReceiptId, TreeId};
-use quipu_store::receipt::Output;
 use quipu_store::sign::{PublicKey, SignedReceipt};
 use quipu_store::tree::Entry;
 use quipu_store::trust::{self, Doubt, Verdict};
 use quipu_store::{Found, StoreError};
 
 use super::elsewhere::{AboutInvocation, AboutTask, Question};
-use super::{Drive, DriveError};
+use super::{Drive, DriveError, Goal};
 use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
 use crate::run::step::{Candidate, Event, Need, Part, Placed, Step};
@@ -24,18 +23,28 @@ impl Drive {
     /// Answers what can be answered in place, until only work is left.
     pub(super) fn settle(&mut self) -> Result<(), DriveError> {
         loop {
-            let (mut tasks, mut invocations) = (vec![], vec![]);
+            let (mut tasks, mut invocations, mut goals) = (vec![], vec![], Goals::default());
             let mut quiet = true;
-            while tasks.len() + invocations.len() < LOOKUPS_AT_ONCE
+            while tasks.len() + invocations.len() + goals.placed.len() < LOOKUPS_AT_ONCE
                 && let Some(step) = self.run.poll()
             {
                 quiet = false;
                 match step {
                     Step::Find { task, id } => tasks.push((task, id)),
                     Step::FindInvocation { task, epoch, id } => invocations.push((task, epoch, id)),
+                    Step::Place { task, epoch, output, fresh } => {
+                        goals.epochs.push(epoch);
+                        goals.placed.push(Goal { task, output, fresh });
+                    }
+                    // What starts now may stand on what was to be placed before.
+                    Step::Execute { .. } => {
+                        self.place_goals(std::mem::take(&mut goals))?;
+                        self.start(step);
+                    }
                     other => self.answer(other)?,
                 }
             }
+            self.place_goals(goals)?;
             if quiet {
                 return Ok(());
             }
@@ -120,13 +129,6 @@ impl Drive {
                 }
                 self.run.on(Event::Staged { task, epoch, hollow });
             }
-            Step::Place { task, epoch, output, fresh } => {
-                let placed = self.put_in_place(task, &output, fresh);
-                if placed == Placed::Hollow && self.can_ask() {
-                    return self.ask(Question::Place { task, epoch, output, fresh });
-                }
-                self.run.on(Event::Placed { task, epoch, placed });
-            }
             Step::Cancel { task } => {
                 if let Some(working) = self.working.get(&task) {
                     working.stop.send_if_modified(|s| {
@@ -145,22 +147,38 @@ impl Drive {
             // Whoever only looks leaves it open.
             Step::Await { task, epoch, on } => self.awaits.add(task, epoch, on),
             Step::Pause { task, epoch, attempt } => self.pause(task, epoch, attempt),
-            Step::Execute { .. } => self.start(step),
-            Step::Find { .. } | Step::FindInvocation { .. } => unreachable!("answered in batches"),
+            Step::Find { .. } | Step::FindInvocation { .. } | Step::Place { .. } | Step::Execute { .. } => {
+                unreachable!("answered in batches, or in turn with them")
+            }
         }
         Ok(())
     }
 
-    /// Puts a goal's output where people look for it.
-    pub(super) fn put_in_place(&mut self, task: TaskIdx, output: &Output, fresh: bool) -> Placed {
-        match self.place.as_mut().map(|place| place(task, output, fresh)) {
-            None => Placed::Done,
-            Some(Ok(placed)) => placed,
-            Some(Err(message)) => {
-                self.emit(|| RunEvent::Warning { message });
-                Placed::Failed
+    /// Puts goals' outputs in place, all that came up together.
+    fn place_goals(&mut self, goals: Goals) -> Result<(), DriveError> {
+        let placed = self.put_in_place(&goals.placed);
+        for ((Goal { task, output, fresh }, epoch), placed) in goals.placed.into_iter().zip(goals.epochs).zip(placed) {
+            if placed == Placed::Hollow && self.can_ask() {
+                self.ask(Question::Place { task, epoch, output, fresh })?;
+            } else {
+                self.run.on(Event::Placed { task, epoch, placed });
             }
         }
+        Ok(())
+    }
+
+    /// Puts goals' outputs where people look for them.
+    pub(super) fn put_in_place(&mut self, goals: &[Goal]) -> Vec<Placed> {
+        let Some(place) = self.place.as_mut().filter(|_| !goals.is_empty()) else {
+            return vec![Placed::Done; goals.len()];
+        };
+        let placed = place(goals).into_iter().map(|placed| {
+            placed.unwrap_or_else(|message| {
+                self.emit(|| RunEvent::Warning { message });
+                Placed::Failed
+            })
+        });
+        placed.collect()
     }
 
     /// Receipts that count, with a word about those that do not.
@@ -268,6 +286,13 @@ impl Drive {
             self.emit(|| RunEvent::Warning { message: finding.to_string() });
         }
     }
+}
+
+/// Goals to be placed, each with what is to be told back.
+#[derive(Default)]
+struct Goals {
+    placed: Vec<Goal>,
+    epochs: Vec<u32>,
 }
 
 /// What became of receipts that were found.

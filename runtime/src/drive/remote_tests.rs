@@ -11,7 +11,7 @@ use quipu_store::sign::{SignedReceipt, Signer};
 use quipu_store::{Options, SignerSource};
 use tokio::sync::watch;
 
-use super::super::{Request, look, never_stop, run_blocking};
+use super::super::{Request, look, never_stop, place_each, run_blocking};
 use super::{World, chain, go, memory, world};
 use crate::exec::Stop;
 use crate::graph::TaskIdx;
@@ -139,8 +139,8 @@ fn go_placing(world: &World, subject: &Arc<Subject>) -> super::Report {
     let goals = vec![TaskIdx::new(subject.workflow.len() - 1)];
     let mut request = Request::new(Arc::clone(subject), goals, Rules::default());
     let store = world.engine.store.clone();
-    request.place = Some(Box::new(move |_, output, _| {
-        let here = output.artifacts.values().all(|e| store.complete(e).expect("the store works"));
+    request.place = Some(place_each(move |goal| {
+        let here = goal.output.artifacts.values().all(|e| store.complete(e).expect("the store works"));
         Ok(if here { Placed::Done } else { Placed::Hollow })
     }));
     run_blocking(&world.engine, request, never_stop).expect("the store works")
@@ -319,7 +319,7 @@ fn a_wish_to_stop_does_not_wait_for_a_remote_that_thinks() {
         sender.send(Stop::Cancel).expect("the run listens");
     });
     let mut request = Request::new(chain(&["a", "b", "another"]), vec![TaskIdx::new(2)], Rules::default());
-    request.place = Some(Box::new(|_, _, _| Ok(Placed::Done)));
+    request.place = Some(place_each(|_| Ok(Placed::Done)));
     shelf.hangs.store(false, Ordering::SeqCst);
     let hanging = Arc::clone(&shelf);
     request.durations = Some(Box::new(move || {

@@ -51,8 +51,24 @@ impl Engine {
     }
 }
 
-/// Puts a goal's output where people look for it; the flag says that it was made just now.
-pub type Placer = Box<dyn FnMut(TaskIdx, &Output, bool) -> Result<Placed, String> + Send>;
+/// A goal's output, to be put where people look for it.
+#[derive(Debug, Clone)]
+pub struct Goal {
+    /// The goal.
+    pub task: TaskIdx,
+    /// Its output.
+    pub output: Arc<Output>,
+    /// Whether it was made just now.
+    pub fresh: bool,
+}
+
+/// Puts goals' outputs where people look for them, and says of each what came of it.
+pub type Placer = Box<dyn FnMut(&[Goal]) -> Vec<Result<Placed, String>> + Send>;
+
+/// A placer that knows one goal at a time.
+pub fn place_each(mut place: impl FnMut(&Goal) -> Result<Placed, String> + Send + 'static) -> Placer {
+    Box::new(move |goals| goals.iter().map(&mut place).collect())
+}
 
 /// Tells how long each task took earlier, by index; asked only when something will run.
 pub type Durations = Box<dyn FnOnce() -> Vec<u64> + Send>;

@@ -15,6 +15,8 @@ mod lookup;
 pub mod native;
 mod offers;
 mod orphans;
+#[cfg(test)]
+mod placing_tests;
 mod plain;
 mod probe;
 pub mod process;

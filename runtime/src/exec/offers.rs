@@ -61,6 +61,11 @@ impl Offers {
         drop((replaced, gone));
     }
 
+    /// Whether something waits for `path`.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_path.contains_key(path)
+    }
+
     /// What is to stand at `path`, once.
     pub(crate) fn take(&self, path: &str) -> Option<Arc<Offer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).by_path.remove(path)

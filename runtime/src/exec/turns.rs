@@ -14,10 +14,10 @@ pub(super) struct Turns {
     given_back: Condvar,
 }
 
-/// Nobody else puts anything at this path, above or below it while this lives.
+/// Nobody else puts anything at these paths, above or below them while this lives.
 pub(super) struct Turn<'t> {
     turns: &'t Turns,
-    path: &'t str,
+    paths: Vec<&'t str>,
 }
 
 impl Turns {
@@ -25,25 +25,28 @@ impl Turns {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody else is at `path`, above or below it.
+    /// Waits until nobody else is at any of `paths`, above or below it, and has them all from then on.
     ///
     /// Invariant: who has a turn asks for no other, or two could wait for each other.
-    pub(super) fn take<'t>(&'t self, path: &'t str) -> Turn<'t> {
-        let is_in_the_way = |other: &String| is_within(path, other) || is_within(other, path);
+    pub(super) fn take<'t>(&'t self, paths: impl IntoIterator<Item = &'t str>) -> Turn<'t> {
+        let paths: Vec<&str> = paths.into_iter().collect();
+        let is_in_the_way = |other: &String| paths.iter().any(|path| is_within(path, other) || is_within(other, path));
         let mut taken = self
             .given_back
             .wait_while(self.lock(), |taken| taken.iter().any(is_in_the_way))
             .unwrap_or_else(PoisonError::into_inner);
-        taken.push(path.to_owned());
-        Turn { turns: self, path }
+        taken.extend(paths.iter().map(|path| (*path).to_owned()));
+        Turn { turns: self, paths }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut taken = self.turns.lock();
-        let at = taken.iter().position(|path| path == self.path).expect("it was put there when the turn was taken");
-        taken.swap_remove(at);
+        for path in &self.paths {
+            let at = taken.iter().rposition(|other| other == path).expect("it was put there when the turn was taken");
+            taken.swap_remove(at);
+        }
         drop(taken);
         self.turns.given_back.notify_all();
     }

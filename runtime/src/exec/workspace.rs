@@ -10,12 +10,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quipu_store::checkout::{CheckoutError, CheckoutOptions, InTheWay, Limits, Ours, checkout_with, holds, is_placed};
+use quipu_store::checkout::{
+    CheckoutError, CheckoutOptions, InTheWay, Limits, Ours, checkout_fresh, checkout_with, holds, is_placed,
+};
 use quipu_store::cid::TreeId;
 use quipu_store::ingest::{IngestOptions, Links, ingest_at};
 use quipu_store::receipt::FailureKind;
 use quipu_store::stamp::Stamp;
-use quipu_store::stat_index::{SecondLook, StatIndex};
+use quipu_store::stat_index::{SecondLook, Standing, StatIndex};
 use quipu_store::tree::{Entry, Name};
 use quipu_store::{Store, Take};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -79,13 +81,54 @@ impl Workspace {
     /// Sees to it that `rel` holds `entry`. What stood there and was not quipu's is kept in the store first.
     /// Says whether anything was written for it.
     pub fn place(&self, rel: &str, entry: &Entry) -> Result<bool, CheckoutError> {
-        let _turn = self.turns.take(rel);
+        let _turn = self.turns.take([rel]);
         self.place_in_turn(rel, entry)
     }
 
     /// Takes in what a task made, to be moved to where it is placed when that is soon.
     pub(super) fn offer(&self, offer: Offer) {
         self.offers.add(offer);
+    }
+
+    /// The same for many: files go where nothing stands many at a time, all else goes one after the other. Says of each what
+    /// came of it.
+    pub fn place_all(&self, wanted: &[(&str, &Entry)]) -> Vec<Result<bool, CheckoutError>> {
+        let _turn = self.turns.take(wanted.iter().map(|(rel, _)| *rel));
+        self.place_all_in_turn(wanted)
+    }
+
+    fn place_all_in_turn(&self, wanted: &[(&str, &Entry)]) -> Vec<Result<bool, CheckoutError>> {
+        // What is offered is moved there, which goes one after the other.
+        let is_leaf = |(rel, entry): &(&str, &Entry)| !matches!(entry, Entry::Dir { .. }) && !self.offers.has(rel);
+        let leaves: Vec<usize> = (0..wanted.len()).filter(|n| is_leaf(&wanted[*n])).collect();
+        let of = |which: &[usize]| which.iter().map(|n| wanted[*n]).collect::<Vec<_>>();
+        let mut out: Vec<Option<Result<bool, CheckoutError>>> = wanted.iter().map(|_| None).collect();
+        let mut fresh = Vec::new();
+        let standing = self.index().standing(&of(&leaves));
+        for (n, standing) in leaves.iter().zip(standing) {
+            match standing {
+                Standing::Right => out[*n] = Some(Ok(false)),
+                Standing::Nothing => fresh.push(*n),
+                Standing::Other => {}
+            }
+        }
+        if !fresh.is_empty() {
+            let put = checkout_fresh(&self.store, &self.root, &of(&fresh));
+            let mut index = self.index();
+            for (n, put) in fresh.into_iter().zip(put) {
+                out[n] = put
+                    .map(|placed| {
+                        placed.map(|placed| {
+                            index.note_placed(&placed);
+                            !placed.files.is_empty()
+                        })
+                    })
+                    .transpose();
+            }
+        }
+        let rest =
+            |(out, (rel, entry)): (Option<_>, &(&str, &Entry))| out.unwrap_or_else(|| self.place_in_turn(rel, entry));
+        out.into_iter().zip(wanted).map(rest).collect()
     }
 
     fn place_in_turn(&self, rel: &str, entry: &Entry) -> Result<bool, CheckoutError> {
@@ -135,11 +178,19 @@ impl Workspace {
     /// Puts a task's inputs in place, to stay there as long as what is given back lives.
     pub(super) fn place_inputs(&self, inputs: &[(String, Entry)]) -> Result<Footing<'_>, (String, CheckoutError)> {
         let mut footing = Footing::new(&self.root, &self.held);
-        for (path, entry) in inputs {
-            let _turn = self.turns.take(path);
-            self.place_in_turn(path, entry).map_err(|error| (path.clone(), error))?;
+        let turn = self.turns.take(inputs.iter().map(|(path, _)| &**path));
+        let wanted = inputs.iter().map(|(path, entry)| (&**path, entry));
+        let (dirs, leaves): (Vec<_>, Vec<_>) = wanted.partition(|(_, entry)| matches!(entry, Entry::Dir { .. }));
+        for ((path, _), placed) in leaves.iter().zip(self.place_all_in_turn(&leaves)) {
+            placed.map_err(|error| ((*path).to_owned(), error))?;
             footing.hold(path);
         }
+        // Each on the footing of those before, which may be in it.
+        for (path, entry) in dirs {
+            self.place_in_turn(path, entry).map_err(|error| (path.to_owned(), error))?;
+            footing.hold(path);
+        }
+        drop(turn);
         footing.settle();
         Ok(footing)
     }

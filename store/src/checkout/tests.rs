@@ -9,6 +9,7 @@ use super::*;
 use crate::Take;
 use crate::cid::{BlobId, Codec};
 use crate::ingest::{ingest_dir, ingest_path};
+use crate::stat_index::Standing;
 use crate::test_dirs::{Shape, make, memory, read, shapes};
 use crate::tree::{Name, Tree};
 
@@ -305,4 +306,80 @@ fn a_large_directory_is_as_one_made_of_parts() {
     let entry = ingest_dir(&store, source.path(), Take::Move).expect("kept");
     checkout(&store, &entry, root.path(), "at").expect("placed");
     assert_eq!(read(&root.path().join("at")), shape);
+}
+
+#[test]
+fn many_are_put_where_nothing_stands_and_one_that_fails_is_no_other_s_loss() {
+    let (dirs, root) = (temp(), temp());
+    let store = on_disk(dirs.path());
+    let mut wanted: Vec<(String, Entry)> =
+        (0..500).map(|n| (format!("out/{}/{n:03}", n / 250), file(&store, format!("{n}").as_bytes()))).collect();
+    store.flush().expect("kept");
+    wanted.push(("out/link".to_owned(), Entry::Symlink { target: "0/000".into() }));
+    let good = wanted.len();
+    let gone = Entry::File { blob: BlobId::of(b"gone"), size: 4, exec: false };
+    let wrong = Entry::File { blob: BlobId::of(b"1"), size: 5, exec: false };
+    std::fs::write(root.path().join("plain"), "mine").expect("written");
+    symlink("/tmp", root.path().join("away")).expect("made");
+    for (rel, entry) in [
+        ("out/0/gone", gone),
+        ("out/0/wrong", wrong),
+        ("plain/x", wanted[0].1.clone()),
+        ("away/x", wanted[0].1.clone()),
+        ("../x", wanted[0].1.clone()),
+        ("plain", wanted[0].1.clone()),
+        ("dir", dir(&store, &[])),
+    ] {
+        wanted.push((rel.to_owned(), entry));
+    }
+    let asked: Vec<(&str, &Entry)> = wanted.iter().map(|(rel, entry)| (rel.as_str(), entry)).collect();
+    let before = store.counters();
+    let put = checkout_fresh(&store, root.path(), &asked);
+    assert!(store.counters().reads - before.reads < 30, "{} reads of the index", store.counters().reads - before.reads);
+    let mut index = StatIndex::open(&store, root.path());
+    for ((rel, entry), put) in wanted.iter().zip(&put).take(good) {
+        let placed = put.as_ref().expect("placed").as_ref().expect("nothing stood there");
+        assert!(matches!(&placed.files[..], [(path, found, _)] if path == rel && found == entry) && placed.settled);
+        index.note_placed(placed);
+    }
+    assert!(matches!(put[good], Err(CheckoutError::Missing { .. })));
+    assert!(matches!(put[good + 1], Err(CheckoutError::Size { .. })));
+    assert!(matches!(put[good + 2], Err(CheckoutError::Way { .. })));
+    assert!(matches!(put[good + 3], Err(CheckoutError::Way { .. })));
+    assert!(matches!(put[good + 4], Err(CheckoutError::Path { .. })));
+    assert!(matches!((&put[good + 5], &put[good + 6]), (Ok(None), Ok(None))));
+    assert_eq!(std::fs::read(root.path().join("plain")).expect("read"), b"mine", "what stands there is left alone");
+    assert_eq!(names(root.path()), ["away", "out", "plain"]);
+    assert_eq!(names(&root.path().join("out")), ["0", "1", "link"], "nothing of the moment is left");
+    assert_eq!(names(&root.path().join("out/0")).len(), 250);
+
+    let standing = index.standing(&asked);
+    assert!(standing[..good].iter().all(|s| *s == Standing::Right));
+    let rest =
+        [Standing::Nothing, Standing::Nothing, Standing::Other, Standing::Other, Standing::Other, Standing::Other];
+    assert_eq!(standing[good..good + 6], rest);
+    assert_eq!(index.counts().files_read, 0, "all of it is known by its stamps");
+    for put in checkout_fresh(&store, root.path(), &asked[..good]) {
+        assert!(matches!(put, Ok(None)));
+    }
+}
+
+#[test]
+fn a_name_of_the_moment_that_is_taken_is_not_touched() {
+    let (store, root) = (memory(), temp());
+    let one = file(&store, b"one");
+    let next = |name: String| name.rsplit_once('-').expect("a number").1.parse::<u64>().expect("a number");
+    let begin = next(crate::swap::temp_names().next().expect("one"));
+    // Tests beside this one take some of them.
+    let taken: Vec<String> = (begin..begin + 200).map(|n| format!("{TEMP_PREFIX}{}-{n}", std::process::id())).collect();
+    for name in &taken {
+        std::fs::write(root.path().join(name), "mine").expect("written");
+    }
+    let put = checkout_fresh(&store, root.path(), &[("x", &one)]);
+    assert!(matches!(&put[..], [Ok(Some(_))]), "{put:?}");
+    assert_eq!(std::fs::read(root.path().join("x")).expect("read"), b"one");
+    for name in &taken {
+        assert_eq!(std::fs::read(root.path().join(name)).expect("there"), b"mine");
+    }
+    assert_eq!(names(root.path()).len(), taken.len() + 1);
 }

@@ -11,6 +11,17 @@ use crate::look::Grouped;
 use crate::stamp::{FileKind, Stamp};
 use crate::tree::{Entry, MAX_DEPTH};
 
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// What is to be there.
+    Right,
+    /// Nothing.
+    Nothing,
+    /// Something else, or it cannot be told.
+    Other,
+}
+
 impl StatIndex {
     /// Everything at or below `rel` that quipu put there, as far as it is still listed by the directories.
     pub fn ours(&mut self, rel: &str) -> Ours {
@@ -49,6 +60,37 @@ impl StatIndex {
         if listed.is_ok() && depth + 1 < MAX_DEPTH {
             below.iter().for_each(|dir| self.ours_below(dir, depth + 1, ours));
         }
+    }
+
+    /// What stands at each path, which is to hold the file or link beside it. Reads only what may be right.
+    pub fn standing(&mut self, wanted: &[(&str, &Entry)]) -> Vec<Standing> {
+        let grouped = Grouped::new(wanted.iter().map(|(path, _)| *path));
+        let real: Vec<_> = grouped
+            .dirs
+            .iter()
+            .map(|dir| self.root_fd().and_then(|fd| beneath::open_dir(fd, dir, beneath::SEARCH)).map(drop))
+            .collect();
+        let probes = self.probe(&grouped);
+        let (mut out, mut doubtful) = (vec![Standing::Other; wanted.len()], Vec::new());
+        for (item, probe) in grouped.items.iter().zip(&probes) {
+            let entry = wanted[item.index].1;
+            out[item.index] = match (&real[item.dir], probe) {
+                (Err(Errno::NOENT), _) | (Ok(()), Probe::Missing) => Standing::Nothing,
+                (Ok(()), Probe::Same(found, _)) if found == entry => Standing::Right,
+                (Ok(()), Probe::New(stamp)) if may_hold(stamp, entry) => {
+                    doubtful.push(item.index);
+                    Standing::Other
+                }
+                _ => Standing::Other,
+            };
+        }
+        let paths: Vec<_> = doubtful.iter().map(|index| wanted[*index].0).collect();
+        for (index, found) in doubtful.iter().zip(self.scan(&paths)) {
+            if matches!(&found.result, Ok(Some((entry, _))) if entry == wanted[*index].1) {
+                out[*index] = Standing::Right;
+            }
+        }
+        out
     }
 
     /// Whether each path holds exactly the entry beside it. Reads only what may yet turn out to be right.
