@@ -51,12 +51,21 @@ pub(crate) fn engine(store: &Store, trust: &Trust, root: &Path, offline: bool) -
 impl Opened {
     /// Opens the workspace that the command was started in.
     pub(crate) fn open(context: &Context) -> Result<Self, Diagnosis> {
+        Self::open_after(context, None)
+    }
+
+    /// The same after somebody looked at files there: what was read is not read again, unless it looks different by now.
+    pub(crate) fn open_after(context: &Context, before: Option<Arc<Workspace>>) -> Result<Self, Diagnosis> {
         // All that can be wrong with the workfile is said before a store is made for it.
         let loaded = load(context)?;
         let settings = context.settings()?;
         let trust = Trust::read(&settings.trust)?;
-        let store = settings.open_store()?;
-        let workspace = Arc::new(Workspace::open(&store, &loaded.root));
+        let is_here = |before: &Arc<Workspace>| loaded.root.canonicalize().is_ok_and(|root| before.root() == root);
+        let workspace = match before.filter(is_here) {
+            Some(before) => before,
+            None => Arc::new(Workspace::open(&settings.open_store()?, &loaded.root)),
+        };
+        let store = workspace.store().clone();
         let project = {
             let mut index = workspace.index();
             Project::open(&store, &mut index, loaded, settings::environment())?
@@ -67,12 +76,15 @@ impl Opened {
     }
 
     /// Opens what of a workspace follows from changes, without reading its workfiles; `None` where that cannot be said.
-    pub(crate) fn excerpt(context: &Context, changed: &Changed) -> Result<Option<(Self, Excerpt)>, Diagnosis> {
+    pub(crate) fn excerpt(
+        context: &Context,
+        workspace: Arc<Workspace>,
+        changed: &Changed,
+    ) -> Result<Option<(Self, Excerpt)>, Diagnosis> {
         let settings = context.settings()?;
         let trust = Trust::read(&settings.trust)?;
-        let store = settings.open_store()?;
-        let Changed { parts, changed, tasks, workspace } = changed;
-        let workspace = Arc::new(Workspace::open(&store, workspace));
+        let store = workspace.store().clone();
+        let Changed { parts, changed, tasks, .. } = changed;
         let excerpt = Excerpt::open(parts, changed, *tasks, workspace.root(), &mut workspace.index());
         let Some(excerpt) = excerpt else { return Ok(None) };
         let processes = ProcessExecutor::with_surroundings(Arc::clone(&workspace), settings::environment());

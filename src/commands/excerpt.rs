@@ -2,6 +2,9 @@
 //!
 //! Decides when that is as good as all of it. Unaware of how an excerpt is made.
 
+use std::sync::Arc;
+
+use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::project::excerpt::Excerpt;
 use quipu_runtime::run::step::{End, State};
 use quipu_runtime::run::{Rules, Run};
@@ -12,16 +15,18 @@ use crate::commands::glance::Changed;
 use crate::diagnose::Diagnosis;
 use crate::project::Opened;
 
-/// Opens what follows from a change, if something is to run for that and nothing but its own tasks decides about it.
+/// Opens what follows from a change in `workspace`, if something is to run for that and nothing but its own tasks decides about
+/// it.
 pub(super) fn open(
     context: &Context,
     args: &RunArgs,
+    workspace: &Arc<Workspace>,
     changed: &Changed,
 ) -> Result<Option<(Opened, Excerpt)>, Diagnosis> {
     if args.remote.is_some() {
         return Ok(None);
     }
-    let Some((opened, excerpt)) = Opened::excerpt(context, changed)? else { return Ok(None) };
+    let Some((opened, excerpt)) = Opened::excerpt(context, Arc::clone(workspace), changed)? else { return Ok(None) };
     // What others say of a task may depend on what they say of tasks above it.
     let mut engine = opened.engine();
     opened.attach_remotes(&mut engine)?;

@@ -34,6 +34,8 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
         return Ok(exit);
     }
     let glance = Glance::of(context, args);
+    // What the way of an excerpt looked at, where it led nowhere.
+    let mut before = None;
     match glance.as_ref().and_then(Glance::look) {
         Some(Seen::Same(summary)) => {
             let teller = render::Teller::of(args);
@@ -42,15 +44,20 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<Exit, Diagnosis> 
             return teller.told(Exit::Ok);
         }
         Some(Seen::Changed(changed)) => {
-            if let Some((opened, excerpt)) = excerpt::open(context, args, &changed)?
-                && let Some(exit) = go(context, args, None, opened, Some(&excerpt))?
-            {
-                return Ok(exit);
+            let store = context.settings()?.open_store()?;
+            let workspace = Arc::new(Workspace::open(&store, &changed.workspace));
+            match excerpt::open(context, args, &workspace, &changed)? {
+                Some((opened, excerpt)) => {
+                    if let Some(exit) = go(context, args, None, opened, Some(&excerpt))? {
+                        return Ok(exit);
+                    }
+                }
+                None => before = Some(workspace),
             }
         }
         None => {}
     }
-    let exit = go(context, args, glance, Opened::open(context)?, None)?;
+    let exit = go(context, args, glance, Opened::open_after(context, before)?, None)?;
     Ok(exit.expect("only an excerpt may turn out to be too little"))
 }
 

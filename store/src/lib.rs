@@ -84,6 +84,7 @@ mod test_dirs;
 pub mod tree;
 pub mod tree_build;
 pub mod tree_diff;
+mod tree_node;
 pub mod trust;
 mod verify;
 

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustc_hash::FxHashSet;
+
 use crate::backend::Backend;
 use crate::cid::{BlobId, Codec, IdPrefix, InvocationId, Link, OutputId, ReceiptId, TaskId, TreeId};
 use crate::counters::{Counters, Counting};
@@ -142,12 +144,21 @@ impl Store {
     /// Keeps the nodes of a directory (not what its entries name).
     pub fn put_tree(&self, tree: &Tree) -> Result<TreeId, StoreError> {
         let encoded = tree.encode()?;
-        for (id, bytes) in encoded.nodes {
-            if self.stored_in(self.inner.backend.written(), id.link())?.is_none() {
-                self.put_new(id.link(), bytes)?;
+        self.put_nodes(encoded.nodes)?;
+        Ok(encoded.id)
+    }
+
+    /// Keeps nodes of directories; which of them are here already is asked in one read of the index.
+    pub(crate) fn put_nodes(&self, nodes: Vec<(TreeId, Vec<u8>)>) -> Result<(), StoreError> {
+        let written = self.inner.backend.written();
+        let links: Vec<Link> = nodes.iter().map(|(id, _)| id.link()).collect();
+        let mut new = FxHashSet::default();
+        for ((link, (_, bytes)), stored) in links.iter().zip(nodes).zip(written.blocks(&links)?) {
+            if self.sound(written, *link, stored)?.is_none() && new.insert(*link) {
+                self.put_new(*link, bytes)?;
             }
         }
-        Ok(encoded.id)
+        Ok(())
     }
 
     /// Where a block is, if it is here: a large one by the presence and size of its file.

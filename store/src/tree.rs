@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cid::{BlobId, TreeId};
 use crate::dag::{self, DagError};
+use crate::tree_node;
 
 /// Largest encoded node, in bytes.
 pub const MAX_NODE_BYTES: usize = 1 << 20;
@@ -215,7 +216,7 @@ impl Tree {
     /// The blocks of this directory (not of those below it).
     pub fn encode(&self) -> Result<EncodedTree, TreeError> {
         let node = |entries: &[(Name, Entry)]| {
-            let bytes = encode_node(entries);
+            let bytes = tree_node::encode(entries);
             if bytes.len() > MAX_NODE_BYTES {
                 let (found_bytes, limit_bytes) = (bytes.len() as u64, MAX_NODE_BYTES as u64);
                 return Err(TreeError::Dag(DagError::TooLarge { found_bytes, limit_bytes }));
@@ -252,37 +253,35 @@ pub(crate) fn is_target(target: &str) -> bool {
     (1..=MAX_TARGET_BYTES).contains(&target.len()) && !target.contains('\0')
 }
 
-fn encode_node(entries: &[(Name, Entry)]) -> Vec<u8> {
-    let wire = entries.iter().map(|(name, entry)| {
-        let mut w = WireEntry { name: name.clone(), file: None, size: None, exec: None, dir: None, target: None };
-        match entry {
-            Entry::File { blob, size, exec } => {
-                w.file = Some(*blob);
-                w.size = Some(*size);
-                w.exec = exec.then_some(true);
-            }
-            Entry::Dir { tree } => w.dir = Some(*tree),
-            Entry::Symlink { target } => w.target = Some(target.clone()),
-        }
-        w
-    });
-    let wire = WireNode { entries: Some(wire.collect()), parts: None };
-    dag::encode(&wire).expect("checked names and links have a canonical form")
-}
-
 impl Node {
     /// Decodes a node's bytes, which may come from anywhere.
     pub fn decode(bytes: &[u8]) -> Result<Self, TreeError> {
-        let wire: WireNode = dag::decode(bytes, MAX_NODE_BYTES)?;
-        match (wire.entries, wire.parts) {
+        // What is no node because of its form is refused for that.
+        Self::decode_own(bytes).or_else(|why| {
+            dag::decode::<WireNode>(bytes, MAX_NODE_BYTES)?;
+            Err(why)
+        })
+    }
+
+    /// The same, whatever is said first of what is refused.
+    fn decode_own(bytes: &[u8]) -> Result<Self, TreeError> {
+        let wire: WireNode = dag::decode_own(bytes, MAX_NODE_BYTES)?;
+        let (node, again) = match (wire.entries, wire.parts) {
             (Some(entries), None) if entries.len() <= PART_ENTRIES => {
-                let entries = entries.into_iter().map(|w| Ok((w.name.clone(), w.into_entry()?)));
-                Ok(Self::Whole(Tree::sorted(entries.collect::<Result<_, TreeError>>()?)?))
+                let entries = entries.into_iter().map(WireEntry::into_entry);
+                let tree = Tree::sorted(entries.collect::<Result<_, TreeError>>()?)?;
+                let again = tree_node::encode(&tree.entries);
+                (Self::Whole(tree), again)
             }
             // A part named twice could never be in order: what is small here must not be large when joined.
-            (None, Some(parts)) if parts.len() >= 2 && all_differ(&parts) => Ok(Self::Parts(parts)),
-            _ => Err(TreeError::Parts),
-        }
+            (None, Some(parts)) if parts.len() >= 2 && all_differ(&parts) => {
+                let wire = WireNode { entries: None, parts: Some(parts) };
+                let again = dag::encode(&wire)?;
+                (Self::Parts(wire.parts.unwrap_or_default()), again)
+            }
+            _ => return Err(TreeError::Parts),
+        };
+        if again == bytes { Ok(node) } else { Err(DagError::NotCanonical.into()) }
     }
 }
 
@@ -293,18 +292,20 @@ fn all_differ(parts: &[TreeId]) -> bool {
 }
 
 impl WireEntry {
-    fn into_entry(self) -> Result<Entry, TreeError> {
-        let shape =
-            |name: &Name| TreeError::Dag(DagError::Shape(format!("`{name}` is not one of file, directory, link")));
+    fn into_entry(self) -> Result<(Name, Entry), TreeError> {
         let max = dag::MAX_INT as u64;
-        match (self.file, self.size, self.exec, self.dir, self.target) {
+        let entry = match (self.file, self.size, self.exec, self.dir, self.target) {
             (Some(blob), Some(size), exec @ (None | Some(true)), None, None) if size <= max => {
-                Ok(Entry::File { blob, size, exec: exec.is_some() })
+                Entry::File { blob, size, exec: exec.is_some() }
             }
-            (None, None, None, Some(tree), None) => Ok(Entry::Dir { tree }),
-            (None, None, None, None, Some(target)) => Ok(Entry::Symlink { target }),
-            _ => Err(shape(&self.name)),
-        }
+            (None, None, None, Some(tree), None) => Entry::Dir { tree },
+            (None, None, None, None, Some(target)) => Entry::Symlink { target },
+            _ => {
+                let what = format!("`{}` is not one of file, directory, link", self.name);
+                return Err(TreeError::Dag(DagError::Shape(what)));
+            }
+        };
+        Ok((self.name, entry))
     }
 }
 
@@ -338,6 +339,50 @@ mod tests {
         let tree = Tree::new(entries).expect("valid");
         let encoded = tree.encode().expect("fits");
         assert_eq!(Node::decode(&encoded.nodes[0].1), Ok(Node::Whole(tree)));
+    }
+
+    #[test]
+    fn what_is_written_straight_is_what_the_encoder_of_all_blocks_writes() {
+        let slow = |entries: &[(Name, Entry)]| {
+            let wire = entries.iter().map(|(name, entry)| {
+                let mut w =
+                    WireEntry { name: name.clone(), file: None, size: None, exec: None, dir: None, target: None };
+                match entry {
+                    Entry::File { blob, size, exec } => {
+                        (w.file, w.size, w.exec) = (Some(*blob), Some(*size), exec.then_some(true));
+                    }
+                    Entry::Dir { tree } => w.dir = Some(*tree),
+                    Entry::Symlink { target } => w.target = Some(target.clone()),
+                }
+                w
+            });
+            dag::encode(&WireNode { entries: Some(wire.collect()), parts: None }).expect("has a canonical form")
+        };
+        let sizes = [0, 23, 24, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, dag::MAX_INT as u64];
+        let mut entries: Vec<(Name, Entry)> = Vec::new();
+        for (n, size) in sizes.into_iter().enumerate() {
+            for exec in [false, true] {
+                let entry = Entry::File { blob: BlobId::of(&[n as u8]), size, exec };
+                entries.push((Name::new(&format!("f{n}{exec}")).expect("valid"), entry));
+            }
+        }
+        for len in [1, 23, 24, 255] {
+            entries.push((Name::new(&"d".repeat(len)).expect("valid"), Entry::Dir { tree: TreeId::of(&[len as u8]) }));
+        }
+        for len in [1, 23, 24, 255, 256, MAX_TARGET_BYTES] {
+            entries.push((
+                Name::new(&format!("l{len}é")).expect("valid"),
+                Entry::Symlink { target: "t".repeat(len).into() },
+            ));
+        }
+        let tree = Tree::new(entries).expect("valid");
+        for count in [0, 1, 23, 24, tree.entries.len()] {
+            assert_eq!(tree_node::encode(&tree.entries[..count]), slow(&tree.entries[..count]), "{count}");
+        }
+        let many: Vec<_> = (0..300).map(|i| file(&format!("f{i:05}"))).collect();
+        for count in [255, 256, 300] {
+            assert_eq!(tree_node::encode(&many[..count]), slow(&many[..count]), "{count}");
+        }
     }
 
     #[test]

@@ -54,8 +54,14 @@ pub fn tree_of<'a>(
     }
     let mut build = Build { store, nodes: Vec::new() };
     let id = build.directory(&files, 0, 0)?;
+    if let Some(store) = store {
+        store.put_nodes(std::mem::take(&mut build.nodes))?;
+    }
     Ok((id, build.nodes))
 }
+
+/// How many nodes wait for the store at most, but for those of one directory: what is in memory does not grow with the whole.
+const NODES_AT_ONCE: usize = 128;
 
 struct Build<'s> {
     store: Option<&'s Store>,
@@ -93,11 +99,13 @@ impl Build<'_> {
             }
             other => TreeOfError::Tree(other),
         })?;
-        if let Some(store) = self.store {
-            return Ok(store.put_tree(&tree)?);
-        }
         let encoded = tree.encode()?;
         self.nodes.extend(encoded.nodes);
+        if let Some(store) = self.store
+            && self.nodes.len() >= NODES_AT_ONCE
+        {
+            store.put_nodes(std::mem::take(&mut self.nodes))?;
+        }
         Ok(encoded.id)
     }
 }

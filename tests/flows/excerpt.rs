@@ -356,3 +356,27 @@ fn what_a_task_above_printed_is_made_again_when_it_is_lost() {
     let (status, said, ran) = run(&space, true);
     assert_eq!((status, ran), (0, vec!["loud".to_owned(), "use".to_owned()]), "{said}");
 }
+
+#[test]
+fn what_was_touched_and_is_as_it_was_is_read_once() {
+    const BYTES: u64 = 8 << 20;
+    let space = TestSpace::new(
+        "[workspace]\nsandbox = 'none'\n[task.count]\nrun = 'wc -c < big > out'\ninputs = ['big']\noutputs = ['out']\n",
+    );
+    space.write("big", &"x".repeat(BYTES as usize));
+    run(&space, true);
+    until_short(&space);
+    let file = fs::File::options().write(true).open(space.path("big")).expect("opens");
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).expect("is set");
+    // Old enough to be relied on once it is read.
+    std::thread::sleep(Duration::from_millis(100));
+    let mut command = space.command(&["run", "-qkj1"]);
+    let mut child = command.env("WORD", "w.txt").env("QUIPU_GLANCE", "1").spawn().expect("starts");
+    let of = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id())).expect("not waited for yet");
+    wait_until("it has ended", || of("stat").rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")));
+    let io = of("io");
+    assert!(child.wait().expect("has ended").success());
+    let read: u64 =
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")).and_then(|n| n.parse().ok()).expect("told");
+    assert!((BYTES..BYTES + BYTES / 2).contains(&read), "{read} bytes were read");
+}
