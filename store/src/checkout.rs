@@ -116,11 +116,15 @@ pub fn checkout_with(
     let (dir, name) = beneath::split(rel);
     let fd = beneath::open_root(root).map_err(|error| CheckoutError::io(&root.to_string_lossy(), error))?;
     let parent = beneath::make_dirs(fd.as_fd(), dir).map_err(|error| way(rel, error))?;
+    let giving = options.donor.as_ref().and_then(|donor| Giving::into(donor, parent.as_fd()));
+    let maker = Maker::new(store, giving);
+    // What is moved to where nothing is needs no other name first.
+    if let Some(made) = maker.straight(parent.as_fd(), name, rel, entry) {
+        return Ok(Placed { files: made.files, settled: made.settled, ..Placed::default() });
+    }
     store.placing(&std::path::absolute(root).unwrap_or_else(|_| root.to_owned()).join(dir));
     let temp = temp_name(parent.as_fd()).map_err(|error| CheckoutError::io(rel, error))?;
     let place = Place { store, root, rel, dir, name, parent: parent.as_fd(), options };
-    let giving = options.donor.as_ref().and_then(|donor| Giving::into(donor, place.parent));
-    let maker = Maker::new(store, giving);
     let single = plan.is_none();
     let made = match plan {
         Some(plan) => maker.directory(place.parent, &temp, rel, plan),

@@ -303,6 +303,14 @@ impl<'s> Maker<'s> {
         }
     }
 
+    /// Has one file given to where it is to stand in the end, if nothing is there.
+    pub(crate) fn straight(&self, dir: BorrowedFd<'_>, name: &str, path: &str, entry: &Entry) -> Option<Made> {
+        // Who is refused when it comes to it has a new time for nothing, and is not given any more.
+        let is_free = self.giving.is_some() && beneath::lstat(dir, name) == Ok(None);
+        let stamp = is_free.then(|| self.moved(dir, name, path, entry))??;
+        Some(self.made(vec![(path.to_owned(), entry.clone(), stamp)]))
+    }
+
     /// Has the file given away by who has it already.
     fn moved(&self, dir: BorrowedFd<'_>, name: &str, path: &str, entry: &Entry) -> Option<Stamp> {
         let mut mtime_ns = 0;

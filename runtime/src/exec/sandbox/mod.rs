@@ -5,6 +5,7 @@
 
 mod cell;
 mod child;
+mod closing;
 mod company;
 mod mounts;
 mod over;
@@ -28,6 +29,7 @@ use rustc_hash::FxHashMap;
 
 use self::cell::{Cell, CellError, Network, Template};
 use self::child::{Common, Op, Own, Stacks, Stdin, Step, Where};
+use self::closing::Closing;
 use self::company::Company;
 use self::mounts::{Hidden, c_path, c_string};
 pub(crate) use self::room::Left;
@@ -61,6 +63,7 @@ pub(crate) struct Sandbox {
     /// A file that has many names.
     empty: PathBuf,
     rooms: Arc<Rooms>,
+    closing: Closing,
     // Dropped last: the cells' mounts are of it.
     _base: ScratchDir,
 }
@@ -185,6 +188,7 @@ impl Sandbox {
             counts: Counts::default(),
             empty,
             rooms: Rooms::new(store),
+            closing: Closing::default(),
             _base: base,
         })
     }
@@ -456,7 +460,7 @@ impl Entered<'_> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.end_rest();
-        self.own = None;
+        self.own.take().into_iter().for_each(|own| self.sandbox.closing.close(own));
         if let Some(room) = self.room.take() {
             self.sandbox.rooms.give_back(room);
         }
