@@ -90,10 +90,8 @@ impl Observer for EventLog {
         let State::Open { put_off, .. } = &mut *state else { return };
         put_off.append(&mut line);
         // These are the driver's, which rests before it waits. Others may come while it does.
-        let may_wait = matches!(
-            event,
-            RunEvent::TaskStarted { .. } | RunEvent::TaskEnded { .. } | RunEvent::Recorded { .. }
-        );
+        let may_wait =
+            matches!(event, RunEvent::TaskStarted { .. } | RunEvent::TaskEnded { .. } | RunEvent::Recorded { .. });
         if !may_wait || put_off.len() > PUT_OFF_BYTES {
             state.write();
         }

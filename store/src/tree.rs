@@ -371,7 +371,7 @@ mod tests {
         }
         for len in [1, 23, 24, 255, 256, MAX_TARGET_BYTES] {
             entries.push((
-                Name::new(&format!("l{len}é")).expect("valid"),
+                Name::new(&format!("l{len}\u{e9}")).expect("valid"),
                 Entry::Symlink { target: "t".repeat(len).into() },
             ));
         }

@@ -3,12 +3,18 @@
 //! Knows the kernel's calling conventions; unaware of what they are used for.
 #![allow(unsafe_code)]
 
+mod descriptors;
+mod landlock;
+
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::process::Pid;
+
+pub(crate) use self::descriptors::{receive_descriptors, send_descriptors};
+pub(crate) use self::landlock::{landlock_abi, landlock_allow, landlock_create, landlock_restrict};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,53 +361,6 @@ pub(crate) fn close_from_on_exec(first: RawFd) -> Result<(), i32> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, !0_u32, CLOSE_RANGE_CLOEXEC) })
 }
 
-/// Room for the message that three descriptors travel with.
-#[repr(C, align(8))]
-struct Ancillary([u8; 64]);
-
-/// Sends a word, and three descriptors with it.
-pub(crate) fn send_descriptors(to: BorrowedFd<'_>, word: u8, fds: [BorrowedFd<'_>; 3]) -> Result<(), i32> {
-    let (mut room, mut word) = (Ancillary([0; 64]), word);
-    let mut part = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 1 };
-    let fds = fds.map(|fd| fd.as_raw_fd());
-    // SAFETY: all zeroes is a valid message; all it points to are live locals; the room is large enough and aligned for what
-    // is put there.
-    let sent = unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
-        message.msg_control = (&raw mut room).cast();
-        message.msg_controllen = libc::CMSG_SPACE(size_of_val(&fds) as u32) as _;
-        let head = libc::CMSG_FIRSTHDR(&raw const message);
-        ((*head).cmsg_level, (*head).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
-        (*head).cmsg_len = libc::CMSG_LEN(size_of_val(&fds) as u32) as _;
-        libc::CMSG_DATA(head).cast::<[RawFd; 3]>().write_unaligned(fds);
-        libc::sendmsg(to.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
-    };
-    check(sent as libc::c_long)
-}
-
-/// Waits for a word, and for the three descriptors that may come with it, which are not closed on `execve`. Makes system
-/// calls only.
-pub(crate) fn receive_descriptors(from: BorrowedFd<'_>) -> Result<(u8, Option<[RawFd; 3]>), i32> {
-    let (mut room, mut word) = (Ancillary([0; 64]), 0_u8);
-    let mut part = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: 1 };
-    // SAFETY: all zeroes is a valid message; all it points to are live locals; the kernel fills in no more than the room holds.
-    unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
-        (message.msg_control, message.msg_controllen) = ((&raw mut room).cast(), size_of::<Ancillary>() as _);
-        let received = libc::recvmsg(from.as_raw_fd(), &raw mut message, 0);
-        check(received as libc::c_long)?;
-        let head = libc::CMSG_FIRSTHDR(&raw const message);
-        let size = libc::CMSG_LEN(size_of::<[RawFd; 3]>() as u32) as usize;
-        if received != 1 {
-            return Err(libc::EPIPE);
-        }
-        let is_whole = !head.is_null() && (*head).cmsg_len as usize == size;
-        Ok((word, is_whole.then(|| libc::CMSG_DATA(head).cast::<[RawFd; 3]>().read_unaligned())))
-    }
-}
-
 #[repr(C)]
 struct MountAttr {
     set: u64,
@@ -547,58 +506,4 @@ pub(crate) fn stream_socket(is_v4: bool) -> Result<OwnedFd, i32> {
 pub(crate) fn unshare(namespaces: i32) -> Result<(), i32> {
     // SAFETY: integers in, integer out; file descriptors are not among what can be named here.
     check(unsafe { libc::unshare(namespaces) }.into())
-}
-
-/// The version of Landlock this kernel has.
-pub(crate) fn landlock_abi() -> Result<i64, i32> {
-    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
-    // SAFETY: asks for a number; no structure is read.
-    let abi = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<u8>(),
-            0_usize,
-            LANDLOCK_CREATE_RULESET_VERSION,
-        )
-    };
-    check(abi).map(|()| abi)
-}
-
-/// Makes an empty set of rules that forbids this much.
-pub(crate) fn landlock_create(files: u64, network: u64, scopes: u64, abi: i64) -> Result<OwnedFd, i32> {
-    let attributes = [files, network, scopes];
-    // Older kernels know the beginning of the structure only.
-    let known = match abi {
-        ..=3 => 1,
-        4..=5 => 2,
-        _ => 3,
-    };
-    let size = known * size_of::<u64>();
-    // SAFETY: the structure is as many words as the size says.
-    let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), size, 0_u32) };
-    check(fd)?;
-    let fd = RawFd::try_from(fd).map_err(|_| libc::EBADF)?;
-    // SAFETY: the kernel has just made this descriptor for us, and closes it on `execve` by itself.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Allows `access` to what `path` is, and to all below it.
-pub(crate) fn landlock_allow(rules: &OwnedFd, path: &OwnedFd, access: u64) -> Result<(), i32> {
-    #[repr(C, packed)]
-    struct PathBeneath {
-        access: u64,
-        parent: RawFd,
-    }
-    const PATH_BENEATH: u32 = 1;
-    let rule = PathBeneath { access, parent: path.as_raw_fd() };
-    // SAFETY: the structure has the layout the kernel reads, and outlives the call.
-    check(unsafe {
-        libc::syscall(libc::SYS_landlock_add_rule, rules.as_raw_fd(), PATH_BENEATH, &raw const rule, 0_u32)
-    })
-}
-
-/// Puts this thread, and all it starts, under the rules.
-pub(crate) fn landlock_restrict(rules: &OwnedFd) -> Result<(), i32> {
-    // SAFETY: integers in, integer out.
-    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0_u32) })
 }
