@@ -43,7 +43,7 @@ use push::Pusher;
 pub use push::{may_leave, send};
 use reads::Reads;
 use remotes::Remotes;
-pub use request::{DriveError, Durations, Engine, Equip, Goal, Listing, Placer, Report, Request, place_each};
+pub use request::{Beside, DriveError, Durations, Engine, Equip, Goal, Listing, Placer, Report, Request, place_each};
 use seating::Seating;
 use work::Message;
 
@@ -133,7 +133,7 @@ struct Drive {
     durations: Option<Durations>,
     equip: Option<Equip>,
     reads: Reads,
-    beside: Option<usize>,
+    beside: Option<Beside>,
     left_out: Vec<(Text, Text)>,
     expected_ms: Vec<u64>,
     /// What tasks that are never cached are remembered with, until the run ends.
@@ -241,19 +241,17 @@ impl Drive {
 
     /// Looks everything up, says what is to come, and lets work start.
     fn begin(&mut self) -> Result<(), DriveError> {
-        let names = |tasks: &[TaskIdx]| tasks.iter().map(|g| self.subject.workflow.node(*g).name.clone()).collect();
+        let names = || match &self.beside {
+            Some(beside) => beside.goals.clone(),
+            None => self.goals.iter().map(|goal| self.name(*goal)).collect(),
+        };
         // The same task under two names counts once.
         let ids = &self.subject.ids;
         let in_scope = |t: &TaskIdx| ids.first(*t) == *t && self.run.in_scope(*t);
         let tasks = self.subject.workflow.indices().filter(in_scope).filter(|t| !self.is_beside(*t)).count();
-        let tasks = tasks + self.beside.unwrap_or(0);
+        let tasks = tasks + self.others();
         let workspace = || self.workspace.clone();
-        self.emit(|| RunEvent::RunStarted {
-            run: self.id.clone(),
-            workspace: workspace(),
-            goals: names(&self.goals),
-            tasks,
-        });
+        self.emit(|| RunEvent::RunStarted { run: self.id.clone(), workspace: workspace(), goals: names(), tasks });
         for (task, reason) in &self.left_out {
             self.emit(|| RunEvent::TaskLeftOut { task: task.clone(), reason: reason.clone() });
         }
@@ -266,7 +264,7 @@ impl Drive {
         let count = |is: fn(&State) -> bool| states.iter().filter(|(_, s)| is(s)).count();
         let certain = count(|s| matches!(s, State::Staging | State::Queued | State::Following));
         let conditional = count(|s| matches!(s, State::Waiting | State::Ordering | State::Calling));
-        let settled = count(|s| matches!(s, State::Ended(_))) + self.beside.unwrap_or(0);
+        let settled = count(|s| matches!(s, State::Ended(_))) + self.others();
         if certain + conditional > 0 {
             self.expected_ms = self.durations.take().map(|d| d()).unwrap_or_default();
             let left = states.iter().filter(|(_, s)| !matches!(s, State::Ended(_) | State::Idle)).map(|(t, _)| *t);

@@ -149,8 +149,10 @@ impl Glance {
     pub(super) fn keep(&self, opened: &Opened, report: &Report) {
         let Counts { cached, unneeded, .. } = report.summary.counts;
         let settled = Counts { cached, unneeded, ..Counts::default() };
-        let named =
-            |name: &&str| opened.project.loaded.recipes.iter().any(|r| r.pass_env.iter().any(|n| &**n == *name));
+        let loaded = &opened.project.loaded;
+        let passed = loaded.recipes.iter().flat_map(|recipe| &recipe.pass_env);
+        let params = loaded.params.iter().chain(loaded.recipes.iter().flat_map(|recipe| &*recipe.params));
+        let mut named = passed.chain(params.filter_map(|param| param.from_env.as_ref()));
         // What a run that was killed had done of these counts once, in the run that goes on.
         let went_on = |t: TaskIdx| matches!(report.run.state(t), State::Ended(_)) && !opened.project.policy(t).cache;
         if report.summary.counts != settled
@@ -158,7 +160,7 @@ impl Glance {
             || report.run.place_failures() > 0
             || report.has_expiring
             || self.events.news.load(Ordering::Relaxed)
-            || RESTLESS.iter().any(named)
+            || named.any(|name| RESTLESS.contains(&&**name))
         {
             return;
         }

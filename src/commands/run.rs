@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use quipu_runtime::drive::{self, Goal, Report, Request};
+use quipu_runtime::drive::{self, Beside, Goal, Report, Request};
 use quipu_runtime::event_log::EventLog;
 use quipu_runtime::exec::Stop;
 use quipu_runtime::exec::workspace::Workspace;
@@ -106,7 +106,7 @@ fn go(
     let mut request = request(&opened, goals, rules);
     request.id = id.as_str().into();
     request.left_out = left_out;
-    request.beside = excerpt.map(|excerpt| excerpt.others);
+    request.beside = excerpt.map(|excerpt| Beside { tasks: excerpt.others, goals: excerpt.goals.clone() });
     request.place = Some(placer(&opened, Arc::clone(&placed), glance.as_ref().map(Glance::placed)));
     request.wait = args.wait;
     let report = drive::run_blocking(&engine, request, wish_to_stop);

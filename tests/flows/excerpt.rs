@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -102,17 +103,29 @@ fn until_short(space: &TestSpace) {
     });
 }
 
-/// The log of the last run that did something: tasks it was about, and for each task of the workspace how it ended, with its id.
-fn log(space: &TestSpace) -> (usize, BTreeMap<String, (String, String)>) {
+/// What the log says of the last run that did something.
+struct Log {
+    /// What was asked for.
+    goals: Vec<String>,
+    /// How each task of the workspace ended, with its id.
+    tasks: BTreeMap<String, (String, String)>,
+    /// How many tasks were worked out: all, unless it was known of all that they were settled before.
+    worked_out: usize,
+}
+
+fn log(space: &TestSpace) -> Log {
     let text = space.ok(&["log", "--run", "last", "--json"]).stdout;
-    let mut tasks = BTreeMap::new();
-    let mut goals = 0;
+    let (mut tasks, mut goals, mut again) = (BTreeMap::new(), vec![], 0);
     for event in text.lines().map(|line| serde_json::from_str::<Json>(line).expect("is JSON")) {
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
         match event["event"].as_str() {
-            Some("run-started") => goals = event["goals"].as_array().map_or(0, Vec::len),
+            Some("run-started") => {
+                let names = event["goals"].as_array().expect("is told").iter();
+                goals = names.map(|name| name.as_str().expect("is a name").to_owned()).collect();
+            }
             Some("settled") => {
                 for (task, id) in event["tasks"].as_object().expect("is a map") {
+                    again += usize::from(tasks.get(task).is_some_and(|(end, _)| end != "cached"));
                     tasks.entry(task.clone()).or_insert(("cached".into(), id.as_str().expect("is an id").into()));
                 }
             }
@@ -120,7 +133,8 @@ fn log(space: &TestSpace) -> (usize, BTreeMap<String, (String, String)>) {
             _ => {}
         }
     }
-    (goals, tasks)
+    let worked_out = if again == 0 { tasks.len() } else { again };
+    Log { goals, tasks, worked_out }
 }
 
 /// Ids of the receipts that `explain` goes by may differ, since they say when; nothing else does.
@@ -196,10 +210,10 @@ fn after_any_edits_what_follows_is_worked_out_as_if_all_was_looked_at() {
                 assert_eq!(read(&a), read(&b), "{at}: {out}");
             }
             if !short.2.is_empty() {
-                let ((goals, of_a), (all, of_b)) = (log(&a), log(&b));
-                assert_eq!(of_a, of_b, "{at}");
-                assert_eq!(all, of_b.len(), "{at}");
-                excerpts += usize::from(goals < all);
+                let (of_a, of_b) = (log(&a), log(&b));
+                assert_eq!((&of_a.tasks, of_a.goals), (&of_b.tasks, of_b.goals), "{at}");
+                assert_eq!(of_b.worked_out, of_b.tasks.len(), "{at}");
+                excerpts += usize::from(of_a.worked_out < of_b.worked_out);
             }
             for task in ["gen", "join", "print"].into_iter().filter(|_| turn == 1) {
                 assert_eq!(explained(&a, task), explained(&b, task), "{at}: {task}");
@@ -225,7 +239,7 @@ fn one_edit_runs_what_follows_and_keeps_what_is_known_of_the_rest() {
         space.write("c.txt", &format!("{n}\n"));
         let (status, said, ran) = run(&space, true);
         assert_eq!((status, ran), (0, vec!["join".to_owned(), "right".to_owned()]), "{said}");
-        assert_eq!(log(&space).0, 2, "nothing but what follows was worked out");
+        assert_eq!(log(&space).worked_out, 2, "nothing but what follows was worked out");
         assert_eq!(run(&space, true).2, Vec::<String>::new());
     }
     // What nobody looked at is still known, and kept.
@@ -255,7 +269,7 @@ fn what_is_known_of_the_tasks_counts_whole_or_not_at_all() {
         space.write("c.txt", &format!("{} {what}\n", char::from(b'A' + n)));
         let (status, said, ran) = run(&space, true);
         assert_eq!((status, ran), (0, vec!["join".to_owned(), "right".to_owned()]), "{what}: {said}");
-        log(&space).0
+        log(&space).worked_out
     };
     assert_eq!(damaged(&bytes, "whole"), 2);
     for at in [0, 8, 12, 40, bytes.len() / 2, bytes.len() - 1] {
@@ -303,7 +317,7 @@ fn a_task_that_fails_is_told_what_it_did_not_declare_all_the_same() {
     until_short(&space);
     space.write("in", "no");
     let (status, said, _) = run(&space, true);
-    assert_eq!((status, log(&space).0), (1, 1), "{said}");
+    assert_eq!((status, log(&space).worked_out), (1, 1), "{said}");
     assert!(said.contains("add to `inputs` (quipu.toml:3): \"secret.h\""), "{said}");
 }
 
@@ -323,7 +337,7 @@ fn of_many_tasks_those_that_nothing_happened_to_are_still_known_and_kept() {
     until_short(&space);
     space.write("in/77", "other");
     assert_eq!(run(&space, true).2, ["77"]);
-    assert_eq!(log(&space).0, 1);
+    assert_eq!(log(&space).worked_out, 1);
     let is_known =
         |n: usize| explained(&space, &format!("t[{n}]")).contains("nothing differs from what it was when it was last");
     assert!([0, 76, 77, 78, 139].into_iter().all(is_known));
@@ -379,4 +393,48 @@ fn what_was_touched_and_is_as_it_was_is_read_once() {
     let read: u64 =
         io.lines().find_map(|line| line.strip_prefix("rchar: ")).and_then(|n| n.parse().ok()).expect("told");
     assert!((BYTES..BYTES + BYTES / 2).contains(&read), "{read} bytes were read");
+}
+
+#[test]
+fn a_task_under_several_names_above_counts_once() {
+    let space = TestSpace::new(
+        "[workspace]\nsandbox = 'none'\n[task.up]\nmatrix = { i = ['1', '2', '3', '4'] }\nrun = 'cat u.txt'\n\
+         inputs = ['u.txt']\n[task.down]\nrun = 'cat d.txt'\ninputs = ['d.txt']\nneeds = ['up']\n",
+    );
+    space.write("u.txt", "1");
+    space.write("d.txt", "1");
+    run(&space, true);
+    until_short(&space);
+    space.write("d.txt", "2");
+    let (status, said, _) = run(&space, true);
+    assert!(status == 0 && said.contains("2 tasks: 1 ran, 1 cached"), "{said}");
+    assert_eq!(log(&space).worked_out, 1);
+}
+
+#[test]
+fn what_a_task_above_made_and_is_damaged_is_made_again_by_looking_at_everything() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        "[task.made]\nrun = 'mkdir dir; seq 30000 > dir/x'\ninputs = []\noutputs = ['dir/']\n\
+         [task.user]\nrun = 'cat dir/x e.txt | cksum > e.out'\ninputs = ['dir/', 'e.txt']\noutputs = ['e.out']\n",
+    );
+    space.write("e.txt", "1");
+    run(&space, true);
+    until_short(&space);
+    for blob in space.store_files("blobs") {
+        let mut bytes = fs::read(&blob).expect("is read");
+        bytes[0] = b'Z';
+        let mut writable = fs::metadata(&blob).expect("is there").permissions();
+        writable.set_mode(0o600);
+        fs::set_permissions(&blob, writable).expect("is ours");
+        fs::write(&blob, bytes).expect("is written");
+    }
+    space.write("e.txt", "2");
+    let (status, said, _) = run(&space, true);
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("bytes do not match"), "{said}");
+    let again = run(&space, false);
+    assert_eq!(again.0, 0, "{}", again.1);
 }

@@ -289,3 +289,21 @@ fn edits_in_any_order_are_all_seen() {
         }
     }
 }
+
+#[test]
+fn what_a_param_takes_from_a_variable_that_is_never_the_same_is_looked_at() {
+    let space = TestSpace::new(
+        "[workspace]\nsandbox = 'none'\n[params]\np = { default = 'd', from-env = 'OLDPWD' }\n\
+         [task.a]\nrun = 'echo {{p}} > a.out'\ninputs = []\noutputs = ['a.out']\n",
+    );
+    let in_one = |dir: &str| {
+        let output = space.finish(space.command(&["run", "-q"]).env("OLDPWD", dir).env("QUIPU_GLANCE", "1"));
+        assert_eq!(output.status, 0, "{}", output.stderr);
+    };
+    for _ in 0..4 {
+        in_one("/one");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    in_one("/other");
+    assert_eq!(space.read("a.out"), "/other\n");
+}

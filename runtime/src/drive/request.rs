@@ -79,6 +79,15 @@ pub type Equip = Box<dyn Fn(TaskIdx, &mut crate::exec::Job) + Send>;
 /// Tells the source files of a task, by path: what tasks with a depfile are looked up by.
 pub type Listing = Box<dyn Fn(TaskIdx) -> Vec<(String, Entry)> + Send>;
 
+/// What a run is about beyond its workflow.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    /// How many tasks.
+    pub tasks: usize,
+    /// What people are told that was asked for.
+    pub goals: Vec<Text>,
+}
+
 /// What a run is to do.
 pub struct Request {
     /// The tasks.
@@ -104,7 +113,7 @@ pub struct Request {
     pub listing: Option<Listing>,
     /// Tasks that are settled and no part of the workflow: told of as if they were. Where there are some, tasks of other
     /// workflows are among them.
-    pub beside: Option<usize>,
+    pub beside: Option<Beside>,
     /// Tasks that are no part of the workflow, and why: told, and nothing else.
     pub left_out: Vec<(Text, Text)>,
     /// Whether a run goes on waiting for tasks that are done elsewhere when nothing else is left to do.

@@ -18,18 +18,28 @@ impl Drive {
         self.beside.is_some() && matches!(self.subject.workflow.node(task).work, Work::External { .. })
     }
 
+    /// How many tasks there are beside the workflow.
+    pub(super) fn others(&self) -> usize {
+        self.beside.as_ref().map_or(0, |beside| beside.tasks)
+    }
+
     /// What became of the tasks, those beside the workflow included.
     pub(super) fn counts(&self) -> Counts {
         let mut counts = self.run.counts();
-        let Some(beside) = self.beside else { return counts };
-        for task in self.subject.workflow.indices().filter(|t| self.run.in_scope(*t) && self.is_beside(*t)) {
+        if self.beside.is_none() {
+            return counts;
+        }
+        // The same task under two names counts once.
+        let once = |t: &TaskIdx| self.subject.ids.first(*t) == *t;
+        let beside_it = |t: &TaskIdx| once(t) && self.run.in_scope(*t) && self.is_beside(*t);
+        for task in self.subject.workflow.indices().filter(beside_it) {
             match self.run.state(task) {
                 State::Idle => counts.unneeded -= 1,
                 State::Ended(End::Cached) => counts.cached -= 1,
                 _ => {}
             }
         }
-        counts.cached += beside;
+        counts.cached += self.others();
         counts
     }
 

@@ -103,6 +103,8 @@ impl Project {
             packed.extend_from_slice(&owner.to_le_bytes());
         }
         out.bytes(&packed);
+        let names: Vec<&str> = self.subject.workflow.nodes().iter().map(|node| &*node.name).collect();
+        out.bytes(names.join("\0").as_bytes());
         Some(out.0)
     }
 

@@ -39,6 +39,8 @@ pub struct Excerpt {
     pub project: Arc<Project>,
     /// How many tasks the workspace has beside those that are worked out.
     pub others: usize,
+    /// The names of all tasks, which are what the run is for.
+    pub goals: Vec<Text>,
     /// What the run's log says of all tasks before it says anything else.
     pub log: Vec<u8>,
     /// What stands above, with the receipt each task is settled by.
@@ -96,7 +98,8 @@ impl Excerpt {
         let standing = known.values().enumerate().filter(|(_, known)| known.alone.is_none());
         let standing = standing.map(|(i, known)| (TaskIdx::new(i), known.receipt)).collect();
         let project = Arc::new(project(known, &lists, root, index)?);
-        Some(Self { project, others, log: parts.part(1)?, standing })
+        let goals = std::str::from_utf8(graph.names).ok()?.split('\0').map(Text::from).collect();
+        Some(Self { project, others, goals, log: parts.part(1)?, standing })
     }
 
     /// The tasks that are worked out.
@@ -107,11 +110,12 @@ impl Excerpt {
 
     /// Whether what was looked at of what stands above is settled by the receipts that settled it before, and is not missed.
     pub fn stands(&self, run: &Run) -> bool {
-        self.standing.iter().all(|(task, receipt)| match run.state(*task) {
-            State::Ended(End::Cached) => run.receipt(*task) == Some(*receipt),
-            State::Idle | State::Ended(End::Cancelled) => true,
-            _ => false,
-        })
+        !run.misses_others()
+            && self.standing.iter().all(|(task, receipt)| match run.state(*task) {
+                State::Ended(End::Cached) => run.receipt(*task) == Some(*receipt),
+                State::Idle | State::Ended(End::Cancelled) => true,
+                _ => false,
+            })
     }
 
     /// What stands above and was not looked at, with the receipt each is settled by.
@@ -126,6 +130,8 @@ struct Graph<'b> {
     downstream: Rows<'b>,
     users: Rows<'b>,
     owners: &'b [u8],
+    /// Of all tasks, with a NUL between two.
+    names: &'b [u8],
 }
 
 /// Rows of numbers, one after the other.
@@ -155,8 +161,8 @@ impl<'b> Graph<'b> {
     fn read(bytes: &'b [u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let (downstream, users) = (Rows::read(&mut reader)?, Rows::read(&mut reader)?);
-        let owners = reader.bytes()?;
-        reader.0.is_empty().then_some(Self { downstream, users, owners })
+        let (owners, names) = (reader.bytes()?, reader.bytes()?);
+        reader.0.is_empty().then_some(Self { downstream, users, owners, names })
     }
 
     fn lists(&self) -> usize {

@@ -182,6 +182,8 @@ pub struct Run {
     /// Whether services that nobody needs were asked to end since somebody last might have needed one less.
     is_quiet: bool,
     place_failures: usize,
+    /// Bytes were missed that a task of another workflow made.
+    lost_elsewhere: bool,
     diverged: bool,
     in_place: InPlace,
 }
@@ -211,6 +213,7 @@ impl Run {
             serving: BTreeMap::new(),
             is_quiet: true,
             place_failures: 0,
+            lost_elsewhere: false,
             diverged: false,
             in_place: InPlace::default(),
         };

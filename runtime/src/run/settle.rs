@@ -98,6 +98,7 @@ impl Run {
                 let why = match self.work(producer) {
                     Work::Task(_) => format!("the output of `{name}` keeps vanishing"),
                     Work::External { .. } => {
+                        self.lost_elsewhere = true;
                         format!("the output of `{name}` is gone, and only its own workspace makes it again")
                     }
                 };

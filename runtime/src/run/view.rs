@@ -175,6 +175,11 @@ impl Run {
         counts
     }
 
+    /// Whether bytes were missed that only another workflow makes again.
+    pub fn misses_others(&self) -> bool {
+        self.lost_elsewhere
+    }
+
     /// How many goals could not be placed.
     pub fn place_failures(&self) -> usize {
         self.place_failures
