@@ -5,7 +5,6 @@
 
 mod cell;
 mod child;
-mod closing;
 mod company;
 mod mounts;
 mod over;
@@ -29,7 +28,6 @@ use rustc_hash::FxHashMap;
 
 use self::cell::{Cell, CellError, Network, Template};
 use self::child::{Common, Op, Own, Stacks, Stdin, Step, Where};
-use self::closing::Closing;
 use self::company::Company;
 use self::mounts::{Hidden, c_path, c_string};
 pub(crate) use self::room::Left;
@@ -63,7 +61,6 @@ pub(crate) struct Sandbox {
     /// A file that has many names.
     empty: PathBuf,
     rooms: Arc<Rooms>,
-    closing: Closing,
     // Dropped last: the cells' mounts are of it.
     _base: ScratchDir,
 }
@@ -188,7 +185,6 @@ impl Sandbox {
             counts: Counts::default(),
             empty,
             rooms: Rooms::new(store),
-            closing: Closing::default(),
             _base: base,
         })
     }
@@ -407,6 +403,7 @@ impl Entered<'_> {
     /// Leaves what the task wrote where it is, for as long as what this gives lives. Nothing of the task may run any more, nor again.
     pub(crate) fn leave_outputs(&mut self) -> Option<Left> {
         self.end_rest();
+        self.own = None;
         self.room.take().map(|room| Left::new(room, &self.sandbox.rooms))
     }
 
@@ -460,7 +457,7 @@ impl Entered<'_> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.end_rest();
-        self.own.take().into_iter().for_each(|own| self.sandbox.closing.close(own));
+        self.own = None;
         if let Some(room) = self.room.take() {
             self.sandbox.rooms.give_back(room);
         }
