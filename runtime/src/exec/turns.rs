@@ -43,7 +43,8 @@ impl Turns {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut taken = self.turns.lock();
-        for path in &self.paths {
+        // Last in, first out: nobody searches through all that was taken at once.
+        for path in self.paths.iter().rev() {
             let at = taken.iter().rposition(|other| other == path).expect("it was put there when the turn was taken");
             taken.swap_remove(at);
         }
