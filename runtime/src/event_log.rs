@@ -89,9 +89,8 @@ impl Observer for EventLog {
         }
         let State::Open { put_off, .. } = &mut *state else { return };
         put_off.append(&mut line);
-        // These are the driver's, which rests before it waits. Others may come while it does.
-        let may_wait =
-            matches!(event, RunEvent::TaskStarted { .. } | RunEvent::TaskEnded { .. } | RunEvent::Recorded { .. });
+        // These are the driver's, which rests before it waits. Others may come while it does, the start of a task among them.
+        let may_wait = matches!(event, RunEvent::TaskEnded { .. } | RunEvent::Recorded { .. });
         if !may_wait || put_off.len() > PUT_OFF_BYTES {
             state.write();
         }
@@ -240,7 +239,7 @@ mod tests {
         log.on(0, &started("a"));
         assert_eq!(lines(), 1, "the first makes the file");
         log.on(1, &recorded("a"));
-        log.on(1, &started("b"));
+        log.on(1, &recorded("b"));
         assert_eq!(lines(), 1);
         log.rest();
         assert_eq!(lines(), 3);
@@ -248,7 +247,10 @@ mod tests {
         log.on(2, &RunEvent::Warning { message: "now".into() });
         assert_eq!(lines(), 5);
         log.on(3, &recorded("c"));
+        log.on(3, &started("d"));
+        assert_eq!(lines(), 7, "it is told by the task");
+        log.on(3, &recorded("d"));
         drop(log);
-        assert_eq!(lines(), 6);
+        assert_eq!(lines(), 8);
     }
 }
