@@ -134,6 +134,10 @@ impl Observer for TellKept {
         }
         self.inner.on(at_ms, event);
     }
+
+    fn rest(&self) {
+        self.inner.rest();
+    }
 }
 
 /// A duration as people say it.
