@@ -214,3 +214,28 @@ fn a_lease_ends_with_its_process() {
     child.wait().expect("is ours");
     assert!(store.lease(invocation(1)).expect("locks").is_some());
 }
+
+#[test]
+fn what_somebody_else_commits_is_seen_at_once_by_who_goes_by_one_look_at_the_index_for_several_questions() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let open = || Store::open(temp.path(), options()).expect("opens");
+    let (one, other) = (open(), open());
+    // Only who writes goes by one look for long.
+    one.put(Codec::Raw, vec![0]).expect("is put");
+    one.flush().expect("commits");
+    let mut shared = 0;
+    for n in 1..20 {
+        let bytes = content(n);
+        let link = BlobId::of(&bytes).link();
+        // Until the index is old enough for that.
+        std::thread::sleep(Duration::from_millis(40));
+        assert!(!one.has(link).expect("looks"));
+        let before = one.counters().reads;
+        assert!(!one.has(link).expect("looks"));
+        shared += usize::from(one.counters().reads == before);
+        other.put(Codec::Raw, bytes).expect("is put");
+        other.flush().expect("commits");
+        assert!(one.has(link).expect("looks"), "{n}");
+    }
+    assert!(shared > 0);
+}
