@@ -52,6 +52,8 @@ struct Inner {
     inline_max_bytes: u64,
     counting: Arc<Counting>,
     findings: Mutex<Vec<Finding>>,
+    /// Large blobs that this handle read through and found to be what their ids say.
+    whole: Mutex<FxHashSet<BlobId>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -90,7 +92,8 @@ impl Store {
     }
 
     pub(crate) fn over(backend: Box<dyn Backend>, inline_max_bytes: u64, counting: Arc<Counting>) -> Self {
-        Self { inner: Arc::new(Inner { backend, inline_max_bytes, counting, findings: Mutex::default() }) }
+        let (findings, whole) = Default::default();
+        Self { inner: Arc::new(Inner { backend, inline_max_bytes, counting, findings, whole }) }
     }
 
     /// Notes that the store is on a network, if it is.

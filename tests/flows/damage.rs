@@ -1,9 +1,10 @@
 //! Damage to the store: a message, or work done again; never a wrong output, never a panic.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::kit::{TestSpace, copy};
+use crate::kit::{TestSpace, copy, needs_ns};
 
 /// One task with an output small enough for the index, one with a large one, one that reads both.
 const TASKS: &str = r#"
@@ -207,4 +208,33 @@ fn what_is_no_store_is_left_alone() {
         assert!(output.stderr.contains("is no quipu store"), "{}", output.stderr);
     }
     assert_eq!(space.listing().len(), 1);
+}
+
+#[test]
+fn what_is_damaged_is_never_read_by_a_task() {
+    let file = "run = 'cat big n | cksum > sum'\ninputs = ['big', 'n']\n";
+    let stdin = "run = 'cat - n | cksum > sum'\ninputs = ['n']\nstdin = 'big'\n";
+    for (sandbox, reads) in [("none", file), ("none", stdin), ("ns", file), ("ns", stdin)] {
+        if sandbox == "ns" && !needs_ns() {
+            continue;
+        }
+        let text = format!(
+            "[workspace]\nsandbox = '{sandbox}'\n[task.made]\nrun = 'seq 30000'\ninputs = []\nstdout = 'big'\n\
+             [task.reader]\n{reads}outputs = ['sum']\n",
+        );
+        let built = |space: &TestSpace, n: &str| {
+            space.write("n", n);
+            space.build(&[]);
+            space.read("sum")
+        };
+        let (space, clean) = (TestSpace::new(&text), TestSpace::new(&text));
+        built(&space, "0");
+        for blob in space.store_files("blobs") {
+            let mut permissions = fs::metadata(&blob).expect("is there").permissions();
+            permissions.set_mode(0o600);
+            fs::set_permissions(&blob, permissions).expect("is ours");
+            flip(&blob, 100, 1);
+        }
+        assert_eq!(built(&space, "1"), built(&clean, "1"), "{sandbox}: {reads}");
+    }
 }

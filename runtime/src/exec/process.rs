@@ -458,7 +458,7 @@ impl Shared {
             },
         };
         let blob = blob.ok_or_else(|| FailureKind::Executor { why: "standard input is not a file".into() })?;
-        match self.workspace.store().blob(blob) {
+        match self.workspace.store().whole(blob) {
             Ok(Some(Blob::File { path, .. })) => Ok(Reads::File(path)),
             Ok(Some(Blob::Inline(bytes))) => in_memory(&bytes).map(Reads::Copy).map_err(|e| failed(e).into()),
             Ok(None) => Err(Halt::Gone(vec!["standard input".into()])),

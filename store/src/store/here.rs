@@ -2,12 +2,20 @@
 //!
 //! Looks files up many at a time; unaware of what is asked of them.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::sync::PoisonError;
+
 use rustc_hash::FxHashSet;
 
 use super::Store;
+use crate::cid::BlobId;
 use crate::error::StoreError;
+use crate::hash_file::hash_large;
+use crate::parallel;
 use crate::receipt::Output;
 use crate::rows::Stored;
+use crate::terms::Blob;
 use crate::tree::Entry;
 
 /// How many blocks share one read of the index at most: small ones are read with their rows.
@@ -59,6 +67,28 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// A file's content, in the form the store has it, for who reads it where it is. What is in a file of the store is read
+    /// through, once by each handle; one that is not what its id says counts as absent, is set aside and noted.
+    pub fn whole(&self, id: BlobId) -> Result<Option<Blob>, StoreError> {
+        let Some(blob) = self.blob(id)? else { return Ok(None) };
+        let Blob::File { path, size } = &blob else { return Ok(Some(blob)) };
+        let known = || self.inner.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known().contains(&id) {
+            let failed = |error: std::io::Error| StoreError::io(path, error);
+            let file = match File::open(path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+                other => other.map_err(failed)?,
+            };
+            let digest = hash_large(&file, *size, parallel::cores()).map_err(|errno| failed(errno.into()))?;
+            if digest.as_ref() != Some(id.digest()) {
+                self.corrupt(id.link());
+                return Ok(None);
+            }
+            known().insert(id);
+        }
+        Ok(Some(blob))
     }
 
     /// Whether all that a task made and printed is here.

@@ -194,8 +194,9 @@ impl Sandbox {
         let name = match entry {
             Entry::Symlink { target } => return Ok(Seen::Link(PathBuf::from(&**target))),
             Entry::File { blob, exec, .. } => {
+                // Bound where it is, and not copied: so it is read through before.
                 if !exec
-                    && let Ok(Some(Blob::File { path, .. })) = self.store.blob(*blob)
+                    && let Ok(Some(Blob::File { path, .. })) = self.store.whole(*blob)
                     && self.hidden.path(&path).is_some()
                 {
                     return Ok(Seen::File(path));
