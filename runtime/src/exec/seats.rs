@@ -54,11 +54,11 @@ impl Seats {
 }
 
 impl State {
-    /// Gives what is free to those who were promised it first. Of several seats none stays empty for somebody who is not
-    /// ready; a single one does, so that one job at a time gives the same order every time.
+    /// Gives what is free to those who were promised it first, and keeps it for them while they are not ready: nobody begins before
+    /// whom the queue chose.
     fn give(&mut self) {
         while let Some((number, (wants, _))) = self.asked.first_key_value() {
-            let is_early = self.all == 1 && self.promised.first().is_some_and(|earlier| earlier < number);
+            let is_early = self.promised.first().is_some_and(|earlier| earlier < number);
             if is_early || *wants > self.free {
                 return;
             }
@@ -125,8 +125,8 @@ mod tests {
         let seats = Seats::new(2);
         let [a, b, c, d] = [1, 1, 1, 1].map(|wants| seats.promise(wants));
         let (mut of_a, mut of_b, mut of_c, mut of_d) = (pin!(a.take()), pin!(b.take()), pin!(c.take()), pin!(d.take()));
-        // Whoever is ready first, as long as there are free ones.
-        assert!(is_given(&mut of_b) && is_given(&mut of_a));
+        assert!(!is_given(&mut of_b), "the first is not ready");
+        assert!(is_given(&mut of_a) && is_given(&mut of_b));
         assert!(!is_given(&mut of_d) && !is_given(&mut of_c));
         b.leave();
         b.leave();
