@@ -1,7 +1,7 @@
 //! Seats: as many tasks of a run work at once as there are jobs, however many more are being got ready.
 //!
 //! Knows numbers and the order in which seats were promised; unaware of what work is. Why there are seats:
-//! `docs/design/resume.md`, "Order".
+//! `docs/design/resume.md`, "Seats".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

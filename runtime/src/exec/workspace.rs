@@ -90,8 +90,8 @@ impl Workspace {
         self.offers.add(offer);
     }
 
-    /// The same for many: files go where nothing stands many at a time, all else goes one after the other. Says of each what
-    /// came of it.
+    /// Does what [`Workspace::place`] does for many: files go where nothing stands many at a time, all else goes one after the
+    /// other. Says of each what came of it.
     pub fn place_all(&self, wanted: &[(&str, &Entry)]) -> Vec<Result<bool, CheckoutError>> {
         let _turn = self.turns.take(wanted.iter().map(|(rel, _)| *rel));
         self.place_all_in_turn(wanted)

@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// A file's content, in the form the store has it, for who reads it where it is. What is in a file of the store is read
-    /// through, once by each handle; one that is not what its id says counts as absent, is set aside and noted.
+    /// through until this handle has found it to be whole; one that is not what its id says counts as absent, is set aside and noted.
     pub fn whole(&self, id: BlobId) -> Result<Option<Blob>, StoreError> {
         let Some(blob) = self.blob(id)? else { return Ok(None) };
         let Blob::File { path, size } = &blob else { return Ok(Some(blob)) };
