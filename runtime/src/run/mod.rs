@@ -268,7 +268,7 @@ impl Run {
                 Some(todo) => self.take_up(todo),
                 None if let Some(task) = self.demanded.pop_front() => self.demand(task),
                 None if self.open_gate() => {}
-                None if self.stopping && !self.swept => self.sweep(),
+                None if self.may_sweep() => self.sweep(),
                 None if !self.is_quiet => self.end_unused(),
                 None if self.may_dispatch() && self.dispatch() => {}
                 None => return None,

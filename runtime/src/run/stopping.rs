@@ -67,12 +67,20 @@ impl Run {
         if self.rules.sabotage == Some(Sabotage::NoCleanUp) {
             self.kept_on.clear();
         }
-        let others = (0..self.slots.len()).map(TaskIdx::new).filter(|t| !self.kept_on.contains(t));
-        for task in others.collect::<Vec<_>>() {
-            if matches!(self.slot(task).state, State::Running | State::Pausing | State::Awaiting) {
-                self.steps.push_back(Step::Cancel { task });
-            }
+        for task in self.being_ended() {
+            self.steps.push_back(Step::Cancel { task });
         }
+    }
+
+    /// What a stopped run ends, and has not ended yet.
+    fn being_ended(&self) -> Vec<TaskIdx> {
+        let is_at_it = |t: &TaskIdx| matches!(self.slot(*t).state, State::Running | State::Pausing | State::Awaiting);
+        (0..self.slots.len()).map(TaskIdx::new).filter(|t| is_at_it(t) && !self.kept_on.contains(t)).collect()
+    }
+
+    /// Whether it is time to [`Run::sweep`]: who cleans up does not begin while what it cleans up after still runs.
+    pub(super) fn may_sweep(&self) -> bool {
+        self.stopping && !self.swept && self.being_ended().is_empty()
     }
 
     /// Ends what a stopped run does not do any more, once all that follows from what ended was seen to.

@@ -291,11 +291,12 @@ fn asked_twice_to_end_nothing_cleans_up_either() {
         let mut flow = Flow::default().task("t", "").task("u", "t");
         watches(When::Always, "u")(&mut flow, "always");
         let mut case = flow.case();
-        let mut drive = case.drive("u always", fail_fast(1));
+        let mut drive = case.drive("u always", fail_fast(2));
         for _ in 0..asked {
             drive.run.on(crate::run::step::Event::Stop);
         }
         drive.answer_questions();
+        assert_eq!(drive.running().len(), 1, "nothing cleans up while `t` is being ended");
         drive.complete("t");
         if asked == 1 {
             drive.complete("always");
