@@ -38,22 +38,25 @@ impl Buffer {
         Self(vec![0; room.clamp(LEAST_BYTES, BUFFER_BYTES)])
     }
 
+    /// Sees to it that a file of so many bytes, or of [`BUFFER_BYTES`], can be read at once.
+    pub(crate) fn make_room(&mut self, size: u64) {
+        let room = usize::try_from(size).map_or(BUFFER_BYTES, |size| size.saturating_add(1)).min(BUFFER_BYTES);
+        if self.0.len() < room {
+            self.0.resize(room.next_power_of_two(), 0);
+        }
+    }
+
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         &mut self.0
     }
 }
 
 /// Hashes a file that is `size` bytes long; `None` when it turns out to be shorter or longer.
+///
+/// Whoever asks looks at the file's size and times afterwards: what was appended behind our back shows there.
 pub(crate) fn hash(fd: impl AsFd, size: u64, buffer: &mut Buffer) -> Result<Option<[u8; 32]>, Errno> {
     if size < buffer.0.len() as u64 {
-        // One byte of room more than there should be, so that a file that grew shows.
-        let mut filled = 0;
-        while filled <= size as usize {
-            match read(&fd, &mut buffer.0[filled..=size as usize], filled as u64)? {
-                0 => break,
-                n => filled += n,
-            }
-        }
+        let filled = read_whole(&fd, &mut buffer.0[..=size as usize])?;
         return Ok((filled as u64 == size).then(|| *blake3::hash(&buffer.0[..filled]).as_bytes()));
     }
     let mut hasher = blake3::Hasher::new();
@@ -116,6 +119,26 @@ fn update(
     Ok(true)
 }
 
+/// Reads a file into a place with room for one byte more than it should have, so that one that grew shows, and says how many
+/// bytes there were.
+///
+/// A read that gives all but that byte has met the end, so nobody need be asked once more whether it is the end. A shorter one
+/// may have been cut short by a signal or by the file system, and is gone on with until there is no more. Files that say
+/// they are empty and are not (those of `/proc`) fill the one byte.
+pub(crate) fn read_whole(fd: impl AsFd, room: &mut [u8]) -> Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < room.len() {
+        match read(&fd, &mut room[filled..], filled as u64)? {
+            0 => break,
+            n => filled += n,
+        }
+        if filled + 1 == room.len() {
+            break;
+        }
+    }
+    Ok(filled)
+}
+
 /// Reads at an offset, again when a signal came.
 pub(crate) fn read(fd: impl AsFd, into: &mut [u8], at: u64) -> Result<usize, Errno> {
     rustix::io::retry_on_intr(|| rustix::io::pread(&fd, &mut *into, at))
@@ -126,6 +149,15 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_says_it_is_empty_and_is_not_has_no_hash() {
+        let Ok(file) = std::fs::File::open("/proc/self/status") else { return };
+        assert_eq!(file.metadata().expect("is looked at").len(), 0);
+        assert_eq!(hash(&file, 0, &mut Buffer::new()), Ok(None));
+        let bytes = std::fs::read("/proc/self/status").expect("is read");
+        assert_eq!(hash(&file, bytes.len() as u64 / 2, &mut Buffer::new()), Ok(None), "nor has it any other size");
+    }
 
     #[test]
     fn equals_the_hash_of_the_bytes_at_every_boundary() {

@@ -178,14 +178,7 @@ fn keep_small(store: &Store, root: BorrowedFd<'_>, path: &str, stamp: &Stamp) ->
     let Some(fd) = open(root, path)? else { return Ok(None) };
     // One byte more than there should be, so that a file that grew shows.
     let mut bytes = vec![0; stamp.size as usize + 1];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match crate::hash_file::read(&fd, &mut bytes[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) => return Err(IngestError::io(path, error)),
-        }
-    }
+    let filled = crate::hash_file::read_whole(&fd, &mut bytes).map_err(|error| IngestError::io(path, error))?;
     if stamp_of(&fd, path)? != *stamp || filled as u64 != stamp.size {
         return Ok(None);
     }

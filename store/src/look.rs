@@ -20,6 +20,11 @@ const MANY_PATHS: usize = 2000;
 /// The same for what is to be hashed, in bytes and in files.
 const MANY_BYTES: u64 = 256 << 10;
 const MANY_FILES: usize = 64;
+/// Files of up to this size are read right after they were looked at, where many are looked at: name and inode are still at
+/// hand in the kernel's caches, and the directory is open. Larger ones are shared out evenly afterwards.
+const SMALL_BYTES: u64 = 64 << 10;
+/// Paths that one thread looks at in a row, at most.
+const RUN: usize = 512;
 /// How often a file that changes while it is read is read again.
 const ATTEMPTS: usize = 3;
 
@@ -128,25 +133,22 @@ impl<'p> Grouped<'p> {
         out
     }
 
-    /// Looks at all items; `each` gets the stamp (`None` when nothing is there) and a number that starts at 0 for
-    /// each directory and is otherwise `each`'s own. Results are in the order of [`Grouped::items`].
+    /// Looks at all items; `each` gets the stamp (`None` when nothing is there) and where the thread is. Results are in the
+    /// order of [`Grouped::items`].
     ///
     /// Links on the way to a path are followed: these are a person's own files, read with that person's rights.
     pub(crate) fn look<R: Send>(
         &self,
         root: BorrowedFd<'_>,
-        each: impl Fn(&mut usize, &Item<'p>, Result<Option<Stamp>, Errno>) -> R + Sync,
+        each: impl Fn(&mut Here<'_>, &Item<'p>, Result<Option<Stamp>, Errno>) -> R + Sync,
     ) -> Vec<R> {
-        struct Here {
-            dir: usize,
-            fd: Result<Option<OwnedFd>, Errno>,
-            near: usize,
-        }
-        let threads = if self.items.len() > MANY_PATHS { parallel::cores() } else { 1 };
-        let start = || Here { dir: usize::MAX, fd: Ok(None), near: 0 };
-        parallel::map(threads, self.items.len().div_ceil(4 * threads), &self.items, start, |here, item| {
+        let many = self.items.len() > MANY_PATHS;
+        let threads = if many { parallel::cores() } else { 1 };
+        let start = || Here { root, dir: usize::MAX, fd: Ok(None), near: 0, buffer: many.then(|| Buffer::up_to(0)) };
+        let grain = self.items.len().div_ceil(4 * threads).min(RUN);
+        parallel::map(threads, grain, &self.items, start, |here, item| {
             if here.dir != item.dir {
-                *here = Here { dir: item.dir, fd: Ok(None), near: 0 };
+                (here.dir, here.fd, here.near) = (item.dir, Ok(None), 0);
                 // For one or two names it is cheaper to walk the whole path than to open and close the directory.
                 let dir = self.dirs[item.dir];
                 if self.sizes[item.dir] > 2 && !dir.is_empty() {
@@ -159,8 +161,33 @@ impl<'p> Grouped<'p> {
                 Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
                 Err(error) => Err(*error),
             };
-            each(&mut here.near, item, found)
+            each(here, item, found)
         })
+    }
+}
+
+/// Where one of the threads is that look at paths.
+pub(crate) struct Here<'r> {
+    root: BorrowedFd<'r>,
+    dir: usize,
+    fd: Result<Option<OwnedFd>, Errno>,
+    /// Starts at 0 for each directory.
+    pub(crate) near: usize,
+    /// There where many are looked at.
+    buffer: Option<Buffer>,
+}
+
+impl Here<'_> {
+    /// The content of the item that was just looked at, if that is worth reading now and looked like `stamp` before and after.
+    /// `None` says nothing of the file: it is still to be read, and whatever is wrong with it shows then.
+    pub(crate) fn read(&mut self, item: &Item<'_>, stamp: &Stamp) -> Option<Entry> {
+        let buffer = self.buffer.as_mut().filter(|_| stamp.kind == FileKind::File && stamp.size <= SMALL_BYTES)?;
+        buffer.make_room(stamp.size);
+        match &self.fd {
+            Ok(Some(dir)) => read_as(dir.as_fd(), item.name, stamp, buffer),
+            _ => read_as(self.root, item.path, stamp, buffer),
+        }
+        .ok()??
     }
 }
 

@@ -67,6 +67,8 @@ pub struct IndexCounts {
 enum Probe {
     Missing,
     Same(Entry, Stamp),
+    /// It was something else, and was read.
+    Read(Entry, Stamp),
     New(Stamp),
     Failed(Errno),
 }
@@ -112,7 +114,8 @@ impl StatIndex {
         self.dirs.get_mut(dir).expect("it was loaded above")
     }
 
-    fn probe(&mut self, grouped: &Grouped<'_>) -> Vec<Probe> {
+    /// Looks at paths; with `read`, reads what is new where that is best done at once.
+    fn probe(&mut self, grouped: &Grouped<'_>, read: bool) -> Vec<Probe> {
         for dir in &grouped.dirs {
             self.load(dir);
         }
@@ -121,11 +124,12 @@ impl StatIndex {
             Err(error) => return grouped.items.iter().map(|_| Probe::Failed(*error)).collect(),
         };
         let dirs: Vec<&Directory> = grouped.dirs.iter().map(|dir| &self.dirs[*dir]).collect();
-        grouped.look(fd, |near, item, found| match found {
+        grouped.look(fd, |here, item, found| match found {
             Ok(None) => Probe::Missing,
             Err(error) => Probe::Failed(error),
-            Ok(Some(stamp)) => match dirs[item.dir].get_near(near, item.name) {
+            Ok(Some(stamp)) => match dirs[item.dir].get_near(&mut here.near, item.name) {
                 Some(known) if known.trusted && known.stamp == stamp => Probe::Same(known.entry.clone(), stamp),
+                _ if read => here.read(item, &stamp).map_or(Probe::New(stamp), |entry| Probe::Read(entry, stamp)),
                 _ => Probe::New(stamp),
             },
         })
@@ -137,23 +141,34 @@ impl StatIndex {
         let grouped = Grouped::new(paths.iter().copied());
         // Before the first look: what changes from here on has times not before this, but for the clock's grain.
         let looked_ns = now_ns();
-        let probes = self.probe(&grouped);
+        let mut probes = self.probe(&grouped, true).into_iter();
         let mut out: Vec<_> = paths.iter().map(|path| Scanned { path, result: Ok(None) }).collect();
         for index in grouped.bad {
             out[index].result = Err(ScanError::Path { path: paths[index].to_owned() });
         }
         let mut jobs = Vec::new();
-        for (item, probe) in grouped.items.iter().zip(probes) {
-            match probe {
-                Probe::Same(entry, stamp) => out[item.index].result = Ok(Some((entry, stamp))),
-                Probe::Missing => self.forget(item.path),
-                Probe::Failed(error) => out[item.index].result = Err(ScanError::io(item.path, error)),
-                Probe::New(stamp) if beneath::is_content(stamp.kind) => {
-                    jobs.push(Job { index: item.index, path: item.path, stamp });
-                }
-                Probe::New(stamp) => {
-                    self.forget(item.path);
-                    out[item.index].result = Err(no_content(item.path, stamp.kind));
+        for items in grouped.items.chunk_by(|a, b| a.dir == b.dir) {
+            let directory = self.dirs.get_mut(grouped.dirs[items[0].dir]).expect("it was loaded to look at its files");
+            let mut near = 0;
+            for (item, probe) in items.iter().zip(&mut probes) {
+                match probe {
+                    Probe::Same(entry, stamp) => out[item.index].result = Ok(Some((entry, stamp))),
+                    Probe::Read(entry, stamp) => {
+                        self.counts.files_read += 1;
+                        self.counts.bytes_read += stamp.size;
+                        let read = Read { entry, stamp, looked_ns };
+                        note_read(directory, &mut near, item.name, Some(&read));
+                        out[item.index].result = Ok(Some((read.entry, stamp)));
+                    }
+                    Probe::Missing => directory.set_near(&mut near, item.name, None),
+                    Probe::Failed(error) => out[item.index].result = Err(ScanError::io(item.path, error)),
+                    Probe::New(stamp) if beneath::is_content(stamp.kind) => {
+                        jobs.push(Job { index: item.index, path: item.path, stamp });
+                    }
+                    Probe::New(stamp) => {
+                        directory.set_near(&mut near, item.name, None);
+                        out[item.index].result = Err(no_content(item.path, stamp.kind));
+                    }
                 }
             }
         }
@@ -165,24 +180,12 @@ impl StatIndex {
         };
         for (job, read) in jobs.iter().zip(read) {
             out[job.index].result = read.map(|read| {
-                self.note_read(job.path, read.as_ref());
+                let (dir, name) = beneath::split(job.path);
+                note_read(self.load(dir), &mut 0, name, read.as_ref());
                 read.map(|read| (read.entry, read.stamp))
             });
         }
         out
-    }
-
-    /// Keeps what was read, if an equal stamp will mean equal content.
-    fn note_read(&mut self, path: &str, read: Option<&Read>) {
-        let (dir, name) = beneath::split(path);
-        let directory = self.load(dir);
-        let known = read.and_then(|Read { entry, stamp, looked_ns }| {
-            let trusted = stamp.is_settled(*looked_ns);
-            let placed = directory.get(name).is_some_and(|known| known.placed && known.entry == *entry);
-            // Without trust only the mark is worth keeping.
-            (trusted || placed).then(|| Known { stamp: *stamp, entry: entry.clone(), placed, trusted })
-        });
-        directory.set(name, known);
     }
 
     /// What looks at its files a second time.
@@ -253,4 +256,16 @@ impl StatIndex {
         }
         Ok(())
     }
+}
+
+/// Keeps what was read, if an equal stamp will mean equal content. `near` is where its name may be.
+fn note_read(directory: &mut Directory, near: &mut usize, name: &str, read: Option<&Read>) {
+    let known = read.and_then(|Read { entry, stamp, looked_ns }| {
+        let trusted = stamp.is_settled(*looked_ns);
+        let before = directory.get_near(&mut near.clone(), name);
+        let placed = before.is_some_and(|known| known.placed && known.entry == *entry);
+        // Without trust only the mark is worth keeping.
+        (trusted || placed).then(|| Known { stamp: *stamp, entry: entry.clone(), placed, trusted })
+    });
+    directory.set_near(near, name, known);
 }

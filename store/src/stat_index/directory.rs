@@ -29,16 +29,21 @@ impl Directory {
     }
 
     pub(super) fn set(&mut self, name: &str, known: Option<Known>) {
+        self.set_near(&mut 0, name, known);
+    }
+
+    /// The same where names come in order: `near` as for [`Directory::get_near`].
+    pub(super) fn set_near(&mut self, near: &mut usize, name: &str, known: Option<Known>) {
         let known = known.filter(|_| name.len() <= MAX_NAME_BYTES);
-        if self.get(name) != known.as_ref() {
+        if self.get_near(near, name) != known.as_ref() {
             self.changes.insert(name.into(), known);
         }
     }
 
     /// The chunk with the changes in it; `None` when they change nothing.
     pub(super) fn merged(&mut self) -> Option<Chunk> {
-        let base = &self.base;
-        self.changes.retain(|name, change| base.get_near(&mut 0, name) != change.as_ref());
+        let (base, mut near) = (&self.base, 0);
+        self.changes.retain(|name, change| base.get_near(&mut near, name) != change.as_ref());
         if self.changes.is_empty() {
             return None;
         }

@@ -70,7 +70,7 @@ impl StatIndex {
             .iter()
             .map(|dir| self.root_fd().and_then(|fd| beneath::open_dir(fd, dir, beneath::SEARCH)).map(drop))
             .collect();
-        let probes = self.probe(&grouped);
+        let probes = self.probe(&grouped, false);
         let (mut out, mut doubtful) = (vec![Standing::Other; wanted.len()], Vec::new());
         for (item, probe) in grouped.items.iter().zip(&probes) {
             let entry = wanted[item.index].1;
@@ -96,7 +96,7 @@ impl StatIndex {
     /// Whether each path holds exactly the entry beside it. Reads only what may yet turn out to be right.
     pub(crate) fn all_hold(&mut self, wanted: &[(&str, &Entry)]) -> bool {
         let grouped = Grouped::new(wanted.iter().map(|(path, _)| *path));
-        let probes = self.probe(&grouped);
+        let probes = self.probe(&grouped, false);
         let mut doubtful = Vec::new();
         for (item, probe) in grouped.items.iter().zip(&probes) {
             let entry = wanted[item.index].1;

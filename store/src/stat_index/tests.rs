@@ -264,6 +264,72 @@ fn many_paths_are_looked_at_on_several_threads() {
 }
 
 #[test]
+fn among_many_files_each_is_what_it_is_whether_it_is_read_at_once_or_later() {
+    let (store, dir) = (memory(), tempfile::tempdir().expect("temporary directory"));
+    let mut paths: Vec<String> = (0..2500).map(|n| format!("d/{n:04}")).collect();
+    std::fs::create_dir_all(dir.path().join("d/dir")).expect("made");
+    let content = |n: usize| vec![n as u8; [0, 1, 4095, 4096, 65_535, 65_536, 65_537, 300_000][n % 8]];
+    for (n, path) in paths.iter().enumerate().filter(|(n, _)| n % 50 < 8) {
+        std::fs::write(dir.path().join(path), content(n)).expect("written");
+    }
+    symlink("0000", dir.path().join("d/link")).expect("made");
+    paths.extend(["d/link", "d/dir", "link", "none/x"].map(str::to_owned));
+    age(&dir.path().join("d/link"));
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let mut index = StatIndex::open(&store, dir.path());
+    for _ in 0..2 {
+        for (n, found) in scan(&mut index, &paths).into_iter().enumerate() {
+            match paths[n] {
+                "d/link" => assert_eq!(found, Ok(Some(Entry::Symlink { target: "0000".into() }))),
+                "d/dir" => assert_eq!(found, Err("`d/dir` is a directory".to_owned())),
+                _ => assert_eq!(found, Ok((n < 2500 && n % 50 < 8).then(|| file(&content(n)))), "{}", paths[n]),
+            }
+        }
+        assert_eq!(index.counts().files_read, 401, "once");
+        index.save().expect("saved");
+    }
+}
+
+#[test]
+fn what_changes_between_being_looked_at_and_being_read_is_not_taken_for_what_it_was() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let at = |name: &str| dir.path().join("d").join(name);
+    std::fs::create_dir(dir.path().join("d")).expect("made");
+    type Edit = (&'static str, fn(&Path));
+    let edits: [Edit; 6] = [
+        ("same", |_| {}),
+        ("edited", |path| {
+            std::fs::File::options().write(true).open(path).and_then(|f| f.set_len(1)).expect("is edited");
+        }),
+        ("grown", |path| {
+            let mut file = std::fs::File::options().append(true).open(path).expect("opens");
+            std::io::Write::write_all(&mut file, b"more").expect("written");
+        }),
+        ("replaced", |path| std::fs::rename(path.with_file_name("other"), path).expect("is replaced")),
+        ("gone", |path| std::fs::remove_file(path).expect("is removed")),
+        ("dir", |path| {
+            std::fs::remove_file(path).and_then(|()| std::fs::create_dir(path)).expect("is replaced");
+        }),
+    ];
+    for name in edits.iter().map(|(name, _)| *name).chain(["other"]) {
+        std::fs::write(at(name), "1234").expect("written");
+    }
+    age(&at("other"));
+    let mut paths: Vec<String> = edits.iter().map(|(name, _)| format!("d/{name}")).collect();
+    // So many that small files are read at once.
+    paths.extend((0..3000).map(|n| format!("d/none-{n}")));
+    let grouped = Grouped::new(paths.iter().map(String::as_str));
+    let root = beneath::open_root(dir.path()).expect("opens");
+    let read = grouped.look(root.as_fd(), |here, item, found| {
+        let stamp = found.expect("is looked at")?;
+        edits.iter().filter(|(name, _)| *name == item.name).for_each(|(name, edit)| edit(&at(name)));
+        here.read(item, &stamp)
+    });
+    let taken: Vec<usize> = (0..paths.len()).filter(|n| read[*n].is_some()).collect();
+    assert_eq!((taken, read[0].clone()), (vec![0], Some(file(b"1234"))), "only what stayed");
+}
+
+#[test]
 fn the_mark_of_what_was_placed_stays_with_the_content() {
     let (store, dir) = (memory(), workspace());
     let mut index = StatIndex::open(&store, dir.path());
