@@ -18,6 +18,7 @@ use quipu_store::stat_index::{ScanError, StatIndex};
 use quipu_store::tree::Entry;
 use quipu_store::tree_build::{TreeOfError, tree_of};
 use quipu_store::{Store, StoreError};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::graph::TaskIdx;
 use crate::process::OutputKind;
@@ -45,7 +46,7 @@ pub struct Project {
     /// What was looked at to find those.
     looked: Looked,
     /// What was there when it was scanned: sources and declared outputs.
-    files: HashMap<Text, (Entry, Stamp)>,
+    files: FxHashMap<Text, (Entry, Stamp)>,
     /// What is known of the machine's files, when tools were looked up.
     tool_candidates: BTreeSet<PathBuf>,
     machine: Mutex<Option<StatIndex>>,
@@ -198,11 +199,17 @@ impl Project {
         &self.looked
     }
 
-    /// All source files, some more than once.
-    pub fn all_sources(&self) -> impl Iterator<Item = &Text> {
+    /// All source files as they were when they were read, some more than once.
+    pub fn all_sources(&self) -> impl Iterator<Item = (&Text, Stamp)> {
         let mut seen = BTreeSet::new();
         // Tasks with the same patterns share one list.
-        self.lists.iter().filter(move |list| seen.insert(list.as_ptr())).flat_map(|list| list.iter())
+        let lists = self.lists.iter().filter(move |list| seen.insert(list.as_ptr()));
+        lists.flat_map(|list| list.iter()).filter_map(|path| Some((path, self.stamp(path)?)))
+    }
+
+    /// How a source file, or an output that is a file, looked when it was read.
+    pub fn stamp(&self, path: &str) -> Option<Stamp> {
+        self.files.get(path).map(|(_, stamp)| *stamp)
     }
 
     /// Where the tools of its tasks were looked for.
@@ -252,7 +259,7 @@ fn scan(
     index: &mut StatIndex,
     loaded: &Loaded,
     lists: &[SourceList],
-) -> Result<HashMap<Text, (Entry, Stamp)>, ProjectError> {
+) -> Result<FxHashMap<Text, (Entry, Stamp)>, ProjectError> {
     let mut seen_lists = BTreeSet::new();
     let mut sources: Vec<&Text> = vec![];
     for list in lists {
@@ -268,7 +275,7 @@ fn scan(
     paths.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
     paths.dedup_by(|a, b| a.0 == b.0);
     let asked: Vec<&str> = paths.iter().map(|(p, _)| &***p).collect();
-    let mut files = HashMap::with_capacity(paths.len());
+    let mut files = FxHashMap::with_capacity_and_hasher(paths.len(), FxBuildHasher);
     for (scanned, (path, is_source)) in index.scan(&asked).into_iter().zip(&paths) {
         match scanned.result {
             Ok(Some(found)) => drop(files.insert(Text::clone(path), found)),
@@ -284,7 +291,7 @@ fn scan(
 fn trees(
     loaded: &Loaded,
     lists: &[SourceList],
-    files: &HashMap<Text, (Entry, Stamp)>,
+    files: &FxHashMap<Text, (Entry, Stamp)>,
 ) -> Result<Vec<Option<TreeId>>, ProjectError> {
     let mut known: HashMap<*const Text, TreeId> = HashMap::new();
     let mut trees = Vec::with_capacity(lists.len());

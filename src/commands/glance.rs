@@ -176,14 +176,22 @@ impl Glance {
         };
         // Without it the next run takes the long way again.
         let _ = self.sight(opened).and_then(|sight| {
+            let Some(sight) = sight else { return Ok(false) };
             sight.keep_with(&self.settings.own_dir(), &self.key, self.began_ns, void_by, || (answer, parts()))
         });
     }
 
-    fn sight(&self, opened: &Opened) -> std::io::Result<Sight> {
+    /// All that was looked at; `None` where some of it is too young to be relied on.
+    fn sight(&self, opened: &Opened) -> std::io::Result<Option<Sight>> {
         let project = &opened.project;
         let root = &project.loaded.root;
         let mut sight = Sight::new(root);
+        for (path, stamp) in project.all_sources() {
+            if !stamp.is_settled(self.began_ns) {
+                return Ok(None);
+            }
+            sight.saw_of_task(&**path, stamp);
+        }
         for dir in self.start.ancestors() {
             sight.looked_for(How::Target, dir.join(FILE_NAME));
         }
@@ -202,17 +210,13 @@ impl Glance {
             rules.files.into_iter().for_each(|path| sight.looked_for(How::Target, path));
             rules.repositories.into_iter().for_each(|path| sight.looked_for(How::Kind, path));
         }
-        for path in project.all_sources() {
-            sight.saw_of_task(&**path);
-        }
         for path in project.tool_candidates() {
             sight.looked_for(How::Target, path);
         }
         for (path, held) in &*self.placed.lock().unwrap_or_else(PoisonError::into_inner) {
-            if *held {
-                sight.saw_of_task(path);
-            } else {
-                sight.made_all_below(Path::new(path))?;
+            match project.stamp(path).filter(|_| *held) {
+                Some(stamp) => sight.saw_of_task(path, stamp),
+                None => sight.made_all_below(Path::new(path))?,
             }
         }
         if let Some(behind) = self.settings.behind() {
@@ -224,6 +228,6 @@ impl Glance {
         for entry in std::fs::read_dir(config).into_iter().flatten() {
             sight.saw(How::Target, entry?.path());
         }
-        Ok(sight)
+        Ok(Some(sight))
     }
 }

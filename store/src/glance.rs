@@ -33,7 +33,7 @@ pub use sight::Sight;
 /// What makes two runs ask for the same in the same surroundings, hashed.
 pub type Key = [u8; 32];
 
-const MAGIC: &[u8; 8] = b"qglance3";
+const MAGIC: &[u8; 8] = b"qglance4";
 /// The parts of a question, hashed one by one.
 #[derive(Debug, Default)]
 pub struct Question(blake3::Hasher);
@@ -76,6 +76,9 @@ const THERE: u8 = 4;
 const IDENTITY: u8 = 8;
 /// Of an entry: when it looks different, something is known of what follows.
 const OWNED: u8 = 16;
+/// Of an entry: it was looked at when it was read, and of its mode only counts what a [`Stamp`] has. Any change of the rest of
+/// the mode is a change of the change time.
+const STAMP: u8 = 32;
 /// Paths that may look different before it is as good as not known how anything looked.
 const MAX_CHANGED: usize = 1000;
 
@@ -231,11 +234,24 @@ fn look(at: &Result<OwnedFd, Errno>, name: &CStr, flags: u8) -> Result<Option<ru
 fn looks(stat: &rustix::fs::Stat, flags: u8) -> [u8; LOOKS_BYTES] {
     let mode = u32::from(stat.st_mode);
     let stamp = Stamp::of(stat);
-    let mut out = [0; LOOKS_BYTES];
+    if flags & STAMP != 0 {
+        return looks_of(&stamp, mode_of(&stamp), flags);
+    }
     if flags & KIND != 0 {
+        let mut out = [0; LOOKS_BYTES];
         out[40..].copy_from_slice(&(mode & 0o170_000).to_le_bytes());
         return out;
     }
+    looks_of(&stamp, mode, flags)
+}
+
+/// What a stamp has of a file's mode.
+fn mode_of(stamp: &Stamp) -> u32 {
+    stamp.kind as u32 | u32::from(stamp.mode_exec) << 8
+}
+
+fn looks_of(stamp: &Stamp, mode: u32, flags: u8) -> [u8; LOOKS_BYTES] {
+    let mut out = [0; LOOKS_BYTES];
     // What a directory's size says, its times say too, and some file systems never make it smaller.
     let size = if stamp.kind == FileKind::Dir { 0 } else { stamp.size };
     let numbers = [stamp.dev, stamp.ino, size, stamp.mtime_ns.cast_unsigned(), stamp.ctime_ns.cast_unsigned()];

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use super::parts;
 use super::{
-    FOLLOW, HEAD_BYTES, How, IDENTITY, KIND, Key, MAGIC, MANY, OWNED, PARTS, THERE, VoidBy, digest, file, look, looks,
-    open, parts_file,
+    FOLLOW, HEAD_BYTES, How, IDENTITY, KIND, Key, MAGIC, MANY, OWNED, PARTS, STAMP, THERE, VoidBy, digest, file, look,
+    looks, looks_of, mode_of, open, parts_file,
 };
 use crate::beneath;
 use crate::flat::Writer;
@@ -48,7 +48,7 @@ pub struct Sight {
     paths: Vec<Looked>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
 struct Looked {
     how: How,
     path: OsString,
@@ -56,6 +56,14 @@ struct Looked {
     there: bool,
     /// A task reads or made it, and nothing else follows from how it looks.
     owned: bool,
+    /// How it looked when it was read, if that is all there is to know of it.
+    stamp: Option<Stamp>,
+}
+
+impl Looked {
+    fn dir(&self) -> &[u8] {
+        split(self.path.as_bytes()).0
+    }
 }
 
 impl Sight {
@@ -75,12 +83,17 @@ impl Sight {
     }
 
     fn push(&mut self, how: How, path: PathBuf, there: bool, owned: bool) {
-        self.paths.push(Looked { how, path: path.into_os_string(), there, owned });
+        self.paths.push(Looked { how, path: path.into_os_string(), there, owned, stamp: None });
     }
 
-    /// A file of the workspace was there that tasks read, or that one made.
-    pub fn saw_of_task(&mut self, path: impl Into<PathBuf>) {
-        self.push(How::Itself, path.into(), true, true);
+    /// A file or link of the workspace was there that tasks read, or that one made, and looked so when its content was what
+    /// the answer follows from.
+    ///
+    /// It is not looked at once more. A stamp that had rested when the run began is as good as its content: what was done to
+    /// the file since, be it during the run, makes it look different to whoever looks next.
+    pub fn saw_of_task(&mut self, path: impl Into<PathBuf>, stamp: Stamp) {
+        let path = path.into().into_os_string();
+        self.paths.push(Looked { how: How::Itself, path, there: true, owned: true, stamp: Some(stamp) });
     }
 
     /// Everything at and below a path of the workspace where a task's output stands: directories with the names in them, and
@@ -91,7 +104,8 @@ impl Sight {
             if is_dir {
                 dirs.push(path.clone());
             }
-            self.paths.push(Looked { how: How::Real, path: path.into_os_string(), there: true, owned: true });
+            let path = path.into_os_string();
+            self.paths.push(Looked { how: How::Real, path, there: true, owned: true, stamp: None });
         };
         saw(path.to_owned(), self.workspace.join(path).symlink_metadata()?.is_dir(), &mut dirs);
         while let Some(dir) = dirs.pop() {
@@ -163,22 +177,23 @@ impl Sight {
 
     fn encode(mut self, began_ns: i64) -> io::Result<Option<Vec<u8>>> {
         let base = beneath::open_root(&self.workspace)?;
-        self.paths.sort_unstable();
+        // Not `sort_unstable`: most of them come in order already, which this notices.
+        self.paths.sort_by(|a, b| (a.how, &a.path).cmp(&(b.how, &b.path)));
         self.paths.dedup_by(|again, first| {
             let same = again.how == first.how && again.path == first.path;
             if same {
                 first.there |= again.there;
                 first.owned &= again.owned;
+                first.stamp = first.stamp.filter(|stamp| again.stamp == Some(*stamp));
             }
             same
         });
+        if self.paths.iter().any(|looked| looked.path.len() > MAX_PATH_BYTES || looked.path.as_bytes().contains(&0)) {
+            return Ok(None);
+        }
         let mut dirs: BTreeMap<(bool, &[u8]), Vec<&Looked>> = BTreeMap::new();
-        for looked in &self.paths {
-            let path = looked.path.as_bytes();
-            if path.len() > MAX_PATH_BYTES || path.contains(&0) {
-                return Ok(None);
-            }
-            dirs.entry((looked.how == How::Real, split(path).0)).or_default().push(looked);
+        for all in self.paths.chunk_by(|a, b| a.how == b.how && a.dir() == b.dir()) {
+            dirs.entry((all[0].how == How::Real, all[0].dir())).or_default().extend(all);
         }
         let mut groups = Groups::new();
         for ((real, dir), all) in dirs {
@@ -233,6 +248,16 @@ impl Quiet<'_> {
         let mut body = Writer::default();
         let at = open(self.base, real, dir);
         for (looked, name) in entries {
+            if let Some(stamp) = looked.stamp.filter(|_| looked.owned) {
+                if !stamp.is_settled(self.began_ns) {
+                    return Ok(None);
+                }
+                let flags = OWNED | THERE | STAMP;
+                body.number(flags, 1);
+                body.0.extend_from_slice(&looks_of(&stamp, mode_of(&stamp), flags));
+                body.text(name);
+                continue;
+            }
             let name = [name, &b"\0"[..]].concat();
             let name = CStr::from_bytes_with_nul(&name).map_err(io::Error::other)?;
             let how = match looked.how {

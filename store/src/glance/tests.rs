@@ -32,6 +32,10 @@ fn places() -> (tempfile::TempDir, PathBuf, PathBuf) {
     (dir, store, ws)
 }
 
+fn stamp(path: &Path) -> Stamp {
+    crate::beneath::lstat(CWD, path).expect("is looked at").expect("is there")
+}
+
 fn sight(ws: &Path) -> Sight {
     let mut sight = Sight::new(ws);
     for path in ["src/a", "src/b", "src/deep/c", "src", "", "link", "to-src/a"] {
@@ -202,7 +206,7 @@ fn what_tasks_read_and_made_is_named_when_it_changed_and_what_else_counts_is_not
     let (_dir, store, ws) = places();
     let mut sight = Sight::new(&ws);
     for path in ["src/a", "src/b", "src/deep/c"] {
-        sight.saw_of_task(path);
+        sight.saw_of_task(path, stamp(&ws.join(path)));
     }
     // It says something beside what is in it.
     sight.looked_for(How::Itself, "src/b");
@@ -239,13 +243,52 @@ fn where_very_much_changed_everything_is_looked_at() {
     let mut sight = Sight::new(&ws);
     for name in &names {
         fs::write(ws.join(name), "").expect("is written");
-        sight.saw_of_task(name);
     }
     age(&ws.join(names.last().expect("some")));
+    names.iter().for_each(|name| sight.saw_of_task(name, stamp(&ws.join(name))));
     assert!(sight.keep(&store, &KEY, now_ns(), b"", VoidBy::AnyCommit).expect("is written"));
     let change = |names: &[String]| names.iter().for_each(|name| fs::write(ws.join(name), "x").expect("is written"));
     change(&names[1..]);
     assert_eq!(super::look_again(&store, &KEY).map(|again| again.changed.len()), Some(MAX_CHANGED));
     change(&names[..1]);
     assert!(super::look_again(&store, &KEY).is_none());
+}
+
+#[test]
+fn what_was_edited_after_it_was_read_looks_different_to_the_next() {
+    let (_dir, store, ws) = places();
+    let edits: [fn(&Path); 4] = [
+        |path| fs::write(path, "src/b").expect("is written"),
+        |path| fs::set_permissions(path, PermissionsExt::from_mode(0o640)).expect("is set"),
+        |path| fs::rename(path.with_file_name("a"), path).expect("is moved"),
+        |path| fs::remove_file(path).expect("is removed"),
+    ];
+    for (n, edit) in edits.into_iter().enumerate() {
+        while !stamp(&ws.join("src/b")).is_settled(now_ns()) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let (mut sight, began_ns) = (Sight::new(&ws), now_ns());
+        sight.saw_of_task("src/b", stamp(&ws.join("src/b")));
+        // While the run is still under way.
+        edit(&ws.join("src/b"));
+        assert!(sight.keep(&store, &KEY, began_ns, b"", VoidBy::AnyCommit).expect("is written"), "{n}");
+        let again = super::look_again(&store, &KEY).expect("nothing else looks different");
+        assert_eq!(again.changed, [PathBuf::from("src/b")], "{n}");
+    }
+}
+
+#[test]
+fn what_was_too_young_when_it_was_read_is_not_relied_on() {
+    let (_dir, store, ws) = places();
+    fs::write(ws.join("src/b"), "young").expect("is written");
+    let (seen, began_ns) = (stamp(&ws.join("src/b")), now_ns());
+    let keep = |began_ns| {
+        let mut sight = Sight::new(&ws);
+        sight.saw_of_task("src/b", seen);
+        sight.keep(&store, &KEY, began_ns, b"", VoidBy::AnyCommit).expect("is written")
+    };
+    assert!(!keep(began_ns), "it may be written to within the grain of the clock");
+    age(&ws.join("src/b"));
+    assert!(!keep(began_ns), "that it rests by now says nothing of then");
+    assert!(keep(now_ns()));
 }
