@@ -29,6 +29,9 @@ use crate::workfile::{
     Act, DEFAULT_PATH, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, ToolAt, WorkflowError,
 };
 
+/// What files hold, and how they looked when that was known.
+type Files = FxHashMap<Text, (Entry, Stamp)>;
+
 /// The source files of a task, with how each looked when it was read.
 pub type Seen = Arc<[(String, Stamp)]>;
 
@@ -46,7 +49,7 @@ pub struct Project {
     /// What was looked at to find those.
     looked: Looked,
     /// What was there when it was scanned: sources and declared outputs.
-    files: FxHashMap<Text, (Entry, Stamp)>,
+    files: Files,
     /// What is known of the machine's files, when tools were looked up.
     tool_candidates: BTreeSet<PathBuf>,
     machine: Mutex<Option<StatIndex>>,
@@ -255,11 +258,7 @@ impl Project {
 }
 
 /// One look at all sources and all outputs that are single files.
-fn scan(
-    index: &mut StatIndex,
-    loaded: &Loaded,
-    lists: &[SourceList],
-) -> Result<FxHashMap<Text, (Entry, Stamp)>, ProjectError> {
+fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<Files, ProjectError> {
     let mut seen_lists = BTreeSet::new();
     let mut sources: Vec<&Text> = vec![];
     for list in lists {
@@ -275,7 +274,7 @@ fn scan(
     paths.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
     paths.dedup_by(|a, b| a.0 == b.0);
     let asked: Vec<&str> = paths.iter().map(|(p, _)| &***p).collect();
-    let mut files = FxHashMap::with_capacity_and_hasher(paths.len(), FxBuildHasher);
+    let mut files = Files::with_capacity_and_hasher(paths.len(), FxBuildHasher);
     for (scanned, (path, is_source)) in index.scan(&asked).into_iter().zip(&paths) {
         match scanned.result {
             Ok(Some(found)) => drop(files.insert(Text::clone(path), found)),
@@ -288,11 +287,7 @@ fn scan(
     Ok(files)
 }
 
-fn trees(
-    loaded: &Loaded,
-    lists: &[SourceList],
-    files: &FxHashMap<Text, (Entry, Stamp)>,
-) -> Result<Vec<Option<TreeId>>, ProjectError> {
+fn trees(loaded: &Loaded, lists: &[SourceList], files: &Files) -> Result<Vec<Option<TreeId>>, ProjectError> {
     let mut known: HashMap<*const Text, TreeId> = HashMap::new();
     let mut trees = Vec::with_capacity(lists.len());
     for (recipe, list) in loaded.recipes.iter().zip(lists) {

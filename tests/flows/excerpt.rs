@@ -438,3 +438,45 @@ fn what_a_task_above_made_and_is_damaged_is_made_again_by_looking_at_everything(
     let again = run(&space, false);
     assert_eq!(again.0, 0, "{}", again.1);
 }
+
+#[test]
+fn a_source_that_looked_as_it_did_and_is_edited_while_its_task_runs_is_never_mixed_up() {
+    let space = TestSpace::new(
+        r#"
+        [workspace]
+        sandbox = "none"
+        [task.slow]
+        run = "test ! -e ../wait || { : > ../started; sleep 0.4; }; cat a b > out"
+        inputs = ["a", "b"]
+        outputs = ["out"]
+        [task.other]
+        run = "cat c > other"
+        inputs = ["c"]
+        outputs = ["other"]
+        "#,
+    );
+    ["a", "b", "c"].into_iter().for_each(|path| space.write(path, "one\n"));
+    run(&space, true);
+    for (n, in_place) in [(1, false), (2, true)] {
+        until_short(&space);
+        fs::write(space.beside("wait"), "").expect("is written");
+        // One source looks different, the other one as it did.
+        space.write("a", &format!("a {n}\n"));
+        let mut command = space.command(&["run", "-qkj1"]);
+        let mut child = command.env("WORD", "w.txt").env("QUIPU_GLANCE", "1").spawn().expect("starts");
+        wait_until("its task runs", || space.beside("started").exists());
+        if in_place {
+            let file = fs::File::options().write(true).open(space.path("b")).expect("opens");
+            let time = file.metadata().and_then(|m| m.modified()).expect("has a time");
+            std::io::Write::write_all(&mut &file, format!("b {n}").as_bytes()).expect("is written");
+            file.set_modified(time).expect("is set");
+        } else {
+            space.write("b", &format!("b {n}\n"));
+        }
+        assert!(!child.wait().expect("has ended").success(), "nothing came of it");
+        assert_eq!(log(&space).worked_out, 1, "only the task concerned was worked out");
+        ["wait", "started"].into_iter().for_each(|name| fs::remove_file(space.beside(name)).expect("is there"));
+        let (status, said, _) = run(&space, true);
+        assert_eq!((status, space.read("out")), (0, space.read("a") + &space.read("b")), "{said}");
+    }
+}

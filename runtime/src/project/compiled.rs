@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use quipu_store::cid::BlobId;
 use quipu_store::flat::Writer;
+use quipu_store::tree::Entry;
 
 use super::Project;
 use crate::event_log;
@@ -21,6 +22,10 @@ use crate::workflow_block;
 pub(super) const LIST: u32 = 1 << 31;
 /// A task without sources.
 pub(super) const NO_LIST: u32 = u32::MAX;
+/// What a source is.
+pub(super) const FILE: u8 = 0;
+pub(super) const EXEC: u8 = 1;
+pub(super) const SYMLINK: u8 = 2;
 /// Bytes of the hash that stands for a path.
 pub(super) const KEY_BYTES: usize = 16;
 /// Of a task: it can be worked out without the rest of the workspace.
@@ -67,11 +72,9 @@ impl Project {
         let once = workflow.indices().filter(|task| ids.first(*task) == *task);
         let settled: Vec<_> = once.map(|task| (workflow.node(task).name.clone(), ids.of(task))).collect();
         let mut parts = vec![self.graph_part(run, &lists, &list_of)?, event_log::settled_lines(&settled)];
-        parts.extend(lists.iter().map(|list| {
-            let mut out = Writer::default();
-            list.iter().for_each(|path| out.bytes(path.as_bytes()));
-            out.0
-        }));
+        for list in lists {
+            parts.push(self.list_part(list)?);
+        }
         for (task, list) in self.subject.workflow.indices().zip(list_of) {
             parts.push(self.task_part(run, task, list)?);
         }
@@ -105,6 +108,29 @@ impl Project {
         out.bytes(&packed);
         let names: Vec<&str> = self.subject.workflow.nodes().iter().map(|node| &*node.name).collect();
         out.bytes(names.join("\0").as_bytes());
+        Some(out.0)
+    }
+
+    /// Source files, each with what it holds and how it looked then. Whoever finds that it looks the same knows it.
+    fn list_part(&self, list: &[Text]) -> Option<Vec<u8>> {
+        let mut out = Writer::default();
+        for path in list {
+            let (entry, stamp) = self.files.get(path)?;
+            out.bytes(path.as_bytes());
+            match entry {
+                Entry::File { blob, exec, .. } => {
+                    out.number(if *exec { EXEC } else { FILE }, 1);
+                    out.0.extend_from_slice(blob.digest());
+                }
+                Entry::Symlink { target } => {
+                    out.number(SYMLINK, 1);
+                    out.bytes(target.as_bytes());
+                }
+                Entry::Dir { .. } => return None,
+            }
+            let times = [stamp.mtime_ns, stamp.ctime_ns].map(i64::cast_unsigned);
+            [stamp.dev, stamp.ino, stamp.size].into_iter().chain(times).for_each(|number| out.number(number, 8));
+        }
         Some(out.0)
     }
 

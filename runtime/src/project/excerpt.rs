@@ -4,19 +4,21 @@
 //! Reads the parts that a run wrote which found all settled, and of the workspace the files of those tasks. Every doubt is
 //! `None`: then the whole workspace is read.
 
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use quipu_store::cid::{ReceiptId, TaskId};
+use quipu_store::cid::{BlobId, ReceiptId, TaskId};
 use quipu_store::flat::Reader;
 use quipu_store::glance::Parts;
+use quipu_store::stamp::{FileKind, Stamp};
 use quipu_store::stat_index::StatIndex;
+use quipu_store::tree::Entry;
 use quipu_store::tree_build::tree_of;
 
-use super::compiled::{ALONE, KEY_BYTES, LIST, NO_LIST, STANDS, key};
-use super::{Project, scan};
+use super::compiled::{ALONE, EXEC, FILE, KEY_BYTES, LIST, NO_LIST, STANDS, SYMLINK, key};
+use super::{Files, Project, scan};
 use crate::graph::TaskIdx;
 use crate::process::ProcessSpec;
 use crate::run::step::{End, State};
@@ -89,15 +91,16 @@ impl Excerpt {
         }
         let others = tasks.checked_sub(worked_out.len())?;
         let mut lists: HashMap<u32, SourceList> = HashMap::from([(NO_LIST, [].into())]);
+        let mut sources = Sources::of(changed)?;
         for alone in known.values().filter_map(|known| known.alone.as_ref()) {
-            if let Entry::Vacant(list) = lists.entry(alone.list) {
+            if let hash_map::Entry::Vacant(list) = lists.entry(alone.list) {
                 let part = Some(alone.list as usize).filter(|list| *list < graph.lists())?;
-                list.insert(read_list(&parts.part(LISTS_FROM + part)?)?);
+                list.insert(sources.read(&parts.part(LISTS_FROM + part)?)?);
             }
         }
         let standing = known.values().enumerate().filter(|(_, known)| known.alone.is_none());
         let standing = standing.map(|(i, known)| (TaskIdx::new(i), known.receipt)).collect();
-        let project = Arc::new(project(known, &lists, root, index)?);
+        let project = Arc::new(project(known, &lists, sources, root, index)?);
         let goals = std::str::from_utf8(graph.names).ok()?.split('\0').map(Text::from).collect();
         Some(Self { project, others, goals, log: parts.part(1)?, standing })
     }
@@ -241,19 +244,65 @@ impl Alone {
     }
 }
 
-fn read_list(bytes: &[u8]) -> Option<SourceList> {
-    let mut reader = Reader(bytes);
-    let mut paths = vec![];
-    while !reader.0.is_empty() {
-        paths.push(Text::from(std::str::from_utf8(reader.bytes()?).ok()?));
+/// The source files of tasks that are worked out.
+struct Sources<'c> {
+    /// What looks different.
+    changed: HashSet<&'c str>,
+    /// Those of that: they are looked at again, and read.
+    again: Vec<Text>,
+    /// All others. How each looks was seen a moment ago, when it was compared with how it looked when it was known what it holds:
+    /// to look once more would tell no more. What is done to one from then on shows at the second look, after the task.
+    same: Files,
+}
+
+impl<'c> Sources<'c> {
+    fn of(changed: &'c [PathBuf]) -> Option<Self> {
+        let changed = changed.iter().map(|path| path.to_str()).collect::<Option<_>>()?;
+        Some(Self { changed, again: vec![], same: Files::default() })
     }
-    Some(paths.into())
+
+    /// Reads the part of a list.
+    fn read(&mut self, bytes: &[u8]) -> Option<SourceList> {
+        let mut reader = Reader(bytes);
+        let mut paths = vec![];
+        while !reader.0.is_empty() {
+            let path = Text::from(std::str::from_utf8(reader.bytes()?).ok()?);
+            let found = read_source(&mut reader)?;
+            if self.changed.contains(&*path) {
+                self.again.push(path.clone());
+            } else {
+                self.same.insert(path.clone(), found);
+            }
+            paths.push(path);
+        }
+        Some(paths.into())
+    }
+}
+
+fn read_source(reader: &mut Reader<'_>) -> Option<(Entry, Stamp)> {
+    enum Is<'b> {
+        File(BlobId, bool),
+        Symlink(&'b str),
+    }
+    let is = match reader.number(1)? as u8 {
+        flags @ (FILE | EXEC) => Is::File(BlobId::from_digest(reader.take(32)?.try_into().ok()?), flags == EXEC),
+        SYMLINK => Is::Symlink(std::str::from_utf8(reader.bytes()?).ok()?),
+        _ => return None,
+    };
+    let (dev, ino, size) = (reader.number(8)?, reader.number(8)?, reader.number(8)?);
+    let (mtime_ns, ctime_ns) = (reader.number(8)?.cast_signed(), reader.number(8)?.cast_signed());
+    let (entry, mode_exec, kind) = match is {
+        Is::File(blob, exec) => (Entry::File { blob, size, exec }, exec, FileKind::File),
+        Is::Symlink(target) => (Entry::Symlink { target: target.into() }, false, FileKind::Symlink),
+    };
+    Some((entry, Stamp { dev, ino, size, mtime_ns, ctime_ns, mode_exec, kind }))
 }
 
 /// Makes tasks of what is known, with the files of those that are worked out as they are now.
 fn project(
     known: BTreeMap<u32, Known>,
     lists: &HashMap<u32, SourceList>,
+    sources: Sources<'_>,
     root: &Path,
     index: &mut StatIndex,
 ) -> Option<Project> {
@@ -274,7 +323,9 @@ fn project(
         recipes.push(recipe);
     }
     let loaded = Loaded::of_recipes(root.to_owned(), recipes);
-    let files = scan(index, &loaded, &own).ok()?;
+    let again = scan(index, &loaded, &[sources.again.into()]).ok()?;
+    let mut files = sources.same;
+    files.extend(again);
     let mut workflow = Workflow::new();
     for (known, list) in known.into_values().zip(&own) {
         let Some(Alone { after, task, policy, .. }) = known.alone else {
