@@ -84,6 +84,18 @@ impl Chunk {
         None
     }
 
+    /// The place of what is known of `name`, found as [`Chunk::get_near`] finds it.
+    pub(crate) fn place_near(&mut self, near: &mut usize, name: &str) -> Option<&mut Known> {
+        self.get_near(near, name)?;
+        // It stands just before where the next is expected.
+        self.records.get_mut(*near - 1).map(|(_, known)| known)
+    }
+
+    /// Whether `name` comes after all that are there, so that it may be appended.
+    pub(crate) fn ends_before(&self, name: &str) -> bool {
+        self.records.len().checked_sub(1).is_none_or(|last| self.name(last) < name)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Known)> {
         self.records.iter().enumerate().map(|(i, (_, known))| (self.name(i), known))
     }

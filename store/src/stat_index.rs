@@ -248,11 +248,12 @@ impl StatIndex {
             let Some(merged) = directory.merged() else { continue };
             let key = [&self.workspace, dir.as_bytes()].concat();
             // A directory too large for any chunk is read anew each time.
-            if let Some(bytes) = merged.encode(&key) {
+            let bytes = merged.encode(&key);
+            directory.base = merged;
+            if let Some(bytes) = bytes {
                 self.store.put_stat_chunk(&key, bytes)?;
                 self.counts.chunks_written += 1;
             }
-            directory.base = merged;
         }
         Ok(())
     }

@@ -10,7 +10,11 @@ use crate::tree::MAX_NAME_BYTES;
 /// One directory's chunk as it was loaded, and what is different now.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
+    /// What else is known of names that were there, or come after all of them, is changed here.
     pub(super) base: Chunk,
+    /// Whether it was.
+    is_changed: bool,
+    /// All else, which counts first.
     changes: BTreeMap<Box<str>, Option<Known>>,
 }
 
@@ -35,18 +39,36 @@ impl Directory {
     /// The same where names come in order: `near` as for [`Directory::get_near`].
     pub(super) fn set_near(&mut self, near: &mut usize, name: &str, known: Option<Known>) {
         let known = known.filter(|_| name.len() <= MAX_NAME_BYTES);
-        if self.get_near(near, name) != known.as_ref() {
-            self.changes.insert(name.into(), known);
+        let expected = *near;
+        if self.get_near(near, name) == known.as_ref() {
+            return;
+        }
+        match known {
+            Some(known) if !self.changes.contains_key(name) => {
+                *near = expected;
+                if let Some(place) = self.base.place_near(near, name) {
+                    *place = known;
+                } else if self.base.ends_before(name) {
+                    self.base.push(name, known);
+                    *near = self.base.len();
+                } else {
+                    self.changes.insert(name.into(), Some(known));
+                    return;
+                }
+                self.is_changed = true;
+            }
+            known => drop(self.changes.insert(name.into(), known)),
         }
     }
 
-    /// The chunk with the changes in it; `None` when they change nothing.
+    /// The chunk with the changes in it, which takes the place of what there was; `None` when they change nothing.
     pub(super) fn merged(&mut self) -> Option<Chunk> {
         let (base, mut near) = (&self.base, 0);
         self.changes.retain(|name, change| base.get_near(&mut near, name) != change.as_ref());
         if self.changes.is_empty() {
-            return None;
+            return std::mem::take(&mut self.is_changed).then(|| std::mem::take(&mut self.base));
         }
+        self.is_changed = false;
         let mut merged = Chunk::default();
         let mut changes = std::mem::take(&mut self.changes).into_iter().peekable();
         for (name, known) in base.iter() {
@@ -67,6 +89,6 @@ impl Directory {
 
 impl From<Chunk> for Directory {
     fn from(base: Chunk) -> Self {
-        Self { base, changes: BTreeMap::new() }
+        Self { base, ..Self::default() }
     }
 }
