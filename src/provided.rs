@@ -241,7 +241,7 @@ impl Room {
         let placed = |(path, entry): &&(String, Entry)| made.workspace.place(path, entry).is_ok();
         let paths: Vec<&str> = files.iter().filter(placed).map(|(path, _)| path.as_str()).collect();
         let scanned = made.workspace.index().scan(&paths);
-        let seen = scanned.into_iter().filter_map(|s| Some((s.path.to_owned(), s.result.ok()??.1)));
+        let seen = scanned.into_iter().filter_map(|s| Some((s.path.into(), s.result.ok()??.1)));
         job.sources = seen.collect();
     }
 

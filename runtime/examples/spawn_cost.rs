@@ -13,7 +13,7 @@ use quipu_runtime::exec::process::ProcessExecutor;
 use quipu_runtime::exec::workspace::Workspace;
 use quipu_runtime::exec::{Begin, Executor, Invocation, Job, Stop};
 use quipu_runtime::process::{ProcessSpec, Tier};
-use quipu_runtime::value::Value;
+use quipu_runtime::value::{Text, Value};
 use quipu_store::cid::InvocationId;
 use quipu_store::sign::Signer;
 use quipu_store::stamp::Stamp;
@@ -36,12 +36,12 @@ fn main() -> Result<(), Failed> {
             Store::open(&dir.path().join("store"), Options::new(SignerSource::Fixed(Signer::from_secret(&[7; 32]))))?;
         let workspace = Arc::new(Workspace::open(&store, &root));
         let paths: Vec<&str> = sources.iter().map(String::as_str).collect();
-        let mut stamps: Vec<(String, Stamp)> = Vec::new();
+        let mut stamps: Vec<(Text, Stamp)> = Vec::new();
         for scanned in workspace.index().scan(&paths) {
             let (_, stamp) = scanned.result?.ok_or("it was just written")?;
-            stamps.push((scanned.path.to_owned(), stamp));
+            stamps.push((scanned.path.into(), stamp));
         }
-        let stamps: Arc<[(String, Stamp)]> = stamps.into();
+        let stamps: Arc<[(Text, Stamp)]> = stamps.into();
         let executor = ProcessExecutor::new(workspace);
         let mut times = [const { Vec::new() }; 3];
         for _ in 0..rounds {

@@ -5,6 +5,7 @@
 
 mod compiled;
 pub mod excerpt;
+mod files;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -18,8 +19,8 @@ use quipu_store::stat_index::{ScanError, StatIndex};
 use quipu_store::tree::Entry;
 use quipu_store::tree_build::{TreeOfError, tree_of};
 use quipu_store::{Store, StoreError};
-use rustc_hash::{FxBuildHasher, FxHashMap};
 
+use self::files::{Files, Row};
 use crate::graph::TaskIdx;
 use crate::process::OutputKind;
 use crate::run::{Gates, Subject, SubjectError};
@@ -29,11 +30,8 @@ use crate::workfile::{
     Act, DEFAULT_PATH, LoadError, Loaded, Looked, Recipe, SelectError, SourceList, Surroundings, ToolAt, WorkflowError,
 };
 
-/// What files hold, and how they looked when that was known.
-type Files = FxHashMap<Text, (Entry, Stamp)>;
-
 /// The source files of a task, with how each looked when it was read.
-pub type Seen = Arc<[(String, Stamp)]>;
+pub type Seen = Arc<[(Text, Stamp)]>;
 
 /// A workspace made into tasks.
 #[derive(Debug)]
@@ -117,7 +115,7 @@ impl Project {
         env: BTreeMap<String, String>,
     ) -> Result<Self, ProjectError> {
         let (lists, looked) = loaded.look_up_sources()?;
-        let files = scan(index, &loaded, &lists)?;
+        let files = Files::of(scan(index, &loaded, &lists)?);
         let trees = trees(&loaded, &lists, &files)?;
         let Tools { content: tools, candidates: tool_candidates, machine } = Tools::find(store, &loaded, &env)?;
         let platform = (std::env::consts::OS.into(), std::env::consts::ARCH.into());
@@ -212,7 +210,7 @@ impl Project {
 
     /// How a source file, or an output that is a file, looked when it was read.
     pub fn stamp(&self, path: &str) -> Option<Stamp> {
-        self.files.get(path).map(|(_, stamp)| *stamp)
+        self.files.get(path).map(|row| row.stamp)
     }
 
     /// Where the tools of its tasks were looked for.
@@ -223,20 +221,20 @@ impl Project {
     /// The source files of a task, as they were when ids were computed.
     pub fn seen(&self, task: TaskIdx) -> Seen {
         let list = &self.lists[self.recipes[task.index()]];
-        list.iter().filter_map(|path| self.files.get(path).map(|(_, stamp)| (path.to_string(), *stamp))).collect()
+        list.iter().filter_map(|path| Some((path.clone(), self.stamp(path)?))).collect()
     }
 
     /// The source files of a task, as they were then, by path.
     pub fn sources(&self, task: TaskIdx) -> Vec<(String, Entry)> {
         let list = &self.lists[self.recipes[task.index()]];
-        list.iter().filter_map(|path| Some((path.to_string(), self.files.get(path)?.0.clone()))).collect()
+        list.iter().filter_map(|path| Some((path.to_string(), self.files.get(path)?.entry.clone()))).collect()
     }
 
     /// Puts the directory nodes of a task's sources into the store, for `explain` and for whoever runs the
     /// invocation again.
     pub fn keep_tree(&self, store: &Store, task: TaskIdx) -> Result<(), ProjectError> {
         let list = &self.lists[self.recipes[task.index()]];
-        let files = list.iter().filter_map(|path| self.files.get(path).map(|(entry, _)| (&**path, entry)));
+        let files = list.iter().filter_map(|path| Some((&**path, &self.files.get(path)?.entry)));
         let name = || self.subject.workflow.node(task).name.to_string();
         tree_of(Some(store), files).map(drop).map_err(|source| ProjectError::Tree { task: name(), source })
     }
@@ -253,12 +251,12 @@ impl Project {
 
     /// Whether a declared output file held exactly this when the workspace was scanned.
     pub fn held(&self, path: &str, entry: &Entry) -> bool {
-        self.files.get(path).is_some_and(|(found, _)| found == entry)
+        self.files.get(path).is_some_and(|found| found.entry == *entry)
     }
 }
 
 /// One look at all sources and all outputs that are single files.
-fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<Files, ProjectError> {
+fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<Vec<Row>, ProjectError> {
     let mut seen_lists = BTreeSet::new();
     let mut sources: Vec<&Text> = vec![];
     for list in lists {
@@ -274,10 +272,10 @@ fn scan(index: &mut StatIndex, loaded: &Loaded, lists: &[SourceList]) -> Result<
     paths.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.cmp(&a.1)));
     paths.dedup_by(|a, b| a.0 == b.0);
     let asked: Vec<&str> = paths.iter().map(|(p, _)| &***p).collect();
-    let mut files = Files::with_capacity_and_hasher(paths.len(), FxBuildHasher);
+    let mut files = Vec::with_capacity(paths.len());
     for (scanned, (path, is_source)) in index.scan(&asked).into_iter().zip(&paths) {
         match scanned.result {
-            Ok(Some(found)) => drop(files.insert(Text::clone(path), found)),
+            Ok(Some((entry, stamp))) => files.push(Row { path: Text::clone(path), entry, stamp }),
             // An output that is not there, or is something else, will be placed.
             _ if !is_source => {}
             Ok(None) => return Err(ProjectError::Vanished(path.to_string())),
@@ -299,7 +297,7 @@ fn trees(loaded: &Loaded, lists: &[SourceList], files: &Files) -> Result<Vec<Opt
             trees.push(Some(*tree));
             continue;
         }
-        let entries = list.iter().map(|path| (&**path, &files.get(path).expect("all sources were scanned").0));
+        let entries = list.iter().map(|path| (&**path, &files.get(path).expect("all sources were scanned").entry));
         let (tree, _) =
             tree_of(None, entries).map_err(|source| ProjectError::Tree { task: recipe.name.to_string(), source })?;
         known.insert(list.as_ptr(), tree);

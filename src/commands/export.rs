@@ -159,7 +159,7 @@ fn sources(opened: &Opened) -> Result<HashMap<BlobId, PathBuf>, Diagnosis> {
     let mut paths: Vec<String> = vec![];
     for task in project.subject.workflow.indices() {
         project.keep_tree(&opened.store, task)?;
-        paths.extend(project.seen(task).iter().map(|(path, _)| path.clone()));
+        paths.extend(project.seen(task).iter().map(|(path, _)| path.to_string()));
     }
     paths.sort_unstable();
     paths.dedup();

@@ -216,10 +216,10 @@ impl Learner {
             .map(String::as_str)
             .collect();
         paths.sort_unstable();
-        let mut sources: Vec<(String, Stamp)> = vec![];
+        let mut sources: Vec<(Text, Stamp)> = vec![];
         for scanned in self.opened.workspace.index().scan(&paths) {
             match scanned.result {
-                Ok(Some((_, stamp))) => sources.push((scanned.path.to_owned(), stamp)),
+                Ok(Some((_, stamp))) => sources.push((scanned.path.into(), stamp)),
                 Ok(None) => return Err(format!("`{}` vanished meanwhile", scanned.path)),
                 Err(error) => return Err(format!("`{}`: {error}", scanned.path)),
             }
@@ -280,7 +280,7 @@ fn tell(
     let recipe = project.recipe(task);
     let member = &project.loaded.members[recipe.member];
     let key = if member.name.is_empty() { &*recipe.task } else { &recipe.task[member.name.len() + 1..] };
-    let declared: BTreeSet<String> = project.seen(task).iter().map(|(path, _)| path.clone()).collect();
+    let declared: BTreeSet<String> = project.seen(task).iter().map(|(path, _)| path.to_string()).collect();
     let from: BTreeSet<&str> = recipe.from.iter().map(|from| &*from.path).collect();
     let is_declared = |path: &&String| from.iter().any(|from| is_within(path, from));
     let all_from = proposal.from.iter().all(|path| is_declared(&path))

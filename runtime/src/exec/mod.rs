@@ -94,7 +94,7 @@ pub struct Job {
     pub invocation: Arc<Invocation>,
     /// The source files it reads, all of them, by path from the workspace's root and in that order, as they looked when they
     /// were hashed.
-    pub sources: Arc<[(String, Stamp)]>,
+    pub sources: Arc<[(Text, Stamp)]>,
     /// Where what it fetches is to be had, best first.
     pub urls: Arc<[Text]>,
     /// Ended when it runs longer.

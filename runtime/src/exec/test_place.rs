@@ -71,11 +71,11 @@ impl Place {
         Entry::File { blob: BlobId::of(text.as_bytes()), size: text.len() as u64, exec }
     }
 
-    pub(super) fn stamps(&self, sources: &[&str]) -> Arc<[(String, Stamp)]> {
+    pub(super) fn stamps(&self, sources: &[&str]) -> Arc<[(crate::value::Text, Stamp)]> {
         let mut index = self.workspace.index();
         let scanned = index.scan(sources).into_iter().map(|s| {
             let (_, stamp) = s.result.expect("readable").expect("there");
-            (s.path.to_owned(), stamp)
+            (s.path.into(), stamp)
         });
         scanned.collect()
     }

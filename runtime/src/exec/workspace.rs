@@ -27,6 +27,7 @@ use super::footing::{Footing, Held};
 use super::offers::{Offer, Offers};
 use super::turns::Turns;
 use crate::process::OutputSpec;
+use crate::value::Text;
 
 /// A working directory with what is known of its files. Shared by the driver and the executors of a run.
 pub struct Workspace {
@@ -321,7 +322,7 @@ impl Workspace {
     }
 
     /// Which of the files `seen` do not look any more as they did then.
-    pub fn sources_changed(&self, seen: &[(String, Stamp)]) -> Vec<String> {
+    pub fn sources_changed(&self, seen: &[(Text, Stamp)]) -> Vec<String> {
         self.again.changed(seen)
     }
 }

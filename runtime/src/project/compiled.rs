@@ -9,7 +9,7 @@ use quipu_store::cid::BlobId;
 use quipu_store::flat::Writer;
 use quipu_store::tree::Entry;
 
-use super::Project;
+use super::{Project, Row};
 use crate::event_log;
 use crate::graph::TaskIdx;
 use crate::run::Run;
@@ -115,7 +115,7 @@ impl Project {
     fn list_part(&self, list: &[Text]) -> Option<Vec<u8>> {
         let mut out = Writer::default();
         for path in list {
-            let (entry, stamp) = self.files.get(path)?;
+            let Row { entry, stamp, .. } = self.files.get(path)?;
             out.bytes(path.as_bytes());
             match entry {
                 Entry::File { blob, exec, .. } => {

@@ -18,7 +18,7 @@ use quipu_store::tree::Entry;
 use quipu_store::tree_build::tree_of;
 
 use super::compiled::{ALONE, EXEC, FILE, KEY_BYTES, LIST, NO_LIST, STANDS, SYMLINK, key};
-use super::{Files, Project, scan};
+use super::{Files, Project, Row, scan};
 use crate::graph::TaskIdx;
 use crate::process::ProcessSpec;
 use crate::run::step::{End, State};
@@ -252,13 +252,13 @@ struct Sources<'c> {
     again: Vec<Text>,
     /// All others. How each looks was seen a moment ago, when it was compared with how it looked when it was known what it holds:
     /// to look once more would tell no more. What is done to one from then on shows at the second look, after the task.
-    same: Files,
+    same: Vec<Row>,
 }
 
 impl<'c> Sources<'c> {
     fn of(changed: &'c [PathBuf]) -> Option<Self> {
         let changed = changed.iter().map(|path| path.to_str()).collect::<Option<_>>()?;
-        Some(Self { changed, again: vec![], same: Files::default() })
+        Some(Self { changed, again: vec![], same: vec![] })
     }
 
     /// Reads the part of a list.
@@ -267,11 +267,11 @@ impl<'c> Sources<'c> {
         let mut paths = vec![];
         while !reader.0.is_empty() {
             let path = Text::from(std::str::from_utf8(reader.bytes()?).ok()?);
-            let found = read_source(&mut reader)?;
+            let (entry, stamp) = read_source(&mut reader)?;
             if self.changed.contains(&*path) {
                 self.again.push(path.clone());
             } else {
-                self.same.insert(path.clone(), found);
+                self.same.push(Row { path: path.clone(), entry, stamp });
             }
             paths.push(path);
         }
@@ -323,9 +323,9 @@ fn project(
         recipes.push(recipe);
     }
     let loaded = Loaded::of_recipes(root.to_owned(), recipes);
-    let again = scan(index, &loaded, &[sources.again.into()]).ok()?;
-    let mut files = sources.same;
-    files.extend(again);
+    let mut rows = scan(index, &loaded, &[sources.again.into()]).ok()?;
+    rows.extend(sources.same);
+    let files = Files::of(rows);
     let mut workflow = Workflow::new();
     for (known, list) in known.into_values().zip(&own) {
         let Some(Alone { after, task, policy, .. }) = known.alone else {
@@ -339,7 +339,8 @@ fn project(
         });
         let mut args = args.ok()?;
         if !list.is_empty() {
-            let entries = list.iter().map(|path| Some((&**path, &files.get(path)?.0))).collect::<Option<Vec<_>>>()?;
+            let entries =
+                list.iter().map(|path| Some((&**path, &files.get(path)?.entry))).collect::<Option<Vec<_>>>()?;
             let (tree, _) = tree_of(None, entries.into_iter()).ok()?;
             args = with_sources(&args, Value::Link(tree.link()))?;
         }

@@ -36,16 +36,16 @@ impl SecondLook {
     /// The paths of `seen` that do not look now as they did then, those that are gone included, in the order of `seen`.
     ///
     /// It is quickest when `seen` is sorted, so that the files of a directory follow one another.
-    pub fn changed(&self, seen: &[(String, Stamp)]) -> Vec<String> {
-        let Ok(root) = &self.0 else { return seen.iter().map(|(path, _)| path.clone()).collect() };
+    pub fn changed<P: AsRef<str> + Sync>(&self, seen: &[(P, Stamp)]) -> Vec<String> {
+        let Ok(root) = &self.0 else { return seen.iter().map(|(path, _)| path.as_ref().to_owned()).collect() };
         let runs: Vec<_> = seen.chunks(RUN).collect();
         let threads = if seen.len() > MANY { parallel::cores() } else { 1 };
         let changed = parallel::map(threads, 1, &runs, Here::default, |here, &run| {
             let mut changed = Vec::new();
             for (at, (path, stamp)) in run.iter().enumerate() {
-                let ahead = run.get(at + 2).map(|(path, _)| &**path);
-                if here.look(root.as_fd(), path, ahead) != Ok(Some(*stamp)) {
-                    changed.push(path.clone());
+                let ahead = run.get(at + 2).map(|(path, _)| path.as_ref());
+                if here.look(root.as_fd(), path.as_ref(), ahead) != Ok(Some(*stamp)) {
+                    changed.push(path.as_ref().to_owned());
                 }
             }
             changed
