@@ -26,6 +26,8 @@ pub(super) const NO_LIST: u32 = u32::MAX;
 pub(super) const FILE: u8 = 0;
 pub(super) const EXEC: u8 = 1;
 pub(super) const SYMLINK: u8 = 2;
+/// Bytes of a source that is a file, beside its path.
+const ROW_BYTES: usize = 4 + 1 + 32 + 5 * 8;
 /// Bytes of the hash that stands for a path.
 pub(super) const KEY_BYTES: usize = 16;
 /// Of a task: it can be worked out without the rest of the workspace.
@@ -113,7 +115,7 @@ impl Project {
 
     /// Source files, each with what it holds and how it looked then. Whoever finds that it looks the same knows it.
     fn list_part(&self, list: &[Text]) -> Option<Vec<u8>> {
-        let mut out = Writer::default();
+        let mut out = Writer(Vec::with_capacity(list.iter().map(|path| path.len() + ROW_BYTES).sum()));
         for path in list {
             let Row { entry, stamp, .. } = self.files.get(path)?;
             out.bytes(path.as_bytes());
