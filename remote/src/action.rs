@@ -76,7 +76,7 @@ pub(crate) fn prepare(
             }
         } else {
             let entry = match value {
-                Value::Link(link) => stream(&job.store, *link).ok_or_else(|| NotSent::Gone(vec![path.to_string()]))?,
+                Value::Link(link) => stream(&job.store, **link).ok_or_else(|| NotSent::Gone(vec![path.to_string()]))?,
                 value => entry_of(value).ok_or_else(no_artifact)?,
             };
             input.add(&mut top, path, &entry, false)?;
@@ -87,7 +87,7 @@ pub(crate) fn prepare(
         Some(Value::Text(path)) => Some(path.to_string()),
         Some(value) => {
             let entry = match value {
-                Value::Link(link) => stream(&job.store, *link),
+                Value::Link(link) => stream(&job.store, **link),
                 value => entry_of(value),
             };
             let entry = entry.ok_or_else(|| NotSent::Gone(vec!["standard input".to_owned()]))?;
@@ -233,7 +233,7 @@ fn text(store: &Store, value: &Value) -> Result<String, NotSent> {
     match value {
         Value::Text(text) => Ok(text.to_string()),
         Value::Int(number) => Ok(number.to_string()),
-        Value::Link(link) => read(*link),
+        Value::Link(link) => read(**link),
         Value::List(parts) => parts.iter().map(|part| text(store, part)).collect(),
         other => match entry_of(other) {
             Some(Entry::File { blob, .. }) => read(blob.link()),

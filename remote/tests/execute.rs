@@ -103,7 +103,8 @@ impl Farm {
 
     fn job(&self, spec: &ProcessSpec) -> (Job, watch::Sender<Stop>) {
         let args = spec.to_args().expect("canonical");
-        let invocation = Invocation { sub: "did:web:test".into(), cmd: "/quipu/process".into(), args, nonce: vec![] };
+        let invocation =
+            Invocation { sub: "did:web:test".into(), cmd: "/quipu/process".into(), args, nonce: Box::default() };
         let (id, _) = invocation.encode();
         let (sender, stop) = watch::channel(Stop::No);
         let printed = Arc::clone(&self.printed);
@@ -138,7 +139,7 @@ impl Farm {
 
     pub(crate) fn file(&self, text: &str) -> Value {
         let link = self.store.put(Codec::Raw, text.as_bytes().to_vec()).expect("stored");
-        let pairs = [("kind", "file".into()), ("cid", Value::Link(link)), ("size", Value::Int(text.len() as i64))];
+        let pairs = [("kind", "file".into()), ("cid", link.into()), ("size", Value::Int(text.len() as i64))];
         Value::map(pairs).expect("a map")
     }
 
@@ -294,7 +295,7 @@ fn what_the_server_cannot_do_is_done_here_or_said() {
     // Inputs that are not here are asked for, not worked around.
     let mut gone = spec(&["/bin/true"]);
     let link = quipu_store::cid::BlobId::of(b"gone").link();
-    let pairs = [("kind", "file".into()), ("cid", Value::Link(link)), ("size", Value::Int(4))];
+    let pairs = [("kind", "file".into()), ("cid", link.into()), ("size", Value::Int(4))];
     gone.inputs.insert("gone".into(), Value::map(pairs).expect("a map"));
     assert_eq!(farm.run(&gone, |_| ()).unusable, Some(Unusable::InputsGone(vec!["gone".to_owned()])));
     // Nobody there, and nobody here to help.

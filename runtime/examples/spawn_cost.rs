@@ -120,7 +120,7 @@ fn invocation(tier: Tier) -> Result<Invocation, Failed> {
     let platform = (std::env::consts::OS.into(), std::env::consts::ARCH.into());
     let spec = ProcessSpec::new(vec![vec![Value::from("/bin/true")]], tier, platform);
     let (sub, cmd) = ("did:web:test".into(), "/quipu/process".into());
-    Ok(Invocation { sub, cmd, args: spec.to_args()?, nonce: Vec::new() })
+    Ok(Invocation { sub, cmd, args: spec.to_args()?, nonce: Box::default() })
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

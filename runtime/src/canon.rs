@@ -7,7 +7,7 @@ use quipu_store::cid::Link;
 use quipu_store::dag::{DagError, Heads, MAX_INT};
 
 use crate::identity::Ingredients;
-use crate::value::{Await, Branch, MAX_DEPTH, On, Text, Value, canonical};
+use crate::value::{At, Branch, MAX_DEPTH, On, Text, Value, canonical};
 
 /// Largest encoded task or invocation, in bytes: a task that awaits 20,000 others fits.
 pub const MAX_TASK_BYTES: usize = 4 << 20;
@@ -144,7 +144,7 @@ impl Reader<'_> {
             (6, 42) => match self.0.head()? {
                 (2, 37) => match self.0.take(37)? {
                     [0, cid @ ..] => {
-                        Link::from_bytes(cid).map(Value::Link).ok_or_else(|| DagError::shape("link of another kind"))
+                        Link::from_bytes(cid).map(Value::from).ok_or_else(|| DagError::shape("link of another kind"))
                     }
                     _ => Err(DagError::shape("link without its leading zero")),
                 },
@@ -164,13 +164,14 @@ pub(crate) fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagErro
     let [(key, inner)] = &pairs[..] else { return Ok(Value::Map(pairs.into())) };
     if &**key == "quipu/at" {
         let Value::List(items) = inner else { return Err(malformed()) };
-        let Some((Value::Await(promise), path)) = items.split_first() else { return Err(malformed()) };
-        let path =
-            path.iter().map(|v| v.as_text().map(Text::from)).collect::<Option<Vec<_>>>().ok_or_else(malformed)?;
+        let Some((promise, path)) = items.split_first() else { return Err(malformed()) };
+        let promise = promise.as_promise().ok_or_else(malformed)?;
+        let path = path.iter().map(|v| if let Value::Text(text) = v { Some(text.clone()) } else { None });
+        let path = path.collect::<Option<At>>().ok_or_else(malformed)?;
         if path.is_empty() || !promise.at.is_empty() {
             return Err(malformed());
         }
-        return Ok(Value::Await(Await { at: path, ..(**promise).clone() }.into()));
+        return Ok(Value::promise_at(promise.branch, promise.on, path));
     }
     if !key.starts_with("await/") {
         return Ok(Value::Map(pairs.into()));
@@ -178,8 +179,8 @@ pub(crate) fn promise_or_map(pairs: Vec<(Text, Value)>) -> Result<Value, DagErro
     let branch =
         [Branch::Ok, Branch::Error, Branch::Any].into_iter().find(|b| b.key() == &**key).ok_or_else(malformed)?;
     let Value::Link(link) = inner else { return Err(malformed()) };
-    let on = On::Id((*link).try_into().map_err(|_| malformed())?);
-    Ok(Value::Await(Await { branch, on, at: vec![] }.into()))
+    let on = On::Id((**link).try_into().map_err(|_| malformed())?);
+    Ok(Value::promise_at(branch, on, At::default()))
 }
 
 #[cfg(test)]
@@ -207,7 +208,7 @@ pub(crate) mod tests {
             ".{0,30}".prop_map(Value::text),
             proptest::collection::vec(any::<u8>(), 0..40).prop_map(|b| Value::Bytes(b.into())),
             any::<(u64, bool)>().prop_map(|(n, raw)| {
-                Value::Link(Link::of(if raw { Codec::Raw } else { Codec::DagCbor }, &n.to_be_bytes()))
+                Link::of(if raw { Codec::Raw } else { Codec::DagCbor }, &n.to_be_bytes()).into()
             }),
             (any::<u64>(), proptest::collection::vec("[a-z]{0,4}", 0..3)).prop_map(|(n, at)| Value::promise(
                 Branch::Any,

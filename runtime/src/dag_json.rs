@@ -213,7 +213,7 @@ impl<'de> Visitor<'de> for Any {
 /// What a map with the one key `/` stands for.
 fn slashed(inner: &Value) -> Option<Value> {
     match inner {
-        Value::Text(text) => text.parse().ok().map(Value::Link),
+        Value::Text(text) => text.parse::<Link>().ok().map(Value::from),
         Value::Map(pairs) => match &pairs[..] {
             [(key, Value::Text(text))] if &**key == "bytes" && !text.ends_with('=') => {
                 base64::decode(text).map(|bytes| Value::Bytes(bytes.into()))

@@ -27,6 +27,7 @@ impl TaskIdx {
 /// Rows of task indices, one after the other in one allocation.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
+    /// Where each begins, and the last ends; nothing when all of them are empty.
     starts: Vec<u32>,
     items: Vec<TaskIdx>,
 }
@@ -34,6 +35,9 @@ pub struct Rows {
 impl Rows {
     /// Row `i`.
     pub fn of(&self, i: TaskIdx) -> &[TaskIdx] {
+        if self.items.is_empty() {
+            return &[];
+        }
         &self.items[self.starts[i.index()] as usize..self.starts[i.index() + 1] as usize]
     }
 
@@ -48,11 +52,14 @@ impl Rows {
             out.items.extend(row);
             out.starts.push(u32::try_from(out.items.len()).expect("fewer than 2^32 edges"));
         }
-        out
+        if out.items.is_empty() { Self::default() } else { out }
     }
 
     /// The same edges the other way round; each row in ascending order.
     fn reversed(&self, nodes: usize) -> Self {
+        if self.items.is_empty() {
+            return Self::default();
+        }
         let mut starts = vec![0_u32; nodes + 1];
         for to in &self.items {
             starts[to.index() + 1] += 1;
@@ -112,7 +119,7 @@ impl Graph {
             row
         }));
         let after = Rows::from_rows(workflow.nodes().iter().map(|node| {
-            let mut row = node.after.clone();
+            let mut row = node.after.to_vec();
             row.sort_unstable();
             row.dedup();
             row
@@ -201,7 +208,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Node, Policy, Task};
+    use crate::task::{Node, Task};
     use crate::value::{Branch, Value};
     use petgraph::algo::{is_cyclic_directed, toposort};
     use petgraph::graph::DiGraph;
@@ -216,8 +223,12 @@ mod tests {
             let reads = own(true).map(|on| Value::promise(Branch::Ok, On::Here(on), ["outputs"]));
             let args = Value::list([Value::list(reads)]);
             let work = Work::Task(Task::new("/test/graph", args));
-            let node =
-                Node { name: format!("t{i}").into(), work, policy: Policy::default(), after: own(false).collect() };
+            let node = Node {
+                name: format!("t{i}").into(),
+                work,
+                policy: std::sync::Arc::default(),
+                after: own(false).collect(),
+            };
             workflow.add_node(node).expect("new name");
         }
         workflow

@@ -5,7 +5,9 @@
 //! of stores and of where values come from.
 
 use std::fmt::Write as _;
+use std::hash::BuildHasher;
 
+use hashbrown::HashTable;
 use quipu_store::cid::{InvocationId, Link, TaskId};
 use quipu_store::dag::DagError;
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -48,7 +50,7 @@ pub fn feed<W: Ingredients>(value: &Value, writer: &mut W, id_of: &impl Fn(On) -
         Value::Int(n) => writer.int(*n),
         Value::Text(t) => writer.text(t),
         Value::Bytes(b) => writer.bytes(b),
-        Value::Link(link) => writer.link(*link),
+        Value::Link(link) => writer.link(**link),
         Value::List(items) => {
             writer.list(items.len());
             items.iter().for_each(|v| feed(v, writer, id_of));
@@ -62,7 +64,8 @@ pub fn feed<W: Ingredients>(value: &Value, writer: &mut W, id_of: &impl Fn(On) -
             }
             writer.end();
         }
-        Value::Await(promise) => {
+        Value::AwaitHere(..) | Value::AwaitId(_) => {
+            let promise = value.as_promise().expect("these are the promises");
             let plain = |writer: &mut W| one(writer, promise.branch.key(), |w| w.link(id_of(promise.on).link()));
             if promise.at.is_empty() {
                 plain(writer);
@@ -112,8 +115,10 @@ pub fn feed_task(task: &Task, writer: &mut impl Ingredients, id_of: &impl Fn(On)
 #[derive(Debug, Clone)]
 pub struct Ids {
     ids: Vec<TaskId>,
+    /// The first task with the same id, by task; nothing when all ids differ.
     first: Vec<TaskIdx>,
-    by_id: FxHashMap<TaskId, TaskIdx>,
+    /// By the hash of the id, which stands in `ids`.
+    by_id: HashTable<TaskIdx>,
     /// All names of the tasks that have several, by the first.
     names: FxHashMap<TaskIdx, Vec<TaskIdx>>,
 }
@@ -149,17 +154,25 @@ impl Ids {
                 }
             };
         }
-        let mut by_id = FxHashMap::with_capacity_and_hasher(ids.len(), FxBuildHasher);
+        let mut by_id = HashTable::with_capacity(ids.len());
+        let mut others = vec![];
         // Who only awaits a task stands for it where nobody here does it.
-        let (here, elsewhere): (Vec<TaskIdx>, Vec<TaskIdx>) =
-            workflow.indices().partition(|i| matches!(workflow.node(*i).work, Work::Task(_)));
-        for i in here.into_iter().chain(elsewhere) {
-            by_id.entry(ids[i.index()]).or_insert(i);
+        let is_here = |i: &TaskIdx| matches!(workflow.node(*i).work, Work::Task(_));
+        for i in workflow.indices().filter(is_here).chain(workflow.indices().filter(|i| !is_here(i))) {
+            let id = ids[i.index()];
+            let known = by_id.entry(hash_of(&id), |j: &TaskIdx| ids[j.index()] == id, |j| hash_of(&ids[j.index()]));
+            let first = *known.or_insert(i).get();
+            if first != i {
+                others.push((first, i));
+            }
         }
-        let first: Vec<TaskIdx> = ids.iter().map(|id| by_id[id]).collect();
+        // As they are written.
+        others.sort_unstable_by_key(|(_, i)| *i);
+        let mut first: Vec<TaskIdx> = if others.is_empty() { vec![] } else { workflow.indices().collect() };
         let mut names = FxHashMap::<TaskIdx, Vec<TaskIdx>>::default();
-        for (i, first) in first.iter().enumerate().filter(|(i, first)| first.index() != *i) {
-            names.entry(*first).or_insert_with(|| vec![*first]).push(TaskIdx::new(i));
+        for (of, i) in others {
+            first[i.index()] = of;
+            names.entry(of).or_insert_with(|| vec![of]).push(i);
         }
         Ok(Self { ids, first, by_id, names })
     }
@@ -171,7 +184,7 @@ impl Ids {
 
     /// The first task with the same id: the one that stands for all of them.
     pub fn first(&self, idx: TaskIdx) -> TaskIdx {
-        self.first[idx.index()]
+        self.first.get(idx.index()).copied().unwrap_or(idx)
     }
 
     /// Every name of a task that has several, given the first; `None` for a task with one name.
@@ -186,7 +199,7 @@ impl Ids {
 
     /// The task with this id.
     pub fn find(&self, id: TaskId) -> Option<TaskIdx> {
-        self.by_id.get(&id).copied()
+        self.by_id.find(hash_of(&id), |i| self.ids[i.index()] == id).copied()
     }
 
     /// The task's block.
@@ -202,6 +215,10 @@ impl Ids {
         feed_task(task, &mut listing, &|on| on_id(on, &self.ids));
         listing
     }
+}
+
+fn hash_of(id: &TaskId) -> u64 {
+    FxBuildHasher.hash_one(id)
 }
 
 fn on_id(on: On, ids: &[TaskId]) -> TaskId {
@@ -244,7 +261,7 @@ pub fn task_of(value: &Value) -> Result<Task, DagError> {
     }
     let args = value.get("args").ok_or_else(|| shape("args"))?.clone();
     args.check().map_err(|e| shape(&e.to_string()))?;
-    Ok(Task { sub: text("sub")?, cmd: text("cmd")?, args, nonce: nonce.to_vec() })
+    Ok(Task { sub: text("sub")?, cmd: text("cmd")?, args, nonce: (**nonce).into() })
 }
 
 /// Ingredients as lines: a path of keys and a short text for each leaf, in the order they are hashed.
@@ -384,7 +401,7 @@ mod tests {
     use crate::value::Branch;
 
     fn task(args: Value) -> Task {
-        Task { sub: DEFAULT_SUBJECT.into(), cmd: "/test/do".into(), args, nonce: vec![] }
+        Task { sub: DEFAULT_SUBJECT.into(), cmd: "/test/do".into(), args, nonce: Box::default() }
     }
 
     fn ids(workflow: &Workflow) -> Ids {
@@ -411,7 +428,7 @@ mod tests {
         assert!(quipu_store::dag::is_canonical(&block));
         let back = decode_task(&block).expect("decodes");
         let mut seen = vec![];
-        back.args.promises(&mut |p| seen.push((**p).clone()));
+        back.args.promises(&mut |p| seen.push(p));
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].on, seen[0].branch, seen[0].at.len()), (On::Id(ids.of(a)), Branch::Ok, 2));
         assert_eq!(Listing::of(&back), ids.listing(task), "listed alike before and after");
@@ -451,7 +468,7 @@ mod tests {
         assert_eq!(computed.of(same), reference);
         assert_ne!(computed.of(part), reference);
         let Work::Task(mut changed) = other.node(same).work.clone() else { panic!("a task") };
-        changed.nonce = vec![1];
+        changed.nonce = [1].into();
         assert_ne!(TaskId::of(&computed.block(&changed)), reference);
     }
 
@@ -470,7 +487,7 @@ mod tests {
         let mut w = Workflow::new();
         let a = w.add("a", task(Value::Null)).expect("new");
         let id = ids(&w).of(a);
-        w.add("b", task(Value::list([Value::Link(id.link())]))).expect("new");
+        w.add("b", task(Value::list([id.link().into()]))).expect("new");
         let graph = Graph::build(&w).expect("no ring");
         assert_eq!(graph.edges(), 0);
     }

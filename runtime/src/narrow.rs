@@ -89,7 +89,7 @@ pub fn weak(invocation: &Invocation, depfile: &Depfile, files: &Files) -> Finger
         ("sub", Value::Text(sub.clone())),
         ("cmd", Value::Text(cmd.clone())),
         ("args", Value::map(rest).expect("keys of a map are distinct")),
-        ("nonce", Value::Bytes(nonce.as_slice().into())),
+        ("nonce", Value::Bytes((**nonce).into())),
         ("names", Value::list(names)),
         ("fixed", Value::map(fixed).expect("paths are distinct")),
     ];
@@ -247,7 +247,7 @@ mod tests {
 
     fn invocation(flag: &str) -> Invocation {
         let args = Value::map([("flag", flag.into()), ("inputs", Value::map([] as [(&str, Value); 0]).expect("map"))]);
-        Invocation { sub: "did:web:test".into(), cmd: "/test".into(), args: args.expect("map"), nonce: vec![] }
+        Invocation { sub: "did:web:test".into(), cmd: "/test".into(), args: args.expect("map"), nonce: Box::default() }
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Order {
             let (sub, cmd) = (invocation.sub.clone(), invocation.cmd.clone());
             of_task(&Task { sub, cmd, args: invocation.args.clone(), nonce: invocation.nonce.clone() })
         });
-        let Policy { timeout, retries, backoff, when, cache, slots, mute: _ } = &node.policy;
+        let Policy { timeout, retries, backoff, when, cache, slots, mute: _ } = &*node.policy;
         let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let mut slots = slots.clone();
         slots.entry("".into()).or_insert(1);

@@ -13,10 +13,10 @@ use crate::task::Work;
 use crate::value::Text;
 
 /// What a run would do. As JSON: `docs/formats/plan.md`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Plan {
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan<'r> {
     /// Every task the goals lead to, in the order of the workflow; the same task under two names once.
-    pub tasks: Vec<Planned>,
+    pub tasks: Lines<'r>,
     /// The resume point: tasks that certainly run and whose inputs are all settled.
     pub resume: Vec<Text>,
     /// What is left, by level: each task after those of earlier levels it waits for.
@@ -45,6 +45,14 @@ pub struct LeftOut {
     pub name: Text,
     /// Which condition says so, and what it looked at.
     pub reason: Text,
+}
+
+/// The tasks of a plan. Each is worked out when it is asked for: there may be a million.
+#[derive(Debug, Clone)]
+pub struct Lines<'r> {
+    run: &'r Run,
+    held: Held,
+    left: Left,
 }
 
 /// One task of a plan.
@@ -184,17 +192,13 @@ fn some_text<S: Serializer>(id: &Option<impl std::fmt::Display>, serializer: S) 
     }
 }
 
-impl Plan {
+impl<'r> Plan<'r> {
     /// The plan of a dry run that came to rest.
-    pub fn of(run: &Run) -> Self {
-        let subject = run.subject();
-        let (workflow, ids) = (&subject.workflow, &subject.ids);
-        let name = |task: TaskIdx| workflow.node(task).name.clone();
-        let firsts: Vec<TaskIdx> = workflow.indices().filter(|t| ids.first(*t) == *t && run.in_scope(*t)).collect();
-        let held = held(run);
+    pub fn of(run: &'r Run) -> Self {
+        let name = |task: TaskIdx| run.subject().workflow.node(task).name.clone();
+        let held = Held::of(run);
         let left = Left::of(run, &held);
         let mut plan = Self {
-            tasks: Vec::with_capacity(firsts.len()),
             resume: vec![],
             batches: vec![vec![]; left.levels()],
             critical_path: left.critical_path.iter().map(|t| name(*t)).collect(),
@@ -203,38 +207,60 @@ impl Plan {
             fetch: vec![],
             left_out: vec![],
             counts: PlanCounts::default(),
+            tasks: Lines { run, held, left },
         };
-        for task in firsts {
-            let status = status(run, task, &held);
+        for task in plan.tasks.indices() {
+            let status = status(run, task, &plan.tasks.held);
             plan.counts.add(status);
-            let batch = left.level[task.index()];
-            let inputs_settled =
-                matches!(run.state(task), State::Queued | State::Staging | State::Ordering | State::Calling);
-            let resume = status == Status::Certain && inputs_settled;
-            if resume {
+            if is_resumed(run, task, status) {
                 plan.resume.push(name(task));
             }
-            if let Some(batch) = batch {
+            if let Some(batch) = plan.tasks.left.level(task) {
                 plan.batches[batch as usize].push(name(task));
             }
-            let others = ids.others(task).unwrap_or_default();
-            plan.tasks.push(Planned {
-                idx: task,
-                name: name(task),
-                also: others.iter().filter(|t| **t != task).map(|t| name(*t)).collect(),
-                task: ids.of(task),
-                status,
-                resume,
-                goal: run.is_goal(task),
-                reason: reason(run, task, status, &held),
-                waits_for: left.waits_for(run, task).map(name).collect(),
-                invocation: run.invocation(task),
-                receipt: run.receipt(task),
-                batch,
-                expected_ms: run.expected_ms(task),
-            });
         }
         plan
+    }
+}
+
+impl Lines<'_> {
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Planned> {
+        self.indices().map(|task| self.line(task))
+    }
+
+    fn indices(&self) -> impl Iterator<Item = TaskIdx> {
+        let subject = self.run.subject();
+        subject.workflow.indices().filter(|t| subject.ids.first(*t) == *t && self.run.in_scope(*t))
+    }
+
+    fn line(&self, task: TaskIdx) -> Planned {
+        let Self { run, held, left } = self;
+        let (workflow, ids) = (&run.subject().workflow, &run.subject().ids);
+        let name = |task: TaskIdx| workflow.node(task).name.clone();
+        let status = status(run, task, held);
+        let others = ids.others(task).unwrap_or_default();
+        Planned {
+            idx: task,
+            name: name(task),
+            also: others.iter().filter(|t| **t != task).map(|t| name(*t)).collect(),
+            task: ids.of(task),
+            status,
+            resume: is_resumed(run, task, status),
+            goal: run.is_goal(task),
+            reason: reason(run, task, status, held),
+            waits_for: left.waits_for(run, task).map(name).collect(),
+            invocation: run.invocation(task),
+            receipt: run.receipt(task),
+            batch: left.level(task),
+            expected_ms: run.expected_ms(task),
+        }
+    }
+}
+
+impl Serialize for Lines<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
     }
 }
 
@@ -253,7 +279,7 @@ impl PlanCounts {
     }
 }
 
-fn status(run: &Run, task: TaskIdx, held: &[Option<TaskIdx>]) -> Status {
+fn status(run: &Run, task: TaskIdx, held: &Held) -> Status {
     match run.state(task) {
         State::Idle => Status::Unneeded,
         State::Ended(End::Cached | End::Ran) => Status::Cached,
@@ -261,7 +287,7 @@ fn status(run: &Run, task: TaskIdx, held: &[Option<TaskIdx>]) -> Status {
         State::Ended(End::Failed) => Status::Failed,
         State::Ended(End::Skipped { .. } | End::Cancelled | End::Unmet) => Status::Skipped,
         State::Ended(End::Blocked { .. }) => Status::Blocked,
-        _ if held[task.index()].is_some() => Status::Blocked,
+        _ if held.by(task).is_some() => Status::Blocked,
         State::Ordering if run.awaits_condition(task) => Status::Conditional,
         State::Ordering | State::Calling | State::Staging | State::Queued => Status::Certain,
         State::Running | State::Serving | State::Pausing => Status::Certain,
@@ -269,6 +295,12 @@ fn status(run: &Run, task: TaskIdx, held: &[Option<TaskIdx>]) -> Status {
         // Looked up for the sake of another task's receipt, or not at rest: nothing says that it will run.
         _ => Status::Conditional,
     }
+}
+
+/// Whether it belongs to the resume point.
+fn is_resumed(run: &Run, task: TaskIdx, status: Status) -> bool {
+    let inputs_settled = matches!(run.state(task), State::Queued | State::Staging | State::Ordering | State::Calling);
+    status == Status::Certain && inputs_settled
 }
 
 impl Reason {
@@ -293,22 +325,22 @@ impl Reason {
 /// Why a task runs that starts now.
 pub(crate) fn why(run: &Run, task: TaskIdx) -> &'static str {
     let is_cached = run.subject().workflow.node(task).policy.cache;
-    match reason(run, task, Status::Certain, &[]) {
+    match reason(run, task, Status::Certain, &Held::default()) {
         Some(Reason::NoReceipt | Reason::OtherInputs) | None if !is_cached => "never-cached",
         Some(reason) => reason.kind(),
         None => "no-receipt",
     }
 }
 
-fn reason(run: &Run, task: TaskIdx, status: Status, held: &[Option<TaskIdx>]) -> Option<Reason> {
+fn reason(run: &Run, task: TaskIdx, status: Status, held: &Held) -> Option<Reason> {
     let name = |task: TaskIdx| run.subject().workflow.node(task).name.clone();
     match (status, run.state(task)) {
         (Status::Cached | Status::CutOff | Status::Unneeded, _) => None,
         (_, State::Ended(End::Skipped { cause })) => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Blocked { cause })) if cause != task => Some(Reason::CausedBy { task: name(cause) }),
         (_, State::Ended(End::Unmet)) => Some(Reason::Unmet),
-        (Status::Blocked, _) if held[task.index()].is_some_and(|cause| cause != task) => {
-            held[task.index()].map(|cause| Reason::CausedBy { task: name(cause) })
+        (Status::Blocked, _) if held.by(task).is_some_and(|cause| cause != task) => {
+            held.by(task).map(|cause| Reason::CausedBy { task: name(cause) })
         }
         (_, State::Awaiting) if matches!(run.subject().workflow.node(task).work, Work::Task(_)) => {
             Some(Reason::Undelivered)
@@ -327,62 +359,77 @@ fn reason(run: &Run, task: TaskIdx, status: Status, held: &[Option<TaskIdx>]) ->
     }
 }
 
-/// For each task the one that is done elsewhere and holds it up, if there is one.
-fn held(run: &Run) -> Vec<Option<TaskIdx>> {
-    let subject = run.subject();
-    let mut held = vec![None; subject.workflow.len()];
-    let firsts = || subject.graph.order().iter().map(|t| subject.ids.first(*t));
-    for task in firsts().filter(|t| run.state(*t) == State::Awaiting) {
-        held[task.index()] = Some(task);
-    }
-    // One pass would do if no task had two names.
-    let mut is_stable = held.iter().all(Option::is_none);
-    while !std::mem::replace(&mut is_stable, true) {
-        for task in firsts().filter(|t| matches!(run.state(*t), State::Waiting | State::Ordering)) {
-            if held[task.index()].is_some() || run.awaits_condition(task) {
-                continue;
-            }
-            let (inputs, after) = (subject.inputs(task), subject.after(task));
-            // Only work has an order; what may be cut off waits for its inputs alone.
-            let after = after.iter().filter(|_| run.state(task) == State::Ordering);
-            held[task.index()] = inputs.iter().chain(after).find_map(|d| held[d.index()]);
-            is_stable &= held[task.index()].is_none();
+/// For each task the one that is done elsewhere and holds it up, if there is one; nothing when there is none at all.
+#[derive(Debug, Clone, Default)]
+struct Held(Vec<Option<TaskIdx>>);
+
+impl Held {
+    fn of(run: &Run) -> Self {
+        let subject = run.subject();
+        let firsts = || subject.graph.order().iter().map(|t| subject.ids.first(*t));
+        let awaited: Vec<TaskIdx> = firsts().filter(|t| run.state(*t) == State::Awaiting).collect();
+        if awaited.is_empty() {
+            return Self::default();
         }
+        let mut held = vec![None; subject.workflow.len()];
+        awaited.into_iter().for_each(|task| held[task.index()] = Some(task));
+        // One pass would do if no task had two names.
+        let mut is_stable = false;
+        while !std::mem::replace(&mut is_stable, true) {
+            for task in firsts().filter(|t| matches!(run.state(*t), State::Waiting | State::Ordering)) {
+                if held[task.index()].is_some() || run.awaits_condition(task) {
+                    continue;
+                }
+                let (inputs, after) = (subject.inputs(task), subject.after(task));
+                // Only work has an order; what may be cut off waits for its inputs alone.
+                let after = after.iter().filter(|_| run.state(task) == State::Ordering);
+                held[task.index()] = inputs.iter().chain(after).find_map(|d| held[d.index()]);
+                is_stable &= held[task.index()].is_none();
+            }
+        }
+        Self(held)
     }
-    held
+
+    fn by(&self, task: TaskIdx) -> Option<TaskIdx> {
+        self.0.get(task.index()).copied().flatten()
+    }
 }
 
 /// What is left to do, by level.
+#[derive(Debug, Clone, Default)]
 struct Left {
-    level: Vec<Option<u32>>,
+    /// By task; nothing when nothing is left.
+    levels: Vec<Option<u32>>,
     critical_path: Vec<TaskIdx>,
     critical_path_ms: u64,
     total_ms: u64,
 }
 
 impl Left {
-    fn of(run: &Run, held: &[Option<TaskIdx>]) -> Self {
+    fn of(run: &Run, held: &Held) -> Self {
         let subject = run.subject();
         let is_left = |t: TaskIdx| matches!(status(run, t, held), Status::Certain | Status::Conditional);
         let firsts = subject.graph.order().iter().map(|t| subject.ids.first(*t));
         let mut left: Vec<TaskIdx> = firsts.filter(|t| run.in_scope(*t) && is_left(*t)).collect();
-        let mut all =
-            Self { level: vec![None; subject.workflow.len()], critical_path: vec![], critical_path_ms: 0, total_ms: 0 };
+        if left.is_empty() {
+            return Self::default();
+        }
+        let mut all = Self { levels: vec![None; subject.workflow.len()], ..Self::default() };
         for task in &left {
-            all.level[task.index()] = Some(0);
+            all.levels[task.index()] = Some(0);
         }
         // One pass would do if no task had two names and none followed another.
         loop {
             let mut is_stable = true;
             for &task in &left {
-                let level = all.waits_for(run, task).filter_map(|d| all.level[d.index()]).max().map_or(0, |l| l + 1);
-                is_stable &= all.level[task.index()].replace(level) == Some(level);
+                let level = all.waits_for(run, task).filter_map(|d| all.level(d)).max().map_or(0, |l| l + 1);
+                is_stable &= all.levels[task.index()].replace(level) == Some(level);
             }
             if is_stable {
                 break;
             }
         }
-        left.sort_unstable_by_key(|t| (all.level[t.index()], *t));
+        left.sort_unstable_by_key(|t| (all.level(*t), *t));
         left.dedup();
         all.total_ms = left.iter().filter_map(|t| run.expected_ms(*t)).sum();
         // Way to the end of each task, by time and then by number of tasks.
@@ -407,14 +454,18 @@ impl Left {
     }
 
     fn levels(&self) -> usize {
-        self.level.iter().flatten().max().map_or(0, |l| *l as usize + 1)
+        self.levels.iter().flatten().max().map_or(0, |l| *l as usize + 1)
+    }
+
+    fn level(&self, task: TaskIdx) -> Option<u32> {
+        self.levels.get(task.index()).copied().flatten()
     }
 
     /// What a task that is left waits for: inputs, what it comes after, and who does its work.
     fn waits_for(&self, run: &Run, task: TaskIdx) -> impl Iterator<Item = TaskIdx> {
         let subject = run.subject();
         let mut waits = vec![];
-        if self.level[task.index()].is_some() {
+        if self.level(task).is_some() {
             waits.extend(subject.inputs(task).iter().copied());
             // Only work has an order; what may be cut off waits for its inputs alone.
             if matches!(subject.workflow.node(task).work, Work::Task(_))
@@ -423,7 +474,7 @@ impl Left {
                 waits.extend(subject.after(task).iter().copied());
             }
             waits.extend(run.leader(task));
-            waits.retain(|d| self.level[d.index()].is_some());
+            waits.retain(|d| self.level(*d).is_some());
             waits.sort_unstable();
             waits.dedup();
         }

@@ -171,7 +171,7 @@ impl ProcessSpec {
         };
         let mut inputs: Vec<(Text, Value)> = self.inputs.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         if let Some(tree) = self.sources {
-            inputs.push(("".into(), Value::Link(tree.link())));
+            inputs.push(("".into(), tree.link().into()));
         }
         let (os, arch) = &self.platform;
         let mut pairs = vec![
@@ -181,7 +181,7 @@ impl ProcessSpec {
             ("inputs", Value::map(inputs)?),
             ("outputs", Value::list(self.outputs.iter().map(output).collect::<Result<Vec<_>, _>>()?)),
             ("platform", Value::map([("os", Value::Text(os.clone())), ("arch", Value::Text(arch.clone()))])?),
-            ("tools", Value::map(self.tools.iter().map(|(k, id)| (k.clone(), Value::Link(id.link()))))?),
+            ("tools", Value::map(self.tools.iter().map(|(k, id)| (k.clone(), id.link().into())))?),
             ("sandbox", self.tier.name().into()),
         ];
         if self.network {
@@ -225,7 +225,7 @@ impl ProcessSpec {
         for (path, value) in pairs("inputs")?.iter() {
             match value {
                 Value::Link(link) if path.is_empty() => {
-                    sources = Some((*link).try_into().map_err(|_| ProcessError::Field("inputs"))?);
+                    sources = Some((**link).try_into().map_err(|_| ProcessError::Field("inputs"))?);
                 }
                 _ if path.is_empty() => return Err(ProcessError::Field("inputs")),
                 _ => drop(inputs.insert(path.clone(), value.clone())),
@@ -243,7 +243,7 @@ impl ProcessSpec {
         });
         let tools = pairs("tools")?;
         let tools = tools.iter().map(|(name, v)| match v {
-            Value::Link(link) => Ok((name.clone(), (*link).try_into().map_err(|_| ProcessError::Field("tools"))?)),
+            Value::Link(link) => Ok((name.clone(), (**link).try_into().map_err(|_| ProcessError::Field("tools"))?)),
             _ => Err(ProcessError::Field("tools")),
         });
         let secrets = args.get("secrets").map_or(Ok([].into()), |v| list(v, "secrets"))?;

@@ -362,7 +362,7 @@ pub fn other_tool<'a>(process: &'a Value, seen: &mut HashMap<PathBuf, BlobId>) -
                 found
             }
         };
-        if *known != Value::Link(found.link()) {
+        if *known != found.link().into() {
             return Ok(Some(tool));
         }
     }

@@ -4,6 +4,7 @@
 //! Knows what identifies work and what does not; unaware of graphs, stores and how work is done.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::graph::TaskIdx;
@@ -41,13 +42,13 @@ pub struct Task {
     /// Everything that can change the result.
     pub args: Value,
     /// Empty for pure work; anything else opts out of sharing with equal work.
-    pub nonce: Vec<u8>,
+    pub nonce: Box<[u8]>,
 }
 
 impl Task {
     /// Pure work in the default name space.
     pub fn new(cmd: impl Into<Text>, args: Value) -> Self {
-        Self { sub: DEFAULT_SUBJECT.into(), cmd: cmd.into(), args, nonce: vec![] }
+        Self { sub: DEFAULT_SUBJECT.into(), cmd: cmd.into(), args, nonce: Box::default() }
     }
 }
 
@@ -61,7 +62,7 @@ pub struct Invocation {
     /// Everything that can change the result; holds no promise.
     pub args: Value,
     /// As in the task.
-    pub nonce: Vec<u8>,
+    pub nonce: Box<[u8]>,
 }
 
 /// What a task may use and how it is handled. Never part of an id.
@@ -156,9 +157,27 @@ pub struct Node {
     /// The work; `None` for a task of another workflow, known by its id alone.
     pub work: Work,
     /// How it is handled.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Tasks that end before this one starts, without being part of its id.
-    pub after: Vec<TaskIdx>,
+    pub after: Box<[TaskIdx]>,
+}
+
+impl Node {
+    /// The same node; what `other` says, too, is kept once for both.
+    pub(crate) fn sharing(mut self, other: &Self) -> Self {
+        if self.policy == other.policy {
+            self.policy = Arc::clone(&other.policy);
+        }
+        if let (Work::Task(own), Work::Task(other)) = (&mut self.work, &other.work) {
+            for (own, other) in [(&mut own.sub, &other.sub), (&mut own.cmd, &other.cmd)] {
+                if own == other {
+                    *own = Arc::clone(other);
+                }
+            }
+            own.args = own.args.sharing(&other.args);
+        }
+        self
+    }
 }
 
 /// What a node stands for.

@@ -15,7 +15,10 @@ pub const MAX_DEPTH: usize = 64;
 /// Immutable text, cheap to clone: most of a workflow's texts are the same few.
 pub type Text = Arc<str>;
 
-/// One value of a task's arguments.
+/// Which part of an output: keys of maps, then names in directories. Empty for the whole.
+pub type At = Arc<[Text]>;
+
+/// One value of a task's arguments. A workflow holds very many: what is large, or rare, is behind a pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Nothing.
@@ -33,9 +36,11 @@ pub enum Value {
     /// Values by key, in canonical order: shorter keys first, then by bytes. Make one with [`Value::map`].
     Map(Arc<[(Text, Self)]>),
     /// A link to a block. Never looked up as a promise, whatever it points to.
-    Link(Link),
-    /// The output of another task, or a part of it.
-    Await(Arc<Await>),
+    Link(Arc<Link>),
+    /// The output of a task of the same workflow, or a part of it. See [`Value::as_promise`].
+    AwaitHere(Branch, TaskIdx, At),
+    /// The output of any task, by its id, or a part of it. See [`Value::as_promise`].
+    AwaitId(Arc<(Branch, TaskId, At)>),
 }
 
 /// Which branch of a task's result a promise takes.
@@ -70,14 +75,14 @@ pub enum On {
 }
 
 /// A promise: `{"await/ok": task}`, or `{"quipu/at": [promise, "path", ...]}` for a part of the output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Await {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Await<'a> {
     /// The branch it takes.
     pub branch: Branch,
     /// Whose output.
     pub on: On,
-    /// Which part: keys of maps, then names in directories. Empty for the whole.
-    pub at: Vec<Text>,
+    /// Which part of it.
+    pub at: &'a At,
 }
 
 /// Why something is no value.
@@ -121,7 +126,15 @@ impl Value {
 
     /// A promise.
     pub fn promise(branch: Branch, on: On, at: impl IntoIterator<Item = impl Into<Text>>) -> Self {
-        Self::Await(Arc::new(Await { branch, on, at: at.into_iter().map(Into::into).collect() }))
+        Self::promise_at(branch, on, at.into_iter().map(Into::into).collect())
+    }
+
+    /// A promise on a part that others may await, too.
+    pub fn promise_at(branch: Branch, on: On, at: At) -> Self {
+        match on {
+            On::Here(task) => Self::AwaitHere(branch, task, at),
+            On::Id(id) => Self::AwaitId(Arc::new((branch, id, at))),
+        }
     }
 
     /// The value under `key`, when this is a map that has it.
@@ -135,13 +148,24 @@ impl Value {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// Calls `each` with every promise within, in canonical order.
-    pub fn promises<'a>(&'a self, each: &mut impl FnMut(&'a Arc<Await>)) {
+    /// The promise, when this is one.
+    pub fn as_promise(&self) -> Option<Await<'_>> {
         match self {
-            Self::Await(promise) => each(promise),
+            Self::AwaitHere(branch, task, at) => Some(Await { branch: *branch, on: On::Here(*task), at }),
+            Self::AwaitId(promise) => {
+                let (branch, id, at) = &**promise;
+                Some(Await { branch: *branch, on: On::Id(*id), at })
+            }
+            _ => None,
+        }
+    }
+
+    /// Calls `each` with every promise within, in canonical order.
+    pub fn promises<'a>(&'a self, each: &mut impl FnMut(Await<'a>)) {
+        match self {
             Self::List(items) => items.iter().for_each(|v| v.promises(each)),
             Self::Map(pairs) => pairs.iter().for_each(|(_, v)| v.promises(each)),
-            _ => {}
+            other => other.as_promise().into_iter().for_each(each),
         }
     }
 
@@ -170,16 +194,38 @@ impl Value {
     }
 
     /// The same value with each promise replaced by what `resolve` gives for it.
-    pub fn resolved<E>(&self, resolve: &mut impl FnMut(&Await) -> Result<Self, E>) -> Result<Self, E> {
+    pub fn resolved<E>(&self, resolve: &mut impl FnMut(Await<'_>) -> Result<Self, E>) -> Result<Self, E> {
         Ok(match self {
-            Self::Await(promise) => resolve(promise)?,
             Self::List(items) => Self::List(items.iter().map(|v| v.resolved(resolve)).collect::<Result<_, E>>()?),
             Self::Map(pairs) => {
                 let pairs = pairs.iter().map(|(k, v)| Ok((k.clone(), v.resolved(resolve)?)));
                 Self::Map(pairs.collect::<Result<_, E>>()?)
             }
-            other => other.clone(),
+            other => match other.as_promise() {
+                Some(promise) => resolve(promise)?,
+                None => other.clone(),
+            },
         })
+    }
+
+    /// The same value; what stands at the same place in `other`, too, is kept once for both.
+    #[must_use]
+    pub fn sharing(&self, other: &Self) -> Self {
+        match (self, other) {
+            _ if self == other => other.clone(),
+            (Self::List(own), Self::List(others)) => {
+                let others = others.iter().map(Some).chain(std::iter::repeat(None));
+                Self::List(own.iter().zip(others).map(|(v, o)| o.map_or_else(|| v.clone(), |o| v.sharing(o))).collect())
+            }
+            (Self::Map(own), Self::Map(others)) => {
+                let pairs = own.iter().map(|(key, v)| match others.binary_search_by(|(k, _)| canonical(k, key)) {
+                    Ok(i) => (others[i].0.clone(), v.sharing(&others[i].1)),
+                    Err(_) => (key.clone(), v.clone()),
+                });
+                Self::Map(pairs.collect())
+            }
+            _ => self.clone(),
+        }
     }
 }
 
@@ -191,11 +237,49 @@ impl From<&str> for Value {
 
 impl From<Link> for Value {
     fn from(link: Link) -> Self {
-        Self::Link(link)
+        Self::Link(Arc::new(link))
     }
 }
 
 /// The order of map keys in DAG-CBOR: by length, then by bytes.
 pub fn canonical(a: &str, b: &str) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| a.as_bytes().cmp(b.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::canon::tests::values;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_shared_stays_what_it_was(own in values(), other in values()) {
+            prop_assert_eq!(own.sharing(&other), own);
+        }
+    }
+
+    #[test]
+    fn what_stands_at_the_same_place_is_kept_once() {
+        let value = |name: &str| {
+            let argv = Value::list([Value::from("cc"), Value::from(name)]);
+            Value::map([("argv", argv), ("env", Value::map([("HOME", "/home".into())]).expect("one key"))])
+        };
+        let (a, b) = (value("a").expect("two keys"), value("b").expect("two keys"));
+        let shared = b.sharing(&a);
+        assert_eq!(shared, b);
+        let (Value::Map(a), Value::Map(shared)) = (&a, &shared) else { panic!("maps") };
+        assert!(Arc::ptr_eq(&a[0].0, &shared[0].0), "a key");
+        let (Value::Map(env), Value::Map(shared_env)) = (&a[0].1, &shared[0].1) else { panic!("maps") };
+        assert!(Arc::ptr_eq(env, shared_env), "all of an equal map");
+        let (Value::List(argv), Value::List(shared_argv)) = (&a[1].1, &shared[1].1) else { panic!("lists") };
+        let (Value::Text(program), Value::Text(shared_program)) = (&argv[0], &shared_argv[0]) else { panic!("texts") };
+        assert!(Arc::ptr_eq(program, shared_program), "the same text in a list that differs");
+    }
+
+    #[test]
+    fn what_there_are_very_many_of_stays_small() {
+        assert!(size_of::<Value>() <= 24, "{}", size_of::<Value>());
+        assert!(size_of::<crate::task::Node>() <= 112, "{}", size_of::<crate::task::Node>());
+    }
 }

@@ -7,6 +7,7 @@ mod meta;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use quipu_store::cid::{Codec, Link, TaskId, TreeId};
 use quipu_store::dag::DagError;
@@ -113,7 +114,7 @@ pub fn encode(subject: &Subject, goals: &[TaskIdx], beside: &Beside) -> Result<(
             trees.insert(tree.to_string().into(), Value::list(paths.into_iter().map(Value::Text)));
         }
         let said = Meta {
-            policy: node.policy.clone(),
+            policy: Policy::clone(&node.policy),
             after: node.after.iter().map(|t| name(*t)).collect(),
             checks: beside.checks.get(&node.name).cloned().unwrap_or_default(),
             urls: beside.urls.get(&node.name).cloned().unwrap_or_default(),
@@ -193,7 +194,7 @@ fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
 /// The tree of the files that a task reads, if it reads any.
 pub fn tree_of(work: &Work) -> Option<TreeId> {
     match process_of(work)?.get("inputs")?.get("")? {
-        Value::Link(link) => (*link).try_into().ok(),
+        Value::Link(link) => (**link).try_into().ok(),
         _ => None,
     }
 }
@@ -214,14 +215,14 @@ fn run(work: &Work, ids: &Ids) -> Value {
                     On::Here(idx) => ids.of(idx),
                     On::Id(id) => id,
                 };
-                Ok(Value::promise(promise.branch, On::Id(id), promise.at.iter().cloned()))
+                Ok(Value::promise_at(promise.branch, On::Id(id), promise.at.clone()))
             });
             let Ok(args) = by_id;
             map([
                 ("sub", Value::Text(sub.clone())),
                 ("cmd", Value::Text(cmd.clone())),
                 ("args", args),
-                ("nonce", Value::Bytes(nonce.as_slice().into())),
+                ("nonce", Value::Bytes((**nonce).into())),
             ])
         }
     }
@@ -229,16 +230,16 @@ fn run(work: &Work, ids: &Ids) -> Value {
 
 /// A task by itself, with its promises by id, and how it is handled.
 pub(crate) fn node_bytes(node: &Node, ids: &Ids) -> Vec<u8> {
-    let said = Meta { policy: node.policy.clone(), ..Meta::default() };
+    let said = Meta { policy: Policy::clone(&node.policy), ..Meta::default() };
     let run = [("run", run(&node.work, ids))].into_iter();
     bytes_of(&map(run.chain(meta(said).map(|meta| ("meta", meta)))))
 }
 
 /// The same, read back.
-pub(crate) fn read_node(bytes: &[u8]) -> Option<(Task, Policy)> {
+pub(crate) fn read_node(bytes: &[u8]) -> Option<(Task, Arc<Policy>)> {
     let value = canon::decode(bytes).ok()?;
     let said = value.get("meta").map_or(Some(Meta::default()), read_meta)?;
-    Some((task_of(value.get("run")?).ok()?, said.policy))
+    Some((task_of(value.get("run")?).ok()?, said.policy.into()))
 }
 
 fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {
@@ -262,10 +263,10 @@ fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {
         let idx = TaskIdx::new(i);
         names.insert(name.clone(), idx);
         let (work, id) = match entry.get("run") {
-            Some(Value::Await(promise)) if promise.at.is_empty() => {
-                let On::Id(id) = promise.on else { unreachable!("a decoded block names tasks by id") };
+            Some(Value::AwaitId(promise)) if promise.2.is_empty() => {
+                let (branch, id, _) = **promise;
                 places.entry(id).or_insert(idx);
-                (Work::External { id, branch: promise.branch }, None)
+                (Work::External { id, branch }, None)
             }
             Some(run @ Value::Map(_)) => {
                 let task = task_of(run).map_err(|e| wrong(&e.to_string()))?;
@@ -290,11 +291,8 @@ fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {
                     let On::Id(id) = promise.on else { unreachable!("a decoded block names tasks by id") };
                     let on =
                         places.get(&id).ok_or_else(|| wrong(&format!("awaits {id}, which is not among the tasks")))?;
-                    Ok::<_, WorkflowBlockError>(Value::promise(
-                        promise.branch,
-                        On::Here(*on),
-                        promise.at.iter().cloned(),
-                    ))
+                    let here = Value::promise_at(promise.branch, On::Here(*on), promise.at.clone());
+                    Ok::<_, WorkflowBlockError>(here)
                 });
                 Work::Task(Task { args: here?, ..task })
             }
@@ -313,7 +311,7 @@ fn of_value(value: &Value) -> Result<Read, WorkflowBlockError> {
             names.get(other).copied().ok_or_else(|| wrong(&format!("comes after `{other}`, which is not there")))
         });
         let after = after.collect::<Result<_, _>>()?;
-        workflow.add_node(Node { name: name.clone(), work, policy, after })?;
+        workflow.add_node(Node { name: name.clone(), work, policy: policy.into(), after })?;
     }
     let goals = goals.iter().map(|goal| {
         let found = goal.as_text().and_then(|goal| names.get(goal));

@@ -64,7 +64,8 @@ fn dag_json(value: &Value, id_of: &impl Fn(On) -> TaskId) -> Json {
             pairs.iter().map(|(k, v)| (k.to_string(), dag_json(v, id_of))).collect::<serde_json::Map<_, _>>().into()
         }
         Value::Link(link) => json!({"/": link.to_string()}),
-        Value::Await(promise) => {
+        Value::AwaitHere(..) | Value::AwaitId(_) => {
+            let promise = value.as_promise().expect("these are the promises");
             let plain = json!({promise.branch.key(): {"/": id_of(promise.on).to_string()}});
             if promise.at.is_empty() {
                 return plain;
@@ -76,7 +77,7 @@ fn dag_json(value: &Value, id_of: &impl Fn(On) -> TaskId) -> Json {
 }
 
 fn task(cmd: &str, args: Value) -> Task {
-    Task { sub: DEFAULT_SUBJECT.into(), cmd: cmd.into(), args, nonce: vec![] }
+    Task { sub: DEFAULT_SUBJECT.into(), cmd: cmd.into(), args, nonce: Box::default() }
 }
 
 fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
@@ -144,7 +145,7 @@ fn workflow() -> Workflow {
 
     add("the smallest", task("/test/nothing", map([])));
     add("every kind of value", task("/test/values", values()));
-    add("the smallest, with a nonce", Task { nonce: vec![1, 2, 3], ..task("/test/nothing", map([])) });
+    add("the smallest, with a nonce", Task { nonce: [1, 2, 3].into(), ..task("/test/nothing", map([])) });
     let deep = (0..64).fold(Value::Null, |inner, _| Value::list([inner]));
     add("nested as deep as may be", task("/test/values", deep));
     let own = "did:web:example.com";
@@ -217,7 +218,7 @@ fn invocation() -> Invocation {
     let header = Entry::File { blob: BlobId::of(b"typedef int knot;\n"), size: 18, exec: false };
     spec.inputs = BTreeMap::from([("gen/types.h".into(), artifact(&header))]);
     spec.tools = BTreeMap::from([("cc".into(), BlobId::of(b"the compiler"))]);
-    Invocation { sub: DEFAULT_SUBJECT.into(), cmd: PROCESS.into(), args: args(&spec), nonce: vec![] }
+    Invocation { sub: DEFAULT_SUBJECT.into(), cmd: PROCESS.into(), args: args(&spec), nonce: Box::default() }
 }
 
 fn refused(good: &[u8]) -> Vec<Json> {

@@ -177,7 +177,7 @@ fn sha256(store: &Store, id: BlobId) -> Result<Option<String>, Diagnosis> {
 
 fn links_of(value: &Value, found: &mut Vec<Link>) {
     match value {
-        Value::Link(link) => found.push(*link),
+        Value::Link(link) => found.push(**link),
         Value::List(items) => items.iter().for_each(|v| links_of(v, found)),
         Value::Map(pairs) => pairs.iter().for_each(|(_, v)| links_of(v, found)),
         _ => {}

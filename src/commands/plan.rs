@@ -49,11 +49,11 @@ pub(super) fn show(
 }
 
 /// The plan with all that somebody else needs who carries it out.
-fn full(opened: &Opened, run: &Run, plan: &Plan) -> Json {
+fn full(opened: &Opened, run: &Run, plan: &Plan<'_>) -> Json {
     let mut json = serde_json::to_value(plan).expect("plans have text for keys");
     let mut trees = serde_json::Map::new();
     let tasks = json.get_mut("tasks").and_then(Json::as_array_mut).into_iter().flatten();
-    for (task, planned) in tasks.zip(&plan.tasks) {
+    for (task, planned) in tasks.zip(plan.tasks.iter()) {
         let order = serde_json::to_value(Order::of(run, planned.idx)).expect("orders have text for keys");
         if let Some(tree) = order["work"]["args"]["inputs"][""]["/"].as_str() {
             trees.entry(tree).or_insert_with(|| sources(opened, planned.idx));
@@ -80,7 +80,7 @@ fn sources(opened: &Opened, task: TaskIdx) -> Json {
 pub(super) fn of_one(opened: &Opened, task: TaskIdx) -> Result<Planned, Diagnosis> {
     let run = opened.look(vec![task], Rules { jobs: 1, ..Rules::default() })?;
     let first = opened.project.subject.ids.first(task);
-    let found = Plan::of(&run).tasks.into_iter().find(|t| t.idx == first);
+    let found = Plan::of(&run).tasks.iter().find(|t| t.idx == first);
     Ok(found.expect("the goal of a plan is among its tasks"))
 }
 
@@ -148,7 +148,7 @@ fn is_held(task: &Planned) -> bool {
     matches!(task.status, Status::Blocked | Status::Failed | Status::Skipped) && task.reason != Some(Reason::Unmet)
 }
 
-fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {
+fn text(opened: &Opened, plan: &Plan<'_>) -> Result<String, Diagnosis> {
     let width = plan.tasks.iter().map(|t| columns(&harmless(&t.name))).max().unwrap_or(0);
     let mut out = String::new();
     let line = |out: &mut String, task: &Planned| -> Result<(), Diagnosis> {
@@ -164,14 +164,15 @@ fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {
         );
         Ok(())
     };
-    for (n, _) in plan.batches.iter().enumerate() {
-        let _ = writeln!(out, "batch {}", n + 1);
-        for task in plan.tasks.iter().filter(|t| t.batch.is_some_and(|b| b as usize == n)) {
+    let (mut left, rest): (Vec<Planned>, Vec<Planned>) = plan.tasks.iter().partition(|task| task.batch.is_some());
+    left.sort_by_key(|task| task.batch);
+    for batch in left.chunk_by(|a, b| a.batch == b.batch) {
+        let _ = writeln!(out, "batch {}", batch[0].batch.map_or(0, |n| n + 1));
+        for task in batch {
             line(&mut out, task)?;
         }
     }
-    let rest = plan.tasks.iter().filter(|t| t.batch.is_none());
-    let (held, settled): (Vec<&Planned>, Vec<&Planned>) = rest.partition(|task| is_held(task));
+    let (held, settled): (Vec<Planned>, Vec<Planned>) = rest.into_iter().partition(is_held);
     for (heading, tasks) in [("settled", &settled), ("not done", &held)] {
         if !tasks.is_empty() {
             let _ = writeln!(out, "{heading}");
@@ -199,9 +200,9 @@ fn text(opened: &Opened, plan: &Plan) -> Result<String, Diagnosis> {
     ];
     let said: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, s)| format!("{n} {}", word(*s))).collect();
     let nothing = if plan.batches.is_empty() && held.is_empty() { "nothing to do: " } else { "" };
-    let _ = writeln!(out, "{nothing}{}: {}", count(plan.tasks.len(), "task"), said.join(", "));
+    let _ = writeln!(out, "{nothing}{}: {}", count(left.len() + settled.len() + held.len(), "task"), said.join(", "));
     let first: Vec<String> =
-        plan.tasks.iter().filter(|t| t.resume && t.waits_for.is_empty()).map(|t| harmless(&t.name)).collect();
+        left.iter().filter(|t| t.resume && t.waits_for.is_empty()).map(|t| harmless(&t.name)).collect();
     if !first.is_empty() {
         let _ = writeln!(out, "starts with {}", first.join(", "));
     }

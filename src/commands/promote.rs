@@ -67,10 +67,10 @@ pub(super) fn promote(context: &Context, args: &PromoteArgs) -> Result<Exit, Dia
 fn unsettled(opened: &Opened, run: &Run) -> Result<Vec<String>, Diagnosis> {
     let plan = Plan::of(run);
     let mut missing = vec![];
-    for task in &plan.tasks {
+    for task in plan.tasks.iter() {
         let is_settled = matches!(task.status, Status::Cached | Status::CutOff | Status::Unneeded);
-        if !is_settled && !opened.project.subject.is_service(task.idx) && !went_well(opened, task)? {
-            missing.push(format!("`{}`: {}", harmless(&task.name), harmless(&plan::because(opened, task)?)));
+        if !is_settled && !opened.project.subject.is_service(task.idx) && !went_well(opened, &task)? {
+            missing.push(format!("`{}`: {}", harmless(&task.name), harmless(&plan::because(opened, &task)?)));
         }
     }
     Ok(missing)

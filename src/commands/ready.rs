@@ -40,7 +40,8 @@ pub(super) fn ready(context: &Context, args: &PlanArgs) -> Result<Exit, Diagnosi
     let opened = Opened::open(context)?;
     let goals = opened.asked(context, &args.goals)?;
     let expected_ms = memory::durations(&opened.store, &opened.key(), &opened.project);
-    let plan = Plan::of(&opened.look(goals, Rules { jobs: 1, expected_ms, ..Rules::default() })?);
+    let run = opened.look(goals, Rules { jobs: 1, expected_ms, ..Rules::default() })?;
+    let plan = Plan::of(&run);
     let subject = &opened.project.subject;
     // Who needs a service starts it: nobody hands one out.
     let left = plan.tasks.iter().filter(|task| task.batch.is_some() && !subject.is_service(task.idx));
@@ -49,7 +50,7 @@ pub(super) fn ready(context: &Context, args: &PlanArgs) -> Result<Exit, Diagnosi
     if args.json {
         let blocked = plan.counts.blocked + plan.counts.failed + plan.counts.skipped;
         let mut list = vec![];
-        for task in ready {
+        for task in &ready {
             list.push(One {
                 name: &task.name,
                 task: task.task.to_string(),

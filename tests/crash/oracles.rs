@@ -506,7 +506,7 @@ fn work(job: &Job) -> Output {
     for n in 0.. {
         let Some(input) = args.get(&format!("i{n}")) else { break };
         let Some(Value::Link(link)) = input.get("cid") else { panic!("no artifact: {input:?}") };
-        inputs.push(job.store.get(*link, 1 << 20).expect("reads").expect("is there"));
+        inputs.push(job.store.get(**link, 1 << 20).expect("reads").expect("is there"));
     }
     let bytes = made(text, blunt, &inputs);
     let size = bytes.len() as u64;

@@ -52,7 +52,7 @@ fn lead(leads: &HashMap<TaskIdx, TaskIdx>, mut task: TaskIdx) -> TaskIdx {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Node, Policy, SERVICE, Task};
+    use crate::task::{Node, SERVICE, Task};
     use crate::value::Value;
     use crate::workflow::Workflow;
 
@@ -69,7 +69,7 @@ mod tests {
             let work = Work::Task(Task::new(if is_service { SERVICE } else { "/test" }, args));
             let after = needs.iter().copied().map(TaskIdx::new).collect();
             workflow
-                .add_node(Node { name: format!("t{n}").into(), work, policy: Policy::default(), after })
+                .add_node(Node { name: format!("t{n}").into(), work, policy: std::sync::Arc::default(), after })
                 .expect("new");
         };
         // Three services; `t3` needs the first and the last, `t4` the one between, `t5` comes after all, `t6` after none.

@@ -278,11 +278,11 @@ fn forced_uncached_and_unshared_work_asks_nobody_and_goes_nowhere() {
     assert_eq!((shelf.asked(), world.ran.load(Ordering::SeqCst)), (vec![1], 1));
     let mut workflow = crate::workflow::Workflow::new();
     let args = crate::value::Value::map([("do", "x".into())]).expect("map");
-    let work = crate::task::Task { nonce: vec![1], ..crate::task::Task::new("/test/do", args.clone()) };
+    let work = crate::task::Task { nonce: [1].into(), ..crate::task::Task::new("/test/do", args.clone()) };
     workflow.add("nonce", work).expect("new");
-    let policy = crate::task::Policy { cache: false, ..Default::default() };
+    let policy = crate::task::Policy { cache: false, ..Default::default() }.into();
     let work = crate::task::Work::Task(crate::task::Task::new("/test/do", args));
-    workflow.add_node(crate::task::Node { name: "uncached".into(), work, policy, after: vec![] }).expect("new");
+    workflow.add_node(crate::task::Node { name: "uncached".into(), work, policy, after: Box::default() }).expect("new");
     let subject = Arc::new(Subject::new(workflow).expect("no ring"));
     let goals = subject.workflow.indices().collect();
     let request = Request::new(subject, goals, Rules::default());

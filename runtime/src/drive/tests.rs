@@ -232,8 +232,8 @@ fn t27_a_task_that_is_never_cached_runs_again_unless_a_crashed_run_goes_on() {
     let node = crate::task::Node {
         name: "t0".into(),
         work: crate::task::Work::Task(Task::new("/test/do", args)),
-        policy: crate::task::Policy { cache: false, ..Default::default() },
-        after: vec![],
+        policy: crate::task::Policy { cache: false, ..Default::default() }.into(),
+        after: Box::default(),
     };
     let t0 = workflow.add_node(node).expect("new");
     let on = Value::promise(Branch::Ok, On::Here(t0), ["outputs", "o"]);

@@ -225,7 +225,7 @@ pub(crate) mod tests {
     pub(crate) fn job(name: &str) -> (Job, watch::Sender<Stop>) {
         let (sender, stop) = watch::channel(Stop::No);
         let invocation =
-            Invocation { sub: "did:web:test".into(), cmd: "/test".into(), args: Value::Null, nonce: Vec::new() };
+            Invocation { sub: "did:web:test".into(), cmd: "/test".into(), args: Value::Null, nonce: Box::default() };
         let job = Job {
             name: name.into(),
             id: InvocationId::of(name.as_bytes()),

@@ -110,7 +110,7 @@ fn no_artifact(path: &str) -> Halt {
 /// An input: an artifact, or a link to a stream another task printed.
 fn input(store: &Store, path: &str, value: &Value) -> Result<Entry, Halt> {
     let Value::Link(link) = value else { return entry_of(value).ok_or_else(|| no_artifact(path)) };
-    let blob = BlobId::try_from(*link).map_err(|_| no_artifact(path))?;
+    let blob = BlobId::try_from(**link).map_err(|_| no_artifact(path))?;
     let size = match store.blob(blob) {
         Ok(Some(Blob::Inline(bytes))) => bytes.len() as u64,
         Ok(Some(Blob::File { size, .. })) => size,
@@ -143,7 +143,7 @@ fn text(store: &Store, value: &Value, what: &dyn Fn() -> String) -> Result<Strin
     let text = match value {
         Value::Text(text) => text.to_string(),
         Value::Int(number) => number.to_string(),
-        Value::Link(link) => blob(*link)?,
+        Value::Link(link) => blob(**link)?,
         Value::List(parts) => parts
             .iter()
             .map(|part| match part {

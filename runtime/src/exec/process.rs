@@ -450,7 +450,7 @@ impl Shared {
         let blob = match &spec.stdin {
             None => return Ok(Reads::Nothing),
             Some(Value::Text(path)) => return Ok(Reads::File(self.workspace.root().join(&**path))),
-            Some(Value::Link(link)) => BlobId::try_from(*link).ok(),
+            Some(Value::Link(link)) => BlobId::try_from(**link).ok(),
             Some(other) => match (entry_of(other), result_text(other)) {
                 (Some(Entry::File { blob, .. }), _) => Some(blob),
                 (_, Some(text)) => return in_memory(text.as_bytes()).map(Reads::Copy).map_err(|e| failed(e).into()),

@@ -62,7 +62,7 @@ fn inputs_from_other_tasks_stand_at_their_paths() {
                 .input("lib", &tree)
                 .input("link", &Entry::Symlink { target: "lib/f".into() });
         let mut task = task;
-        task.spec.stdin = Some(Value::Link(BlobId::of(b"read\n").link()));
+        task.spec.stdin = Some(BlobId::of(b"read\n").link().into());
         place.file("read\n", false);
         task.spec.env.insert(text("V"), artifact(&place.file("value\n", false)));
         task.spec
@@ -245,7 +245,7 @@ fn bytes_that_are_gone_are_told_before_anything_runs() {
         let done = place.run(&Task::new(tier, "touch ran").input("dir/in", &nowhere));
         assert_eq!(done.unusable, Some(Unusable::InputsGone(vec!["dir/in".into()])));
         let mut stream = Task::new(tier, "touch ran");
-        stream.spec.inputs.insert(text("log"), Value::Link(BlobId::of(b"never kept").link()));
+        stream.spec.inputs.insert(text("log"), BlobId::of(b"never kept").link().into());
         assert_eq!(place.run(&stream).unusable, Some(Unusable::InputsGone(vec!["log".into()])));
         assert!(!place.path("ran").exists());
     });

@@ -245,11 +245,9 @@ fn what_is_read_from_standard_input_cannot_be_changed_through_it() {
     };
     let script = "for f in /proc/self/fd/0 /dev/stdin; do (echo y > $f) 2>/dev/null && echo wrote; done; \
                   chmod 666 /proc/self/fd/0 2>/dev/null && (echo y > /proc/self/fd/0) 2>/dev/null && echo changed; head -c 5";
-    for (stdin, said) in [
-        (Value::from("in"), "sourc"),
-        (Value::Link(large_blob.link()), "xxxxx"),
-        (Value::Link(small_blob.link()), "small"),
-    ] {
+    for (stdin, said) in
+        [(Value::from("in"), "sourc"), (large_blob.link().into(), "xxxxx"), (small_blob.link().into(), "small")]
+    {
         let mut task = sh(script).sources(&["in"]).step(&["head", "-c", "3"]);
         task.spec.stdin = Some(stdin);
         assert_eq!(place.text(place.ok(&task).stdout), format!("{said}{}", &said[..3]));

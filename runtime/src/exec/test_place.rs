@@ -82,7 +82,8 @@ impl Place {
 
     pub(super) fn job(&self, task: &Task) -> (Job, watch::Sender<Stop>) {
         let args = task.spec.to_args().expect("canonical");
-        let invocation = Invocation { sub: "did:web:test".into(), cmd: "/quipu/process".into(), args, nonce: vec![] };
+        let invocation =
+            Invocation { sub: "did:web:test".into(), cmd: "/quipu/process".into(), args, nonce: Box::default() };
         let (sender, stop) = watch::channel(Stop::No);
         let job = Job {
             name: "task".into(),

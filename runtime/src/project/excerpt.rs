@@ -63,7 +63,7 @@ struct Alone {
     awaits: Vec<u32>,
     after: Vec<u32>,
     task: Task,
-    policy: Policy,
+    policy: Arc<Policy>,
 }
 
 impl Excerpt {
@@ -335,14 +335,14 @@ fn project(
         let args = task.args.resolved(&mut |promise| {
             let On::Id(id) = promise.on else { return Err(()) };
             let on = On::Here(*by_id.get(&id).ok_or(())?);
-            Ok(Value::promise(Branch::Ok, on, promise.at.iter().cloned()))
+            Ok(Value::promise_at(Branch::Ok, on, promise.at.clone()))
         });
         let mut args = args.ok()?;
         if !list.is_empty() {
             let entries =
                 list.iter().map(|path| Some((&**path, &files.get(path)?.entry))).collect::<Option<Vec<_>>>()?;
             let (tree, _) = tree_of(None, entries.into_iter()).ok()?;
-            args = with_sources(&args, Value::Link(tree.link()))?;
+            args = with_sources(&args, tree.link().into())?;
         }
         let after = after.iter().map(|task| places.get(task).copied()).collect::<Option<_>>()?;
         workflow.add_node(Node { name: known.name, work: Work::Task(Task { args, ..task }), policy, after }).ok()?;

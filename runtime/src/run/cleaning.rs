@@ -44,7 +44,9 @@ impl Garden {
             // Equal work is one task: here each is one of its own.
             let work = Work::Task(recipe(does, i as i64, &reads));
             let policy = Policy { when, cache: when == When::Success, ..Policy::default() };
-            workflow.add_node(Node { name: format!("t{i}").into(), work, policy, after }).expect("new name");
+            workflow
+                .add_node(Node { name: format!("t{i}").into(), work, policy: policy.into(), after: after.into() })
+                .expect("new name");
             whens.push(when);
         }
         Self { subject: Arc::new(Subject::new(workflow).expect("edges go backwards only")), when: whens }

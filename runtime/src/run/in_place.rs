@@ -11,6 +11,7 @@ use crate::run::Run;
 #[cfg(test)]
 use crate::run::Sabotage;
 use crate::run::step::{State, Step};
+use crate::run::values::Kept;
 use crate::task::Work;
 
 /// Who is at work in the workspace, and who waits for that to end. Empty as long as no task works there.
@@ -116,7 +117,7 @@ impl Run {
     /// Has a goal's output put in place, as soon as no running task uses what is there.
     pub(super) fn place_unused(&mut self, task: TaskIdx, fresh: bool) {
         let slot = self.slot(task);
-        let Some(Ok(output)) = slot.settled.as_ref().filter(|_| slot.placing).map(|s| s.kept.outcome()) else { return };
+        let Some(Ok(output)) = slot.settled.as_ref().filter(|_| slot.placing).map(Kept::outcome) else { return };
         #[cfg(test)]
         let tramples = self.rules.sabotage == Some(Sabotage::Trample);
         #[cfg(not(test))]

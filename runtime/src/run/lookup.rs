@@ -11,7 +11,7 @@ use crate::narrow::Depfile;
 #[cfg(test)]
 use crate::run::Sabotage;
 use crate::run::step::{AwaitOn, Candidate, End, Notice, State, Step};
-use crate::run::values::{self, Resolved};
+use crate::run::values::{self, Kept, Resolved};
 use crate::run::{Known, Lookup, Run, Todo};
 use crate::task::{Invocation, When, Work};
 use crate::value::{Branch, On, Value};
@@ -52,7 +52,7 @@ impl Run {
         self.slot_mut(task).state = State::Finding;
         match self.slot(task).lookup {
             Lookup::None => self.look_up(task),
-            Lookup::Asked(_) => {}
+            Lookup::Asked => {}
             Lookup::Known(_) | Lookup::Past => self.todo.push_back(Todo::Weigh(task)),
         }
     }
@@ -63,15 +63,15 @@ impl Run {
     }
 
     fn look_up(&mut self, task: TaskIdx) {
-        self.slot_mut(task).lookup = Lookup::Asked(vec![]);
+        self.slot_mut(task).lookup = Lookup::Asked;
         let id = self.subject.ids.of(task);
         self.ask(Step::Find { task, id });
     }
 
     pub(super) fn found(&mut self, task: TaskIdx, candidates: Vec<Candidate>, accepted: Option<(ReceiptId, OutputId)>) {
         self.in_flight -= 1;
-        let Lookup::Asked(askers) = self.know(task, candidates, accepted) else { return };
-        for asker in askers {
+        let Lookup::Asked = self.know(task, candidates, accepted) else { return };
+        for asker in self.askers.remove(&task).unwrap_or_default() {
             // Weighed once all it asked for is known, not at each answer.
             self.slot_mut(asker).asked -= 1;
             self.todo.push_back(Todo::Weigh(asker));
@@ -123,9 +123,7 @@ impl Run {
                         if matches!(self.slot(other).lookup, Lookup::None) {
                             self.look_up(other);
                         }
-                        if let Lookup::Asked(askers) = &mut self.slot_mut(other).lookup {
-                            askers.push(task);
-                        }
+                        self.askers.entry(other).or_default().push(task);
                     }
                     return;
                 }
@@ -217,8 +215,8 @@ impl Run {
         while let Some((of, c)) = stack.pop() {
             let is_external = matches!(self.work(of), Work::External { .. });
             for (id, out) in &c.via {
-                let awaited = match self.subject.ids.find(*id) {
-                    Some(awaited) => self.first(awaited),
+                let awaited = match self.subject.awaited(of, *id) {
+                    Some(awaited) => awaited,
                     // What a task of another workflow awaited need not be part of this one.
                     None if is_external => continue,
                     None => return Fit::No,
@@ -230,7 +228,7 @@ impl Run {
                 let known = match (known, &slot.lookup) {
                     (Some(known), _) if known == *out => continue,
                     (Some(_), _) | (None, Lookup::Past) => return Fit::No,
-                    (None, Lookup::None | Lookup::Asked(_)) => {
+                    (None, Lookup::None | Lookup::Asked) => {
                         ask.push(awaited);
                         continue;
                     }
@@ -313,7 +311,7 @@ impl Run {
             let Some(settled) = &self.slot(on).settled else {
                 return refused.insert(Refusal::Failed(on)).fail();
             };
-            let mut resolved = values::resolve(&settled.kept, promise);
+            let mut resolved = values::resolve(settled, promise);
             if let Resolved::Within(part) = resolved {
                 let known = self.slot(task).errand.iter().flat_map(|e| &e.selected).find(|(p, _)| *p == part);
                 resolved = match known {
@@ -351,9 +349,8 @@ impl Run {
         let recipe = recipe.clone();
         let invocation = Invocation { sub: recipe.sub, cmd: recipe.cmd, args, nonce: recipe.nonce };
         let (id, _) = invocation.encode();
-        let settled = inputs.iter().filter_map(|d| Some((subject.ids.of(*d), self.slot(*d).settled.as_ref()?)));
-        let via = settled.clone().map(|(d, s)| (d, s.out)).collect();
-        let ins = settled.filter_map(|(_, s)| s.receipt).collect();
+        let via = inputs.iter().filter_map(|d| Some((subject.ids.of(*d), self.slot(*d).out()?))).collect();
+        let ins = inputs.iter().filter_map(|d| self.slot(*d).receipt).collect();
         let errand = self.errand(task);
         (errand.via, errand.ins) = (via, ins);
         errand.invocation = Some((id, invocation.into()));
@@ -383,7 +380,7 @@ impl Run {
         if trees.iter().any(|t| hollow.contains(t)) {
             // Directory nodes themselves are gone: their makers run again, unless they do so already.
             let made = |d: &TaskIdx| {
-                let kept = self.slot(*d).settled.as_ref().map(|s| &s.kept);
+                let kept = self.slot(*d).settled.as_ref();
                 kept.is_some_and(|kept| hollow.iter().any(|t| kept.has_link(t.link())))
             };
             let makers: Vec<TaskIdx> = self.subject.inputs(task).iter().copied().filter(made).collect();
@@ -454,15 +451,15 @@ impl Run {
     /// Whether it failed in this run, rather than by a receipt of an earlier failure.
     fn failed_here(&self, task: TaskIdx) -> bool {
         let slot = self.slot(task);
-        let failure = slot.settled.as_ref().filter(|s| s.kept.is_failure());
-        failure.is_some_and(|s| s.receipt.is_none() || self.is_external(task))
+        let is_failure = slot.settled.as_ref().is_some_and(Kept::is_failure);
+        is_failure && (slot.receipt.is_none() || self.is_external(task))
     }
 
     /// The outputs and receipts a task's invocation is made from: its direct awaits.
     pub(super) fn made_from(&self, task: TaskIdx) -> (Via, Vec<ReceiptId>) {
         #[cfg(test)]
         if self.rules.sabotage == Some(Sabotage::LateVia) {
-            let now = |d: &TaskIdx| Some((self.subject.ids.of(*d), self.slot(*d).settled.as_ref()?.out));
+            let now = |d: &TaskIdx| Some((self.subject.ids.of(*d), self.slot(*d).out()?));
             return (self.subject.inputs(task).iter().filter_map(now).collect(), vec![]);
         }
         let errand = self.slot(task).errand.as_ref().expect("a task with an invocation has an errand");

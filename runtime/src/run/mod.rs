@@ -77,8 +77,7 @@ pub struct Rules {
 enum Lookup {
     #[default]
     None,
-    /// Beside it, tasks whose receipts are weighed once it is answered.
-    Asked(Vec<TaskIdx>),
+    Asked,
     Known(Box<Known>),
     /// The task has an output since: that says all.
     Past,
@@ -88,13 +87,6 @@ enum Lookup {
 struct Known {
     candidates: Vec<Candidate>,
     accepted: Option<(ReceiptId, OutputId)>,
-}
-
-#[derive(Debug, Clone)]
-struct Settlement {
-    kept: Kept,
-    out: OutputId,
-    receipt: Option<ReceiptId>,
 }
 
 /// What a task gathers on its way to work; gone once it is settled.
@@ -113,7 +105,7 @@ struct Errand {
     failed: Option<Failure>,
 }
 
-/// What a run knows of one task. There are as many as tasks: what few have at a time is boxed.
+/// What a run knows of one task. There are as many as tasks: what few have at a time is boxed, or stands in a map of the run.
 #[derive(Debug, Clone, Default)]
 struct Slot {
     state: State,
@@ -122,8 +114,12 @@ struct Slot {
     /// Dependencies without an end, while `Waiting` or `Ordering`.
     missing: u32,
     /// The output this run goes by; may be known from a hint before the task is looked at.
+    /// Invariant: of a task that is settled by an output, it is the id of that.
     table: Option<OutputId>,
-    settled: Option<Settlement>,
+    /// What came out of it, when it is settled.
+    settled: Option<Kept>,
+    /// The receipt that it is settled by.
+    receipt: Option<ReceiptId>,
     lookup: Lookup,
     /// Lookups it asked for and has no answer to, while `Finding`.
     asked: u32,
@@ -139,9 +135,17 @@ struct Slot {
     must_run: bool,
     /// What it runs on was replaced meanwhile.
     stale: bool,
-    /// Why it is being ended: a service that it needs is gone.
-    lost: Option<Box<FailureKind>>,
     placing: bool,
+}
+
+impl Slot {
+    /// The id of what came out of it, when it is settled.
+    fn out(&self) -> Option<OutputId> {
+        match self.settled.as_ref()? {
+            Kept::Output(_) => self.table,
+            Kept::Failure(failure) => Some(failure.id()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -164,6 +168,10 @@ pub struct Run {
     todo: VecDeque<Todo>,
     /// Tasks somebody wants the value of; taken up last, so that one answer is used up before the next is asked for.
     demanded: VecDeque<TaskIdx>,
+    /// Tasks whose receipts are weighed once another is looked up, by that one.
+    askers: HashMap<TaskIdx, Vec<TaskIdx>>,
+    /// Why tasks are being ended: a service that they need is gone.
+    lost: HashMap<TaskIdx, FailureKind>,
     /// Queued or running task of each invocation, and those that wait for its result.
     leaders: HashMap<InvocationId, (TaskIdx, Vec<TaskIdx>)>,
     in_flight: usize,
@@ -202,6 +210,8 @@ impl Run {
             steps: VecDeque::new(),
             todo: VecDeque::new(),
             demanded: VecDeque::new(),
+            askers: HashMap::new(),
+            lost: HashMap::new(),
             leaders: HashMap::new(),
             in_flight: 0,
             outside: 0,

@@ -11,7 +11,7 @@ use super::sim::{Dice, Does, Report, Trouble, World, in_place, recipe};
 use super::step::{End, State};
 use super::{Rules, Sabotage, Subject};
 use crate::graph::TaskIdx;
-use crate::task::{Node, Policy, Work};
+use crate::task::{Node, Work};
 use crate::value::Branch;
 use crate::workflow::Workflow;
 
@@ -97,7 +97,7 @@ impl Garden {
             let recipe = recipe(plant.does, plant.source + apart, &reads);
             let work = Work::Task(if plant.in_place { in_place(recipe) } else { recipe });
             let after = plant.after.iter().copied().map(TaskIdx::new).collect();
-            let (name, policy) = (format!("t{i}").into(), Policy::default());
+            let (name, policy) = (format!("t{i}").into(), Arc::default());
             workflow.add_node(Node { name, work, policy, after }).expect("new name");
         }
         Subject::new(workflow).ok().map(Arc::new)

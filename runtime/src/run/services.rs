@@ -125,9 +125,9 @@ impl Run {
         self.serving.remove(&task);
         self.release(task);
         self.unlead(task);
-        let lost = self.slot_mut(task).lost.take();
+        let lost = self.lost.remove(&task);
         let cancelled = cancelled && lost.is_none();
-        let result = lost.map_or(result, |kind| Err(Arc::new((*kind).into())));
+        let result = lost.map_or(result, |kind| Err(Arc::new(kind.into())));
         match result {
             Err(failure) if !cancelled => {
                 let why = failure.kind.to_string();
@@ -153,19 +153,19 @@ impl Run {
         if self.rules.sabotage == Some(Sabotage::NoLoss) {
             return;
         }
-        if self.slot(user).lost.is_some() {
+        if self.lost.contains_key(&user) {
             return;
         }
         let name = &self.subject.workflow.node(service).name;
         let kind = FailureKind::Service { why: format!("service `{name}` ended while it ran: {why}") };
         match self.slot(user).state {
             State::Running => {
-                self.slot_mut(user).lost = Some(Box::new(kind));
+                self.lost.insert(user, kind);
                 self.steps.push_back(Step::Cancel { task: user });
             }
             State::Serving => {
                 let why = kind.to_string();
-                self.slot_mut(user).lost = Some(Box::new(kind));
+                self.lost.insert(user, kind);
                 self.ask_to_end(user);
                 for further in self.shared().before(user).iter() {
                     self.lose(*further, user, &why);
@@ -186,9 +186,9 @@ impl Run {
 
     /// What is to be said of a task that ended without a service it needs: nothing, if it had succeeded before.
     pub(super) fn without_service(&mut self, task: TaskIdx, result: Outcome, cancelled: bool) -> (Outcome, bool, bool) {
-        match self.slot_mut(task).lost.take() {
+        match self.lost.remove(&task) {
             None => (result, cancelled, false),
-            Some(kind) if cancelled => (Err(Arc::new((*kind).into())), false, true),
+            Some(kind) if cancelled => (Err(Arc::new(kind.into())), false, true),
             // It may well have failed for want of the service, which is not tried again.
             Some(_) => {
                 let failed = result.is_err();

@@ -43,7 +43,9 @@ fn garden(dice: &mut Dice) -> Arc<Subject> {
         let cache = when == When::Success && !is_service;
         let policy = Policy { when, cache, retries: dice.roll(2) as u32, ..Policy::default() };
         let name = format!("t{i}").into();
-        workflow.add_node(Node { name, work: Work::Task(task), policy, after }).expect("new name");
+        workflow
+            .add_node(Node { name, work: Work::Task(task), policy: policy.into(), after: after.into() })
+            .expect("new name");
     }
     Arc::new(Subject::new(workflow).expect("edges go backwards only"))
 }

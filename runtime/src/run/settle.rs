@@ -12,7 +12,7 @@ use crate::graph::TaskIdx;
 use crate::run::Sabotage;
 use crate::run::step::{AwaitOn, Candidate, End, Notice, Outcome, Placed, State, Step};
 use crate::run::values::Kept;
-use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Settlement, Todo};
+use crate::run::{Lookup, MAX_REPRODUCTIONS, Run, Todo};
 use crate::task::{When, Work};
 use crate::value::{Branch, On};
 
@@ -258,7 +258,7 @@ impl Run {
     pub(super) fn fail(&mut self, task: TaskIdx, failure: Failure) {
         let out = failure.id();
         let slot = self.slot_mut(task);
-        slot.settled = Some(Settlement { kept: Kept::Failure(failure.into()), out, receipt: None });
+        (slot.settled, slot.receipt) = (Some(Kept::Failure(failure.into())), None);
         // A task that fails while it is made again for its bytes leaves what was made from them as it was.
         slot.table.get_or_insert(out);
         self.end_failed(task);
@@ -298,7 +298,7 @@ impl Run {
         let known = slot.table.replace(out);
         slot.must_run = false;
         let is_failure = result.is_err();
-        slot.settled = Some(Settlement { kept: Kept::new(result), out, receipt });
+        (slot.settled, slot.receipt) = (Some(Kept::new(result)), receipt);
         if is_failure && !self.takes_failures(task) {
             // A recorded failure that people asked to believe.
             return self.end_failed(task);
@@ -364,7 +364,7 @@ impl Run {
     /// Takes a task's value back: those who wait count it as missing again.
     fn unsettle(&mut self, task: TaskIdx) {
         let slot = self.slot_mut(task);
-        slot.settled = None;
+        (slot.settled, slot.receipt) = (None, None);
         slot.attempts = 0;
         slot.inputs_first = true;
         slot.placing = false;

@@ -58,7 +58,12 @@ pub(super) fn recipe(does: Does, source: i64, reads: &[(TaskIdx, Branch, &[&str]
         pairs.push(("reads", Value::list(reads)));
     }
     let args = Value::map(pairs);
-    Task { sub: DEFAULT_SUBJECT.into(), cmd: "/test/sim".into(), args: args.expect("distinct keys"), nonce: vec![] }
+    Task {
+        sub: DEFAULT_SUBJECT.into(),
+        cmd: "/test/sim".into(),
+        args: args.expect("distinct keys"),
+        nonce: Box::default(),
+    }
 }
 
 /// The same task, at work in the workspace itself.

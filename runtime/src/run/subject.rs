@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use quipu_store::cid::TaskId;
+
 use crate::graph::{Cycle, Graph, TaskIdx};
 use crate::identity::{IdentityError, Ids};
 use crate::task::{SERVICE, Work};
@@ -19,6 +21,9 @@ pub struct Subject {
     /// Their ids.
     pub ids: Ids,
 }
+
+/// How many of the tasks that one awaits are looked at one by one.
+const NEAR: usize = 16;
 
 /// Why tasks are no subject of a run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +90,13 @@ impl Subject {
         self.firsts(self.graph.awaits(task))
     }
 
+    /// The task with this id, which is most likely one that `task` awaits.
+    pub fn awaited(&self, task: TaskIdx, id: TaskId) -> Option<TaskIdx> {
+        // They are near, and the table of all ids is not.
+        let near = self.graph.awaits(task).iter().take(NEAR).find(|awaited| self.ids.of(**awaited) == id);
+        near.map(|awaited| self.ids.first(*awaited)).or_else(|| self.ids.find(id))
+    }
+
     /// What must end before a task starts, under any of its names.
     pub fn after(&self, task: TaskIdx) -> Cow<'_, [TaskIdx]> {
         self.of_names(task, Graph::after)
@@ -124,15 +136,20 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{DEFAULT_SUBJECT, Node, Policy, Task};
+    use crate::task::{DEFAULT_SUBJECT, Node, Task};
     use crate::value::{Branch, On, Value};
 
     #[test]
     fn two_names_of_one_task_may_close_a_ring_that_neither_closes_alone() {
         let node = |name: &str, args: Value, after: &[usize]| Node {
             name: name.into(),
-            work: Work::Task(Task { sub: DEFAULT_SUBJECT.into(), cmd: "/test/sim".into(), args, nonce: vec![] }),
-            policy: Policy::default(),
+            work: Work::Task(Task {
+                sub: DEFAULT_SUBJECT.into(),
+                cmd: "/test/sim".into(),
+                args,
+                nonce: Box::default(),
+            }),
+            policy: std::sync::Arc::default(),
             after: after.iter().copied().map(TaskIdx::new).collect(),
         };
         let mut w = Workflow::new();

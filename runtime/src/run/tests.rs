@@ -44,7 +44,7 @@ impl Flow {
 
     fn with(mut self, name: &str, does: Does, source: i64, reads: &str, change: impl FnOnce(&mut Node)) -> Self {
         let work = Work::Task(self.recipe(does, source, reads));
-        let mut node = Node { name: name.into(), work, policy: Policy::default(), after: vec![] };
+        let mut node = Node { name: name.into(), work, policy: Arc::default(), after: Box::default() };
         change(&mut node);
         self.workflow.add_node(node).expect("new name");
         self
@@ -52,7 +52,7 @@ impl Flow {
 
     fn after(self, name: &str, reads: &str, after: &str) -> Self {
         let after: Vec<TaskIdx> = after.split_whitespace().map(|n| self.find(n)).collect();
-        self.with(name, Does::Hash, source_of(name), reads, |node| node.after = after)
+        self.with(name, Does::Hash, source_of(name), reads, |node| node.after = after.into())
     }
 
     /// Reads are names, `name/part/within`, or `name!` for the error and `name*` for either branch.
@@ -156,4 +156,9 @@ impl Report {
             assert_eq!(self.end(name), None, "{name}");
         }
     }
+}
+
+/// The policy of a node that nobody shares yet.
+fn policy_of(node: &mut Node) -> &mut Policy {
+    Arc::make_mut(&mut node.policy)
 }

@@ -31,10 +31,10 @@ pub(super) struct Bytes {
     pub(super) streams: Vec<BlobId>,
 }
 
-/// An outcome as a run keeps it: in a quarter of the room a map takes, since there are as many as tasks.
+/// An outcome as a run keeps it: in little room, since there are as many as tasks.
 #[derive(Debug, Clone)]
 pub(super) enum Kept {
-    Output(Box<KeptOutput>),
+    Output(KeptOutput),
     Failure(Arc<Failure>),
 }
 
@@ -42,6 +42,12 @@ pub(super) enum Kept {
 pub(super) struct KeptOutput {
     /// By path, in order.
     artifacts: Box<[(Box<str>, Entry)]>,
+    /// What it printed, if it did: most tasks do not.
+    streams: Option<Box<Streams>>,
+}
+
+#[derive(Debug, Clone)]
+struct Streams {
     stdout: Option<BlobId>,
     stderr: Option<BlobId>,
 }
@@ -51,7 +57,8 @@ impl Kept {
         match outcome {
             Ok(output) => {
                 let Output { artifacts, stdout, stderr } = Arc::unwrap_or_clone(output);
-                Self::Output(Box::new(KeptOutput { artifacts: artifacts.into_iter().collect(), stdout, stderr }))
+                let streams = (stdout.is_some() || stderr.is_some()).then(|| Streams { stdout, stderr }.into());
+                Self::Output(KeptOutput { artifacts: artifacts.into_iter().collect(), streams })
             }
             Err(failure) => Self::Failure(failure),
         }
@@ -65,7 +72,8 @@ impl Kept {
         match self {
             Self::Output(kept) => {
                 let artifacts = kept.artifacts.iter().cloned().collect();
-                Ok(Arc::new(Output { artifacts, stdout: kept.stdout, stderr: kept.stderr }))
+                let stderr = kept.streams.as_ref().and_then(|streams| streams.stderr);
+                Ok(Arc::new(Output { artifacts, stdout: kept.stdout(), stderr }))
             }
             Self::Failure(failure) => Err(Arc::clone(failure)),
         }
@@ -83,18 +91,22 @@ impl Kept {
 }
 
 impl KeptOutput {
+    fn stdout(&self) -> Option<BlobId> {
+        self.streams.as_ref()?.stdout
+    }
+
     fn get(&self, path: &str) -> Option<&Entry> {
         let at = self.artifacts.binary_search_by(|(p, _)| (**p).cmp(path)).ok()?;
         Some(&self.artifacts[at].1)
     }
 }
 
-pub(super) fn resolve(kept: &Kept, promise: &Await) -> Resolved {
+pub(super) fn resolve(kept: &Kept, promise: Await<'_>) -> Resolved {
     match (promise.branch, kept) {
-        (Branch::Ok, Kept::Output(output)) => of_output(output, &promise.at),
-        (Branch::Error, Kept::Failure(failure)) => of_failure(failure, &promise.at),
-        (Branch::Any, Kept::Output(output)) => wrapped("ok", &promise.at, |at| of_output(output, at)),
-        (Branch::Any, Kept::Failure(failure)) => wrapped("error", &promise.at, |at| of_failure(failure, at)),
+        (Branch::Ok, Kept::Output(output)) => of_output(output, promise.at),
+        (Branch::Error, Kept::Failure(failure)) => of_failure(failure, promise.at),
+        (Branch::Any, Kept::Output(output)) => wrapped("ok", promise.at, |at| of_output(output, at)),
+        (Branch::Any, Kept::Failure(failure)) => wrapped("error", promise.at, |at| of_failure(failure, at)),
         (Branch::Ok, Kept::Failure(_)) | (Branch::Error, Kept::Output(_)) => Resolved::OtherBranch,
     }
 }
@@ -115,7 +127,7 @@ fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
 }
 
 fn of_output(output: &KeptOutput, at: &[Text]) -> Resolved {
-    let streams: Vec<BlobId> = output.stdout.into_iter().collect();
+    let streams: Vec<BlobId> = output.stdout().into_iter().collect();
     let artifacts = || {
         let pairs = output.artifacts.iter().map(|(path, entry)| (Text::from(&**path), artifact(entry)));
         Value::map(pairs).expect("paths are distinct")
@@ -124,13 +136,13 @@ fn of_output(output: &KeptOutput, at: &[Text]) -> Resolved {
     match at {
         [] => {
             let mut pairs = vec![("outputs", artifacts())];
-            pairs.extend(output.stdout.map(|blob| ("stdout", Value::Link(blob.link()))));
+            pairs.extend(output.stdout().map(|blob| ("stdout", blob.link().into())));
             let value = Value::map(pairs).expect("fixed keys are distinct");
             Resolved::Ready(value, Bytes { entries: entries(), streams })
         }
         [part] if &**part == "outputs" => Resolved::Ready(artifacts(), Bytes { entries: entries(), streams: vec![] }),
-        [part] if &**part == "stdout" => match output.stdout {
-            Some(blob) => Resolved::Ready(Value::Link(blob.link()), Bytes { entries: vec![], streams }),
+        [part] if &**part == "stdout" => match output.stdout() {
+            Some(blob) => Resolved::Ready(blob.link().into(), Bytes { entries: vec![], streams }),
             None => Resolved::Missing,
         },
         [part, path, within @ ..] if &**part == "outputs" => match (output.get(path), within) {
@@ -159,11 +171,11 @@ pub fn artifact(entry: &Entry) -> Value {
     match entry {
         Entry::File { blob, size, exec } => {
             let size = Value::Int(i64::try_from(*size).unwrap_or(i64::MAX));
-            let mut pairs = vec![("kind", "file".into()), ("cid", Value::Link(blob.link())), ("size", size)];
+            let mut pairs = vec![("kind", "file".into()), ("cid", blob.link().into()), ("size", size)];
             pairs.extend(exec.then_some(("exec", Value::Bool(true))));
             Value::map(pairs).expect("fixed keys are distinct")
         }
-        Entry::Dir { tree } => map([("kind", "dir".into()), ("cid", Value::Link(tree.link()))]),
+        Entry::Dir { tree } => map([("kind", "dir".into()), ("cid", tree.link().into())]),
         Entry::Symlink { target } => map([("kind", "symlink".into()), ("target", Value::text(&**target))]),
     }
 }
@@ -171,7 +183,7 @@ pub fn artifact(entry: &Entry) -> Value {
 /// Reads an artifact back.
 pub fn entry_of(value: &Value) -> Option<Entry> {
     let cid = || match value.get("cid") {
-        Some(Value::Link(link)) => Some(*link),
+        Some(Value::Link(link)) => Some(**link),
         _ => None,
     };
     match value.get("kind")?.as_text()? {

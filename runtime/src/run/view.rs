@@ -62,12 +62,12 @@ impl Run {
 
     /// What came out of a settled task.
     pub fn outcome(&self, task: TaskIdx) -> Option<Outcome> {
-        self.slot(self.first(task)).settled.as_ref().map(|s| s.kept.outcome())
+        self.slot(self.first(task)).settled.as_ref().map(Kept::outcome)
     }
 
     /// What went wrong with a task that failed.
     pub fn failure(&self, task: TaskIdx) -> Option<&Failure> {
-        match &self.slot(self.first(task)).settled.as_ref()?.kept {
+        match self.slot(self.first(task)).settled.as_ref()? {
             Kept::Failure(failure) => Some(failure),
             Kept::Output(_) => None,
         }
@@ -75,7 +75,7 @@ impl Run {
 
     /// The receipt a settled task goes by.
     pub fn receipt(&self, task: TaskIdx) -> Option<ReceiptId> {
-        self.slot(self.first(task)).settled.as_ref().and_then(|s| s.receipt)
+        self.slot(self.first(task)).receipt
     }
 
     /// The invocation a task got to, as long as it is not settled.

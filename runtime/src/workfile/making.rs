@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     pub(crate) tags: Arc<[Text]>,
     pub(crate) key_places: Arc<[(&'static str, Place)]>,
     pub(crate) templates_in: Arc<[usize]>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Arc<Policy>,
     pub(crate) tier: Tier,
     /// Whether it runs anything, or only groups.
     pub(crate) run: bool,
@@ -78,6 +78,8 @@ pub(crate) struct Cache {
     pub(super) dir: Text,
     pub(super) shell: Vec<Text>,
     none: Arc<[Text]>,
+    /// The last one: most tasks of a file are handled alike.
+    policy: Arc<Policy>,
     /// What texts with wildcards mean in that folder.
     spots: FxHashMap<String, Vec<Spot>>,
 }
@@ -85,7 +87,7 @@ pub(crate) struct Cache {
 impl Default for Cache {
     fn default() -> Self {
         let shell = SHELL.iter().map(|text| Text::from(*text)).collect();
-        Self { dir: "".into(), shell, none: Arc::from([]), spots: FxHashMap::default() }
+        Self { dir: "".into(), shell, none: Arc::from([]), policy: Arc::default(), spots: FxHashMap::default() }
     }
 }
 
@@ -99,6 +101,14 @@ impl Cache {
     /// Texts as they are written.
     pub(crate) fn texts(&self, texts: &[Str<'_>]) -> Arc<[Text]> {
         if texts.is_empty() { self.none.clone() } else { texts.iter().map(|t| Text::from(&*t.text)).collect() }
+    }
+
+    /// How a task is handled.
+    pub(crate) fn policy(&mut self, policy: Policy) -> Arc<Policy> {
+        if *self.policy != policy {
+            self.policy = Arc::new(policy);
+        }
+        Arc::clone(&self.policy)
     }
 
     fn read(&mut self, text: &str, out: &mut Vec<Spot>) -> Result<(), PathError> {

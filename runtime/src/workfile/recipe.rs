@@ -14,7 +14,7 @@ use crate::fetch::FetchSpec;
 use crate::narrow::Depfile;
 use crate::process::{OutputSpec, ProcessSpec, Tier};
 use crate::task::Policy;
-use crate::value::{Branch, Text};
+use crate::value::{At, Branch, Text};
 use crate::wait::WaitSpec;
 
 /// What kind of work it is.
@@ -113,7 +113,7 @@ pub struct Recipe {
     /// What it makes.
     pub outputs: Vec<OutputSpec>,
     /// How it is handled.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// How it is isolated.
     pub tier: Tier,
     /// Whether it may use the network.
@@ -144,7 +144,7 @@ pub enum Stdin {
         /// Which recipe.
         producer: usize,
         /// Which part of its outcome.
-        at: Vec<Text>,
+        at: At,
     },
 }
 
@@ -156,7 +156,7 @@ pub struct FromTask {
     /// Which recipe makes it.
     pub producer: usize,
     /// Which part of its outcome it is.
-    pub at: Vec<Text>,
+    pub at: At,
 }
 
 /// Which files of the workspace a task reads.
@@ -195,7 +195,7 @@ impl Eq for Literal {}
 impl Recipe {
     /// A process as its arguments say, without what only its workfile does: where it stands there, and from what its inputs
     /// are made.
-    pub(crate) fn of_process(name: Text, spec: &ProcessSpec, policy: Policy) -> Self {
+    pub(crate) fn of_process(name: Text, spec: &ProcessSpec, policy: Arc<Policy>) -> Self {
         Self {
             // It has some: without, it would be a group.
             steps: vec![vec![]; spec.steps.len()],
@@ -241,7 +241,7 @@ impl Recipe {
             needs: vec![],
             after: vec![],
             outputs: vec![],
-            policy: Policy::default(),
+            policy: Arc::default(),
             tier: Tier::Ns,
             network: false,
             publish: false,

@@ -165,7 +165,7 @@ impl Maker<'_, '_, '_, '_> {
             tags: self.cache.texts(&tags),
             key_places: table.keys.as_slice().into(),
             templates_in: table.templates_in.as_slice().into(),
-            policy: Policy {
+            policy: self.cache.policy(Policy {
                 timeout: table.timeout.or(waits.then_some(WAIT_TIMEOUT)),
                 retries: table.retries.unwrap_or(0),
                 backoff: table.backoff,
@@ -178,7 +178,7 @@ impl Maker<'_, '_, '_, '_> {
                     None => table.slots.clone(),
                 },
                 mute: table.mute.unwrap_or(false),
-            },
+            }),
             tier: table.sandbox.unwrap_or(self.tier),
             run,
             external,

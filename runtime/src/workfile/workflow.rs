@@ -3,6 +3,7 @@
 //! Pure: the same values give the same tasks on any machine. Unaware of files, and of where sources come from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use quipu_store::cid::{BlobId, TreeId};
 
@@ -13,7 +14,7 @@ use crate::graph::TaskIdx;
 use crate::process::{ProcessError, ProcessSpec, Tier};
 use crate::service::ServiceSpec;
 use crate::task::{EXTERNAL, FETCH, Node, PROCESS, SERVICE, Task, WAIT, WORKER, When, Work};
-use crate::value::{Branch, On, Text, Value, ValueError};
+use crate::value::{At, Branch, On, Text, Value, ValueError};
 use crate::worker;
 use crate::workflow::{DuplicateName, Workflow};
 
@@ -91,7 +92,7 @@ impl Loaded {
             return Err(WorkflowError::Sources { recipes: self.recipes.len(), sources: sources.len() });
         }
         let mut workflow = Workflow::new();
-        let outputs: Text = "outputs".into();
+        let outputs: At = ["outputs".into()].into();
         let cmd: Text = PROCESS.into();
         let spec_alone = |i: usize| self.spec(&self.recipes[i], sources[i], surroundings, &outputs);
         // Each service stands by itself: which of them need which says nothing that they do not say together.
@@ -106,8 +107,8 @@ impl Loaded {
             let fail = |source| WorkflowError::Args { task: recipe.name.clone(), source };
             if let Act::Await { id, branch } = recipe.act {
                 let work = Work::External { id, branch };
-                let policy = recipe.policy.clone();
-                workflow.add_node(Node { name: recipe.name.clone(), work, policy, after: vec![] })?;
+                let policy = Arc::clone(&recipe.policy);
+                workflow.add_node(Node { name: recipe.name.clone(), work, policy, after: Box::default() })?;
                 continue;
             }
             let (cmd, args) = match &recipe.act {
@@ -126,14 +127,14 @@ impl Loaded {
             };
             // Equal work that depends on what becomes of other tasks is not one task.
             let nonce = match recipe.policy.when {
-                When::Success => vec![],
-                when => format!("{} {}", when.name(), recipe.name).into_bytes(),
+                When::Success => Box::default(),
+                when => format!("{} {}", when.name(), recipe.name).into_bytes().into(),
             };
             let task = Task { sub: self.subject.clone(), cmd, args, nonce };
             workflow.add_node(Node {
                 name: recipe.name.clone(),
                 work: Work::Task(task),
-                policy: recipe.policy.clone(),
+                policy: Arc::clone(&recipe.policy),
                 after: recipe.after.iter().copied().chain(self.services(recipe)).map(|i| self.at(i)).collect(),
             })?;
         }
@@ -153,19 +154,19 @@ impl Loaded {
     }
 
     /// What comes from other tasks, by where it is found.
-    fn inputs<'a>(&'a self, recipe: &'a Recipe, outputs: &'a Text) -> impl Iterator<Item = (Text, Value)> + 'a {
+    fn inputs<'a>(&'a self, recipe: &'a Recipe, outputs: &'a At) -> impl Iterator<Item = (Text, Value)> + 'a {
         let gives = recipe.needs.iter().filter(|i| !self.recipes[**i].is_service());
-        let needs = gives.map(|i| (self.needs_key(*i), self.part(*i, std::slice::from_ref(outputs))));
+        let needs = gives.map(|i| (self.needs_key(*i), self.part(*i, outputs)));
         needs.chain(recipe.from.iter().map(|from| (from.path.clone(), self.part(from.producer, &from.at))))
     }
 
-    fn part(&self, producer: usize, at: &[Text]) -> Value {
-        Value::promise(Branch::Ok, On::Here(self.at(producer)), at.iter().cloned())
+    fn part(&self, producer: usize, at: &At) -> Value {
+        Value::promise_at(Branch::Ok, On::Here(self.at(producer)), Arc::clone(at))
     }
 
     /// The arguments of a task that is done elsewhere: what it is called, since nothing else may tell it from others.
-    fn external(&self, recipe: &Recipe, sources: Option<TreeId>, outputs: &Text) -> Result<Value, ValueError> {
-        let sources = sources.map(|tree| ("".into(), Value::Link(tree.link())));
+    fn external(&self, recipe: &Recipe, sources: Option<TreeId>, outputs: &At) -> Result<Value, ValueError> {
+        let sources = sources.map(|tree| ("".into(), tree.link().into()));
         Value::map([
             ("name", Value::Text(recipe.name.clone())),
             ("inputs", Value::map(self.inputs(recipe, outputs).chain(sources))?),
@@ -239,7 +240,7 @@ impl Loaded {
         recipe: &Recipe,
         sources: Option<TreeId>,
         surroundings: &Surroundings,
-        outputs: &Text,
+        outputs: &At,
     ) -> Result<ProcessSpec, WorkflowError> {
         let mut env: BTreeMap<Text, Text> = ENV.iter().map(|(k, v)| (Text::from(*k), Text::from(*v))).collect();
         let home = if recipe.tier == Tier::Ns { "/home" } else { "/nonexistent" };

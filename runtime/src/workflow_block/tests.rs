@@ -27,7 +27,7 @@ fn subject(edges: &[(usize, usize, u8)], nodes: usize) -> Subject {
         let node = Node {
             name: format!("t{i}").into(),
             work: Work::Task(Task::new("/test/x", args)),
-            policy,
+            policy: policy.into(),
             after: on(2).collect(),
         };
         workflow.add_node(node).expect("new name");
@@ -111,7 +111,7 @@ fn what_is_another_form_of_the_same_is_refused() {
 fn files_are_named_for_the_trees_that_are_read() {
     let (tree, other) = (TreeId::of(b"tree"), TreeId::of(b"other"));
     let mut workflow = Workflow::new();
-    let args = map([("inputs", Value::map([("", Value::Link(tree.link()))]).expect("one key"))]);
+    let args = map([("inputs", Value::map([("", tree.link().into())]).expect("one key"))]);
     let task = workflow.add("a", Task::new("/test/x", args)).expect("new name");
     let subject = Subject::new(workflow).expect("no ring");
     let sources: Sources = [(tree, vec!["b".into(), "a/c".into(), "b".into()]), (other, vec!["x".into()])].into();
@@ -129,7 +129,8 @@ fn a_task_of_another_workflow_is_the_promise_on_it() {
     let there = TaskId::of(b"there");
     let mut workflow = Workflow::new();
     let work = Work::External { id: there, branch: Branch::Error };
-    let lib = workflow.add_node(Node { name: "lib".into(), work, policy: Policy::default(), after: vec![] });
+    let lib =
+        workflow.add_node(Node { name: "lib".into(), work, policy: std::sync::Arc::default(), after: Box::default() });
     let args = Value::promise(Branch::Error, On::Here(lib.expect("new name")), [""; 0]);
     let app = workflow.add("app", Task::new("/test/x", args)).expect("new name");
     let subject = Subject::new(workflow).expect("no ring");

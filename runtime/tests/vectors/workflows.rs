@@ -24,11 +24,16 @@ fn smallest() -> (Subject, Vec<TaskIdx>, Beside) {
 /// One task of another workflow, whose failure is awaited; one with sources and limits; one that comes after it.
 fn larger() -> (Subject, Vec<TaskIdx>, Beside) {
     let mut workflow = Workflow::new();
-    let node = |name: &str, work, policy, after| Node { name: name.into(), work, policy, after };
+    let node = |name: &str, work, policy: Policy, after: Vec<TaskIdx>| Node {
+        name: name.into(),
+        work,
+        policy: policy.into(),
+        after: after.into(),
+    };
     let there = Work::External { id: TaskId::of(b"a task of another workflow"), branch: Branch::Error };
     let there = workflow.add_node(node("there", there, Policy::default(), vec![])).expect("new name");
     let tree = TreeId::of(b"a directory");
-    let read = task("/test/read", map([("inputs", map([("", Value::Link(tree.link()))]))]));
+    let read = task("/test/read", map([("inputs", map([("", tree.link().into())]))]));
     let policy = Policy {
         timeout: Some(Duration::from_secs(60)),
         retries: 2,
@@ -40,7 +45,7 @@ fn larger() -> (Subject, Vec<TaskIdx>, Beside) {
     let read = workflow.add_node(node("read", Work::Task(read), policy, vec![])).expect("new name");
     let at = Value::promise(Branch::Ok, On::Here(read), ["outputs", "o"]);
     let error = Value::promise(Branch::Error, On::Here(there), [""; 0]);
-    let work = Task { nonce: b"always use".to_vec(), ..task("/test/use", map([("a", at), ("e", error)])) };
+    let work = Task { nonce: b"always use".as_slice().into(), ..task("/test/use", map([("a", at), ("e", error)])) };
     let policy = Policy { when: When::Always, cache: false, ..Policy::default() };
     let last = workflow.add_node(node("use[a,b]", Work::Task(work), policy, vec![read])).expect("new name");
     let sources = [(tree, vec!["a.txt".into(), "b/c.txt".into()])].into();

@@ -24,13 +24,15 @@ fn genuine() -> &'static [u8] {
     BLOCK.get_or_init(|| {
         let map = |pairs: Vec<(&str, Value)>| Value::map(pairs).expect("distinct keys");
         let mut workflow = Workflow::new();
-        let mut add = |name: &str, work, policy, after| {
-            workflow.add_node(Node { name: name.into(), work, policy, after }).expect("a new name")
+        let mut add = |name: &str, work, policy: Policy, after: Vec<_>| {
+            workflow
+                .add_node(Node { name: name.into(), work, policy: policy.into(), after: after.into() })
+                .expect("a new name")
         };
         let there = Work::External { id: TaskId::of(b"there"), branch: Branch::Any };
         let there = add("there", there, Policy::default(), vec![]);
         let tree = TreeId::of(b"a directory");
-        let read = map(vec![("inputs", map(vec![("", Value::Link(tree.link()))]))]);
+        let read = map(vec![("inputs", map(vec![("", tree.link().into())]))]);
         let policy = Policy { retries: 2, slots: BTreeMap::from([("db".into(), 1)]), ..Policy::default() };
         let read = add("read", Work::Task(Task::new("/test/read", read)), policy, vec![]);
         let promise = |branch, on| Value::promise(branch, On::Here(on), ["outputs", "o"]);

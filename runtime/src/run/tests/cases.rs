@@ -192,7 +192,7 @@ fn t20_promises_anywhere_in_the_arguments_are_edges_and_are_replaced_in_place() 
         sub: DEFAULT_SUBJECT.into(),
         cmd: PROCESS.into(),
         args: spec.to_args().expect("distinct keys"),
-        nonce: vec![],
+        nonce: Box::default(),
     };
     let mut flow = flow;
     flow.workflow.add("u", task).expect("new name");
@@ -218,12 +218,12 @@ fn t21_a_link_to_a_task_is_data() {
     let id = subject(flow.workflow.clone()).ids.of(flow.find("a"));
     let flow = flow.with("u", Does::Hash, 1, "", |node| {
         let Work::Task(task) = &mut node.work else { unreachable!("a task") };
-        task.args = Value::list([Value::Link(id.link())]);
+        task.args = Value::list([id.link().into()]);
     });
     let report = flow.case().run("u");
     assert_eq!(report.ran, ["u"]);
     assert!(!report.looked_up.contains("a"));
-    assert_eq!(report.invocations["u"].args, Value::list([Value::Link(id.link())]));
+    assert_eq!(report.invocations["u"].args, Value::list([id.link().into()]));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn t22_one_task_under_two_names_runs_once_and_both_names_settle() {
 fn t22_order_only_edges_of_either_name_count() {
     let flow = Flow::default().task("w", "").with("x", Does::Hash, 5, "", |_| {});
     let w = flow.find("w");
-    let flow = flow.with("y", Does::Hash, 5, "", |node| node.after = vec![w]);
+    let flow = flow.with("y", Does::Hash, 5, "", |node| node.after = [w].into());
     assert_eq!(flow.case().run("x").ran, ["w", "x"]);
 }
 
@@ -283,7 +283,7 @@ fn t24_what_another_process_did_meanwhile_is_taken() {
 
 #[test]
 fn t27_a_task_that_is_never_cached_runs_in_each_session_once() {
-    let flow = Flow::default().with("a", Does::Same, 1, "", |node| node.policy.cache = false).task("b", "a");
+    let flow = Flow::default().with("a", Does::Same, 1, "", |node| policy_of(node).cache = false).task("b", "a");
     let mut case = flow.case();
     case.world.session = Some(1);
     let mut drive = case.drive("a b", Rules { jobs: 1, ..Rules::default() });
@@ -361,7 +361,7 @@ fn t30_a_receipt_that_arrives_while_its_task_is_queued_spares_the_work() {
 fn t31_what_is_no_ingredient_changes_nothing() {
     let case = chain().case().given("c", "a b c");
     let flow = Flow::default().with("renamed", Does::Hash, source_of("a"), "", |node| {
-        node.policy = Policy {
+        *policy_of(node) = Policy {
             timeout: Some(std::time::Duration::from_secs(1)),
             retries: 3,
             slots: [("".into(), 2), ("gpu".into(), 1)].into(),

@@ -103,7 +103,7 @@ fn t29_a_resource_that_cannot_be_fetched_fails_its_consumers_only() {
     let fetch = |node: &mut Node| {
         let Work::Task(task) = &mut node.work else { unreachable!("a task") };
         task.cmd = "/quipu/fetch".into();
-        node.policy.retries = 2;
+        policy_of(node).retries = 2;
     };
     let flow = Flow::default().with("p", Does::Fail, 1, "", fetch).with("q", Does::Same, 2, "", fetch);
     let mut case = flow.task("x", "p").task("y", "q").task("z", "").case();
@@ -117,7 +117,7 @@ fn t29_a_resource_that_cannot_be_fetched_fails_its_consumers_only() {
 #[test]
 fn a_task_is_tried_as_often_as_it_may_be() {
     for (retries, end, ran) in [(0, End::Failed, 1), (1, End::Failed, 2), (2, End::Ran, 3), (5, End::Ran, 3)] {
-        let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = retries);
+        let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| policy_of(node).retries = retries);
         let mut case = flow.task("u", "t").case();
         let report = case.run_with("u", keep_going());
         report.ends("t", end);
@@ -181,7 +181,7 @@ fn work_that_ends_well_although_it_was_cancelled_counts() {
 
 #[test]
 fn a_task_whose_time_is_over_is_not_tried_again() {
-    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = 5);
+    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| policy_of(node).retries = 5);
     let mut case = flow.task("u", "t").case();
     case.world.most_attempts = Some(2);
     let report = case.run_with("u", keep_going());
@@ -193,7 +193,8 @@ fn a_task_whose_time_is_over_is_not_tried_again() {
 
 #[test]
 fn attempts_are_counted_anew_when_a_task_is_made_again() {
-    let mut case = Flow::default().with("t", Does::Hash, 1, "", |node| node.policy.retries = 1).task("x", "t").case();
+    let mut case =
+        Flow::default().with("t", Does::Hash, 1, "", |node| policy_of(node).retries = 1).task("x", "t").case();
     let mut drive = case.drive("x", fail_fast(1));
     let attempt = |step: &Step| match step {
         Step::Execute { task, epoch, attempt, .. } => (*task, *epoch, *attempt),
@@ -222,7 +223,7 @@ fn attempts_are_counted_anew_when_a_task_is_made_again() {
 
 #[test]
 fn others_run_while_a_task_pauses_even_one_at_a_time() {
-    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = 5);
+    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| policy_of(node).retries = 5);
     let mut case = flow.task("s", "").case();
     let mut drive = case.drive("t s", fail_fast(1));
     let step = drive.open.pop().expect("one runs");
@@ -237,7 +238,7 @@ fn others_run_while_a_task_pauses_even_one_at_a_time() {
 
 #[test]
 fn a_pause_ends_with_the_run() {
-    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| node.policy.retries = 5);
+    let flow = Flow::default().with("t", Does::Flaky, 1, "", |node| policy_of(node).retries = 5);
     let mut case = flow.case();
     let mut drive = case.drive("t", fail_fast(1));
     let i = drive.open.iter().position(|s| matches!(s, Step::Execute { .. })).expect("it runs");
@@ -255,8 +256,8 @@ fn watches(when: When, after: &'static str) -> impl FnOnce(&mut Flow, &str) {
         let after = after.split_whitespace().map(|n| flow.find(n)).collect();
         let node = |node: &mut Node| {
             node.after = after;
-            node.policy.when = when;
-            node.policy.cache = false;
+            policy_of(node).when = when;
+            policy_of(node).cache = false;
         };
         *flow = std::mem::take(flow).with(name, Does::Hash, source_of(name), "", node);
     }

@@ -39,7 +39,7 @@ fn what_a_running_task_uses_is_not_made_again_before_it_ends() {
     // c uses a; d, which starts later, finds that the bytes of a are gone.
     let flow = Flow::default().here("a", "", |_| {}).here("e", "", |_| {}).here("c", "a", |_| {});
     let e = flow.find("e");
-    let mut case = flow.here("d", "a/p", |node| node.after = vec![e]).case().given("c d", "a");
+    let mut case = flow.here("d", "a/p", |node| node.after = [e].into()).case().given("c d", "a");
     let subject = Arc::clone(&case.subject);
     let mut drive = case.drive("c d", rules());
     assert_eq!(drive.running(), ["e", "c"]);
@@ -58,7 +58,7 @@ fn what_a_running_task_uses_is_not_made_again_before_it_ends() {
 fn what_is_used_without_being_awaited_is_left_alone_as_well() {
     let flow = Flow::default().here("a", "", |_| {}).here("e", "", |_| {});
     let (a, e) = (flow.find("a"), flow.find("e"));
-    let flow = flow.here("c", "", |node| node.after = vec![a]).here("d", "a", |node| node.after = vec![e]);
+    let flow = flow.here("c", "", |node| node.after = [a].into()).here("d", "a", |node| node.after = [e].into());
     let mut case = flow.case().given("c d", "a");
     let subject = Arc::clone(&case.subject);
     let mut drive = case.drive("c d", rules());
@@ -70,10 +70,10 @@ fn what_is_used_without_being_awaited_is_left_alone_as_well() {
 #[test]
 fn a_task_that_could_start_waits_while_what_it_uses_is_made_again() {
     // c waits for a slot when d finds that the bytes of a are gone.
-    let gpu = |node: &mut Node| node.policy.slots = [("gpu".into(), 1)].into();
+    let gpu = |node: &mut Node| policy_of(node).slots = [("gpu".into(), 1)].into();
     let flow = Flow::default().here("a", "", |_| {}).task("e", "").with("g", Does::Hash, 1, "", gpu);
     let e = flow.find("e");
-    let flow = flow.here("c", "a/p", gpu).here("d", "a", |node| node.after = vec![e]);
+    let flow = flow.here("c", "a/p", gpu).here("d", "a", |node| node.after = [e].into());
     let mut case = flow.case().given("c d g", "a");
     let subject = Arc::clone(&case.subject);
     let mut drive = case.drive("g c d", rules());
@@ -93,7 +93,7 @@ fn nothing_is_put_in_the_place_of_what_a_running_task_uses() {
     // a is made elsewhere and is another one each time: c goes by the first, d and the goal a by the second.
     let flow = Flow::default().does("a", Does::Vary, "").task("e", "").here("c", "a", |_| {});
     let e = flow.find("e");
-    let mut case = flow.here("d", "a/p", |node| node.after = vec![e]).case().given("c d", "a");
+    let mut case = flow.here("d", "a/p", |node| node.after = [e].into()).case().given("c d", "a");
     let subject = Arc::clone(&case.subject);
     let mut drive = case.drive("a c d", Rules { place: true, ..rules() });
     assert_eq!(drive.running(), ["e", "c"]);
@@ -117,7 +117,7 @@ fn nothing_is_put_in_the_place_of_what_a_running_task_uses() {
 fn in_rooms_of_their_own_nobody_waits_for_anybody() {
     let flow = Flow::default().task("a", "").task("e", "").task("c", "a");
     let e = flow.find("e");
-    let flow = flow.with("d", Does::Hash, 4, "a", |node| node.after = vec![e]);
+    let flow = flow.with("d", Does::Hash, 4, "a", |node| node.after = [e].into());
     let mut case = flow.case().given("c d", "a");
     let subject = Arc::clone(&case.subject);
     let mut drive = case.drive("c d", rules());

@@ -51,8 +51,8 @@ fn a_dry_run_becomes_a_real_one_when_work_may_start() {
 
 #[test]
 fn no_more_run_at_once_than_slots_allow() {
-    let gpu = |node: &mut Node| node.policy.slots = [("gpu".into(), 1)].into();
-    let wide = |node: &mut Node| node.policy.slots = [("".into(), 3)].into();
+    let gpu = |node: &mut Node| policy_of(node).slots = [("gpu".into(), 1)].into();
+    let wide = |node: &mut Node| policy_of(node).slots = [("".into(), 3)].into();
     let flow = Flow::default().with("g1", Does::Hash, 1, "", gpu).with("g2", Does::Hash, 2, "", gpu);
     let flow = flow.task("x", "").task("y", "").with("wide", Does::Hash, 3, "", wide);
     let mut case = flow.case();
@@ -72,7 +72,7 @@ fn no_more_run_at_once_than_slots_allow() {
 
 #[test]
 fn what_takes_no_job_runs_beside_a_single_one() {
-    let fetches = |node: &mut Node| node.policy.slots = [("".into(), 0), ("network".into(), 1)].into();
+    let fetches = |node: &mut Node| policy_of(node).slots = [("".into(), 0), ("network".into(), 1)].into();
     let flow = Flow::default().task("a", "").task("b", "").with("f", Does::Hash, 1, "", fetches);
     let mut case = flow.with("g", Does::Hash, 2, "", fetches).with("h", Does::Hash, 3, "", fetches).case();
     let rules = Rules { jobs: 1, slots: [("network".into(), 2)].into(), ..Rules::default() };

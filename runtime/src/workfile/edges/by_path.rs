@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Edge, Linker, MAX_EDGES, Why};
 use crate::process::OutputKind;
-use crate::value::Text;
+use crate::value::{At, Text};
 use crate::workfile::errors::{ErrorKind, Place, WorkfileError};
 use crate::workfile::globs::{Comp, Pattern, Step, steps};
 use crate::workfile::lower::Made;
@@ -145,7 +145,7 @@ impl Linker<'_> {
 
     fn output(&mut self, i: usize, end: End, place: Place) {
         let path = self.output_path(end);
-        let at = vec![self.field.clone(), path.clone()];
+        let at = [self.field.clone(), path.clone()].into();
         self.made.recipes[i].from.push(FromTask { path, producer: end.recipe as usize, at });
         self.edge(i, end, place);
     }
@@ -155,12 +155,12 @@ impl Linker<'_> {
     }
 
     /// The output that is or holds a path, where in it, and those below the path.
-    fn look_up(&self, path: &Text) -> (Option<(End, Vec<Text>)>, Vec<End>) {
+    fn look_up(&self, path: &Text) -> (Option<(End, At)>, Vec<End>) {
         let steps = steps(path);
         let (mut holds, mut below) = (None, vec![]);
         let _ = self.outputs.meet(&steps, true, &mut |end, how| {
             match how {
-                Meets::Same => holds = Some((end, vec![self.field.clone(), path.clone()])),
+                Meets::Same => holds = Some((end, [self.field.clone(), path.clone()].into())),
                 Meets::Inside(n) => {
                     let names = steps[n..]
                         .iter()

@@ -32,9 +32,9 @@ fn spec(workflow: &Workflow, name: &str) -> ProcessSpec {
 }
 
 fn show(value: &Value) -> String {
-    match value {
-        Value::Await(promise) => format!("{:?} {:?} {}", promise.branch, promise.on, promise.at.join(" > ")),
-        other => format!("{other:?}"),
+    match value.as_promise() {
+        Some(promise) => format!("{:?} {:?} {}", promise.branch, promise.on, promise.at.join(" > ")),
+        None => format!("{value:?}"),
     }
 }
 
@@ -67,7 +67,7 @@ fn promises_environment_and_policy_stand_where_they_belong() {
         "CI=2 HOME=/home LANG=C.UTF-8 LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SOURCE_DATE_EPOCH=315532800 TMPDIR=/tmp TZ=CET USER=somebody"
     );
     let node = workflow.node(workflow.find("b").expect("b"));
-    assert_eq!(node.after, [workflow.find("a").expect("a")]);
+    assert_eq!(*node.after, [workflow.find("a").expect("a")]);
     let Work::Task(task) = &node.work else { panic!("b") };
     assert_eq!((&*task.sub, &*task.cmd, task.nonce.len()), ("did:web:example.org", "/quipu/process", 0));
     assert!(!workflow.node(workflow.find("a").expect("a")).policy.cache);
