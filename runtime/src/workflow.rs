@@ -33,6 +33,11 @@ impl Workflow {
         Self::default()
     }
 
+    /// A workflow without tasks, with room for so many.
+    pub fn with_capacity(tasks: usize) -> Self {
+        Self { nodes: Vec::with_capacity(tasks), ..Self::default() }
+    }
+
     /// Adds a task and returns its place, by which other tasks' promises refer to it.
     pub fn add(&mut self, name: impl Into<Text>, task: Task) -> Result<TaskIdx, DuplicateName> {
         self.add_node(Node { name: name.into(), work: Work::Task(task), policy: Arc::default(), after: Box::default() })

@@ -16,8 +16,11 @@ use crate::graph::TaskIdx;
 use crate::observe::RunEvent;
 use crate::run::step::{Candidate, Event, Need, Part, Placed, Step};
 
-/// How many look-ups share one read of the index at most: answers to a million at once would not fit.
-const LOOKUPS_AT_ONCE: usize = 4096;
+/// How many look-ups share one read of the index at most: an answer takes kilobytes until it is judged and weighed.
+const LOOKUPS_AT_ONCE: usize = 1024;
+
+/// How many share one question to others at most.
+const ASKED_AT_ONCE: usize = 4096;
 
 impl Drive {
     /// Answers what can be answered in place, until only work is left.
@@ -25,7 +28,8 @@ impl Drive {
         loop {
             let (mut tasks, mut invocations, mut goals) = (vec![], vec![], Goals::default());
             let mut quiet = true;
-            while tasks.len() + invocations.len() + goals.placed.len() < LOOKUPS_AT_ONCE
+            let at_once = if self.can_ask() { ASKED_AT_ONCE } else { LOOKUPS_AT_ONCE };
+            while tasks.len() + invocations.len() + goals.placed.len() < at_once
                 && let Some(step) = self.run.poll()
             {
                 quiet = false;
@@ -48,47 +52,42 @@ impl Drive {
             if quiet {
                 return Ok(());
             }
-            // All look-ups that came up together share one read of the index, and one question to others.
-            let ids: Vec<_> = tasks.iter().map(|(_, id)| *id).collect();
+            // Look-ups that came up together share reads of the index, and one question to others.
             let mut open = vec![];
-            for ((task, id), found) in tasks.into_iter().zip(self.find(&ids, |store, ids| store.find_tasks(ids))?) {
-                let judged = self.judge(&found.receipts)?;
-                if self.ask_others(task, &judged.candidates) {
-                    open.push(AboutTask { task, id, found: found.receipts, accepted: found.accepted });
-                    continue;
+            for tasks in tasks.chunks(LOOKUPS_AT_ONCE) {
+                let ids: Vec<_> = tasks.iter().map(|(_, id)| *id).collect();
+                for (&(task, id), found) in tasks.iter().zip(self.engine.store.find_tasks(&ids)?) {
+                    let judged = self.judge(&found.receipts)?;
+                    if self.ask_others(task, &judged.candidates) {
+                        open.push(AboutTask { task, id, found: found.receipts, accepted: found.accepted });
+                        continue;
+                    }
+                    let candidates = self.told(judged);
+                    // What was accepted goes with the trust in who issued it.
+                    let accepted = found.accepted.filter(|(id, _)| candidates.iter().any(|c| c.receipt == *id));
+                    self.run.on(Event::Found { task, candidates, accepted });
                 }
-                let candidates = self.told(judged);
-                // What was accepted goes with the trust in who issued it.
-                let accepted = found.accepted.filter(|(id, _)| candidates.iter().any(|c| c.receipt == *id));
-                self.run.on(Event::Found { task, candidates, accepted });
             }
             if !open.is_empty() {
                 self.ask(Question::Tasks(open))?;
             }
-            let ids: Vec<_> = invocations.iter().map(|(_, _, id)| *id).collect();
-            let found = self.find(&ids, |store, ids| store.find_invocations(ids))?;
             let mut open = vec![];
-            for ((task, epoch, id), found) in invocations.into_iter().zip(found) {
-                let judged = self.judge(&found)?;
-                if self.ask_others(task, &judged.candidates) {
-                    open.push(AboutInvocation { task, epoch, id, found });
-                    continue;
+            for invocations in invocations.chunks(LOOKUPS_AT_ONCE) {
+                let ids: Vec<_> = invocations.iter().map(|(_, _, id)| *id).collect();
+                for (&(task, epoch, id), found) in invocations.iter().zip(self.engine.store.find_invocations(&ids)?) {
+                    let judged = self.judge(&found)?;
+                    if self.ask_others(task, &judged.candidates) {
+                        open.push(AboutInvocation { task, epoch, id, found });
+                        continue;
+                    }
+                    let candidates = self.told(judged);
+                    self.run.on(Event::FoundInvocation { task, epoch, candidates });
                 }
-                let candidates = self.told(judged);
-                self.run.on(Event::FoundInvocation { task, epoch, candidates });
             }
             if !open.is_empty() {
                 self.ask(Question::Invocations(open))?;
             }
         }
-    }
-
-    fn find<Id, T>(
-        &self,
-        ids: &[Id],
-        find: impl FnOnce(&quipu_store::Store, &[Id]) -> Result<Vec<T>, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        if ids.is_empty() { Ok(vec![]) } else { find(&self.engine.store, ids) }
     }
 
     fn answer(&mut self, step: Step) -> Result<(), DriveError> {

@@ -91,10 +91,11 @@ impl Loaded {
         if sources.len() != self.recipes.len() {
             return Err(WorkflowError::Sources { recipes: self.recipes.len(), sources: sources.len() });
         }
-        let mut workflow = Workflow::new();
+        let mut workflow = Workflow::with_capacity(self.recipes.len());
         let outputs: At = ["outputs".into()].into();
         let cmd: Text = PROCESS.into();
-        let spec_alone = |i: usize| self.spec(&self.recipes[i], sources[i], surroundings, &outputs);
+        let env: BTreeMap<Text, Text> = ENV.iter().map(|(k, v)| (Text::from(*k), Text::from(*v))).collect();
+        let spec_alone = |i: usize| self.spec(&self.recipes[i], sources[i], surroundings, &env, &outputs);
         // Each service stands by itself: which of them need which says nothing that they do not say together.
         let spec = |i: usize| {
             let mut spec = spec_alone(i)?;
@@ -240,9 +241,10 @@ impl Loaded {
         recipe: &Recipe,
         sources: Option<TreeId>,
         surroundings: &Surroundings,
+        env: &BTreeMap<Text, Text>,
         outputs: &At,
     ) -> Result<ProcessSpec, WorkflowError> {
-        let mut env: BTreeMap<Text, Text> = ENV.iter().map(|(k, v)| (Text::from(*k), Text::from(*v))).collect();
+        let mut env = env.clone();
         let home = if recipe.tier == Tier::Ns { "/home" } else { "/nonexistent" };
         env.insert("HOME".into(), home.into());
         for name in &recipe.pass_env {

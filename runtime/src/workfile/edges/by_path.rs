@@ -113,6 +113,8 @@ impl Linker<'_> {
             let recipe = &mut self.made.recipes[i];
             recipe.from.sort_by(|a, b| a.path.cmp(&b.path));
             recipe.from.dedup_by(|a, b| a.path == b.path);
+            recipe.from.shrink_to_fit();
+            recipe.sources.literals.shrink_to_fit();
             if !self.in_bounds(i, last) {
                 return;
             }
@@ -127,6 +129,11 @@ impl Linker<'_> {
 
     fn output_path(&self, end: End) -> Text {
         self.made.recipes[end.recipe as usize].outputs[end.output as usize].path.clone()
+    }
+
+    /// A path that is an output, as the text that the output has.
+    fn text_of(&self, end: End, path: &Text) -> Text {
+        Some(self.output_path(end)).filter(|output| output == path).unwrap_or_else(|| path.clone())
     }
 
     fn edge(&mut self, i: usize, end: End, place: Place) {
@@ -160,7 +167,7 @@ impl Linker<'_> {
         let (mut holds, mut below) = (None, vec![]);
         let _ = self.outputs.meet(&steps, true, &mut |end, how| {
             match how {
-                Meets::Same => holds = Some((end, [self.field.clone(), path.clone()].into())),
+                Meets::Same => holds = Some((end, [self.field.clone(), self.text_of(end, path)].into())),
                 Meets::Inside(n) => {
                     let names = steps[n..]
                         .iter()
@@ -197,6 +204,8 @@ impl Linker<'_> {
             if self.is_own(i, end) {
                 return self.own_output(i, "input", &path, end, place);
             }
+            // One text for who makes it and who reads it.
+            let path = at.last().filter(|last| **last == path).unwrap_or(&path).clone();
             self.made.recipes[i].from.push(FromTask { path, producer: end.recipe as usize, at });
             return self.edge(i, end, place);
         }
