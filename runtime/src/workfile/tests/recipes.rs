@@ -1,5 +1,7 @@
 //! What recipes a workfile makes: expansion, edges, members, goals.
 
+use std::sync::Arc;
+
 use super::{folder, loaded, outcome, show};
 use crate::workfile::{Loaded, load};
 
@@ -37,6 +39,20 @@ fn lists_are_words_as_bash_reads_them() {
 
 fn loaded_text(text: &str) -> Loaded {
     outcome(text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn the_path_of_an_output_is_one_text_for_all_who_read_it() {
+    let text = "[task.a]\nrun = 'x'\ninputs = []\noutputs = ['o']\n\
+                [task.b]\nrun = 'x'\ninputs = ['o']\n[task.c]\nrun = 'x'\ninputs = ['*']\n";
+    let loaded = loaded_text(text);
+    let find = |name: &str| loaded.recipes.iter().find(|r| &*r.name == name).expect(name);
+    let path = &find("a").outputs[0].path;
+    for name in ["b", "c"] {
+        let from = &find(name).from[0];
+        assert_eq!((&*from.path, &*from.at[0]), ("o", "outputs"), "{name}");
+        assert!(Arc::ptr_eq(path, &from.path) && Arc::ptr_eq(path, &from.at[1]), "{name}");
+    }
 }
 
 #[test]
