@@ -273,6 +273,11 @@ impl Index {
         Ok((Some(view), true))
     }
 
+    /// The view that is kept, if one is, whatever was committed since.
+    pub(crate) fn kept_view(&self) -> Option<Arc<View>> {
+        self.kept().as_ref().map(|kept| kept.view.clone())
+    }
+
     fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use crate::backend::{Backend, Pair};
 use crate::cid::{BlobId, InvocationId, Link, ReceiptId, TaskId};
@@ -179,6 +179,14 @@ impl Backend for Local {
             let state = self.writer.state();
             links.iter().map(|link| state.layers().find_map(|rows| rows.block(*link))).collect()
         };
+        // What was here a moment ago is: who may keep a view keeps collections away. What was not may have come.
+        if said.iter().any(Option::is_none)
+            && let Some(view) = self.core.index.kept_view()
+        {
+            for (slot, link) in said.iter_mut().zip(links).filter(|(slot, _)| slot.is_none()) {
+                *slot = view.block(*link)?.map(Some);
+            }
+        }
         if said.iter().any(Option::is_none)
             && let Some(view) = self.view()?
         {
@@ -221,8 +229,7 @@ impl Backend for Local {
         let mut merged: Vec<Merged> = Vec::with_capacity(ids.len());
         let mut rows_only: FxHashMap<usize, Vec<_>> = FxHashMap::default();
         {
-            let asked: FxHashSet<TaskId> = ids.iter().copied().collect();
-            let state = self.writer.state_with(|_, tasks| tasks.iter().any(|task| asked.contains(task)));
+            let state = self.writer.state();
             for (n, id) in ids.iter().enumerate() {
                 let mut of_task = Merged::default();
                 for rows in state.layers() {
@@ -263,8 +270,7 @@ impl Backend for Local {
 
     fn invocations(&self, ids: &[InvocationId]) -> Result<Vec<Vec<Kept>>, StoreError> {
         let mut merged: Vec<BTreeMap<ReceiptId, Kept>> = {
-            let asked: FxHashSet<InvocationId> = ids.iter().copied().collect();
-            let state = self.writer.state_with(|ran, _| asked.contains(&ran));
+            let state = self.writer.state();
             let of = |id: &InvocationId| {
                 let receipts = state
                     .layers()
@@ -316,7 +322,7 @@ impl Backend for Local {
         let mut found = BTreeMap::new();
         let mut gone = Vec::new();
         {
-            let state = self.writer.state_with(|_, _| true);
+            let state = self.writer.state();
             let layers: Vec<_> = state.layers().collect();
             // Oldest first: the later layer has the last word.
             for rows in layers.iter().rev() {

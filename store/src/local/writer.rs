@@ -1,10 +1,9 @@
 //! The writer: what is queued, its one thread, and the order in which a batch becomes durable.
 //!
 //! Order: files are in `blobs/` before they are queued; journal; `syncfs` when a file was added; one index
-//! transaction; only then is anybody told. A receipt goes to the journal as soon as it is signed, so that it outlives
-//! the process; the rest waits for the commit. Unaware of who reads, except that what is queued can be read.
+//! transaction; only then is anybody told. A receipt is signed, and goes to the journal so that it outlives the process, in
+//! the thread that records it; the rest waits for the commit. Unaware of who reads, except that what is queued can be read.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,11 +15,12 @@ use rustc_hash::FxHashSet;
 use super::broken::is_broken;
 use super::core::Core;
 use super::journal::Payload;
-use crate::cid::{InvocationId, ReceiptId, TaskId};
+use crate::cid::ReceiptId;
 use crate::error::{CommitError, StoreError};
 use crate::memory::ops_of;
+use crate::receipt::Receipt;
 use crate::rows::{Kept, Op, Rows};
-use crate::sign::Signer;
+use crate::sign::{SignedReceipt, Signer};
 use crate::terms::{Done, Record};
 
 /// Beyond this, who puts waits for a commit.
@@ -57,12 +57,8 @@ pub(crate) struct State {
     pub(crate) committing: Option<Arc<Layer>>,
     /// Whom to tell of the receipts in the queue.
     done: Vec<(ReceiptId, Done)>,
-    /// With the number of the change.
-    unsigned: VecDeque<(u64, Record)>,
-    /// A receipt was signed that the journal does not have.
+    /// A receipt came while a commit was under way: the journal does not have it.
     unjournaled: bool,
-    /// What the records that are not signed yet will be found by.
-    awaited: Vec<(InvocationId, Vec<TaskId>)>,
     /// Numbers of changes: queued so far, and of those settled one way or the other.
     pushed: u64,
     settled: u64,
@@ -90,7 +86,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Something to do for the thread.
     work: Condvar,
-    /// Something was signed or settled.
+    /// Something was settled.
     news: Condvar,
 }
 
@@ -98,6 +94,7 @@ pub(crate) struct Writer {
     core: Arc<Core>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    signer: Mutex<Option<Arc<Signer>>>,
 }
 
 impl Shared {
@@ -108,21 +105,12 @@ impl Shared {
 
 impl Writer {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, shared: Arc::default(), thread: Mutex::default() }
+        Self { core, shared: Arc::default(), thread: Mutex::default(), signer: Mutex::default() }
     }
 
     /// What is queued, for reading.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state()
-    }
-
-    /// The same, once every record that concerns one of these is signed and in it.
-    pub(crate) fn state_with(&self, concerns: impl Fn(InvocationId, &[TaskId]) -> bool) -> MutexGuard<'_, State> {
-        let mut state = self.state();
-        while state.awaited.iter().any(|(ran, tasks)| concerns(*ran, tasks)) {
-            state = self.shared.news.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state
     }
 
     fn start(&self) -> Result<(), StoreError> {
@@ -163,21 +151,57 @@ impl Writer {
         Ok(())
     }
 
-    /// The blocks can be read at once, the receipt as soon as it is signed.
-    pub(crate) fn record(&self, mut record: Record) -> Result<(), StoreError> {
+    /// Signs a receipt and appends it to the journal, with what was queued before it. It can be read from then on.
+    pub(crate) fn record(&self, record: Record) -> Result<(), StoreError> {
         let _writable = self.core.ensure_writable()?;
         self.start()?;
+        let Record { receipt, blocks, done } = record;
+        let signed = self.sign(&receipt);
         let mut state = self.state();
+        let first = state.since.is_none();
         state.pushed += 1;
         state.since.get_or_insert_with(Instant::now);
-        state.awaited.push((record.receipt.ran, record.receipt.meta.settles.keys().copied().collect()));
-        for (link, bytes) in std::mem::take(&mut record.blocks) {
+        for (link, bytes) in blocks {
             state.queue.push(Op::Block(link, bytes.into()));
         }
-        let number = state.pushed;
-        state.unsigned.push_back((number, record));
-        self.shared.work.notify_one();
+        let failed = match signed {
+            Ok(signed) => {
+                state.done.push((signed.id, done));
+                ops_of(Kept { signed: Arc::new(signed), own: true }).into_iter().for_each(|op| state.queue.push(op));
+                // A commit under way appends what it is about first, and says then that the index has all of the journal.
+                state.unjournaled = true;
+                if state.committing.is_none() {
+                    journal(&self.core, &mut state);
+                }
+                None
+            }
+            Err(error) => {
+                state.failed = Some(error.clone());
+                Some((done, error))
+            }
+        };
+        if first || state.done.len() >= self.core.options.batch_receipts {
+            self.shared.work.notify_one();
+        }
+        drop(state);
+        if let Some((done, error)) = failed {
+            tell(done, Err(error));
+        }
         Ok(())
+    }
+
+    fn sign(&self, receipt: &Receipt) -> Result<SignedReceipt, CommitError> {
+        let signer = {
+            let mut signer = self.signer.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*signer {
+                Some(signer) => Arc::clone(signer),
+                // A key that cannot be had now is asked for again by the next record.
+                None => Arc::clone(signer.insert(Arc::new(self.core.options.signer.signer()?))),
+            }
+        };
+        let signed = signer.sign(receipt)?;
+        self.core.counting.signatures.fetch_add(1, Relaxed);
+        Ok(signed)
     }
 
     /// The index keeps a view: the thread sees to it that it does not keep it for long.
@@ -219,17 +243,11 @@ impl Drop for Writer {
 }
 
 fn run(core: &Core, shared: &Shared) {
-    let mut signer = None;
     let window = Duration::from_millis(core.options.batch_ms);
     let mut state = shared.state();
     loop {
-        if !state.unsigned.is_empty() && state.done.len() < core.options.batch_receipts {
-            state = sign(core, shared, &mut signer, state);
-            continue;
-        }
-        if state.unjournaled && !is_broken("ack-first") {
-            state = journal(core, shared, state);
-            continue;
+        if state.unjournaled {
+            journal(core, &mut state);
         }
         let waiting = state.since.map(|since| since.elapsed());
         let due = state.stop
@@ -242,9 +260,9 @@ fn run(core: &Core, shared: &Shared) {
             if state.stop && state.failing {
                 // What could not be written when the store ends is lost, and everybody is told.
                 let error = state.failed.clone().unwrap_or_else(|| core.full());
-                let records = std::mem::take(&mut state.unsigned);
+                let left = std::mem::take(&mut state.done);
                 drop(state);
-                records.into_iter().for_each(|(_, record)| tell(record.done, Err(error.clone())));
+                left.into_iter().for_each(|(_, done)| tell(done, Err(error.clone())));
                 return;
             }
             continue;
@@ -274,51 +292,19 @@ fn run(core: &Core, shared: &Shared) {
     }
 }
 
-fn sign<'a>(
-    core: &Core,
-    shared: &'a Shared,
-    signer: &mut Option<Signer>,
-    mut state: MutexGuard<'a, State>,
-) -> MutexGuard<'a, State> {
-    let (_, record) = state.unsigned.pop_front().expect("the caller looked");
-    drop(state);
-    if signer.is_none() {
-        // A key that cannot be had now is asked for again by the next record.
-        *signer = match core.options.signer.signer() {
-            Ok(signer) => Some(signer),
-            Err(e) => return unsigned(shared, record.done, e),
-        };
-    }
-    let signed = match signer.as_ref().expect("set above").sign(&record.receipt) {
-        Ok(signed) => signed,
-        Err(e) => return unsigned(shared, record.done, e.into()),
-    };
-    core.counting.signatures.fetch_add(1, Relaxed);
-    let id = signed.id;
-    let ops = ops_of(Kept { signed: Arc::new(signed), own: true });
-    let mut state = shared.state();
-    state.since.get_or_insert_with(Instant::now);
-    ops.into_iter().for_each(|op| state.queue.push(op));
-    state.done.push((id, record.done));
-    state.unjournaled = true;
-    state.awaited.remove(0);
-    shared.news.notify_all();
-    state
-}
-
 /// Appends what is queued to the journal, ahead of its commit: should this process be killed, the next one enters it.
-fn journal<'a>(core: &Core, shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+///
+/// Invariant: no commit is under way, so that the journal has everything in the order in which it was queued.
+fn journal(core: &Core, state: &mut State) {
     state.unjournaled = false;
-    let up_to = state.queue.ops.len();
-    let frame = Payload::of(&state.queue.ops[state.queue.journaled..]);
-    drop(state);
-    let appended = append(core, frame);
-    let mut state = shared.state();
-    // The queue is taken by this thread alone. What could not be appended now is, or is refused, with the commit.
-    if appended.is_ok() {
-        state.queue.journaled = up_to;
+    if is_broken("ack-first") {
+        return;
     }
-    state
+    let frame = Payload::of(&state.queue.ops[state.queue.journaled..]);
+    // What cannot be appended now is, or is refused, with the commit.
+    if append(core, frame).is_ok() {
+        state.queue.journaled = state.queue.ops.len();
+    }
 }
 
 fn append(core: &Core, payload: Payload) -> Result<(), CommitError> {
@@ -326,16 +312,6 @@ fn append(core: &Core, payload: Payload) -> Result<(), CommitError> {
     let bytes = journal.append(payload).map_err(|e| CommitError::io(&core.layout.segments(), e))?;
     core.counting.journal_bytes.fetch_add(bytes, Relaxed);
     Ok(())
-}
-
-fn unsigned(shared: &Shared, done: Done, error: CommitError) -> MutexGuard<'_, State> {
-    let mut state = shared.state();
-    state.awaited.remove(0);
-    state.failed = Some(error.clone());
-    drop(state);
-    shared.news.notify_all();
-    tell(done, Err(error));
-    shared.state()
 }
 
 /// A callback that panics is its owner's affair, and the store goes on.
@@ -347,7 +323,7 @@ fn commit<'a>(core: &Core, shared: &'a Shared, mut state: MutexGuard<'a, State>)
     let layer = Arc::new(std::mem::take(&mut state.queue));
     let done = std::mem::take(&mut state.done);
     let used = std::mem::take(&mut state.used);
-    let up_to = state.unsigned.front().map_or(state.pushed, |(number, _)| number - 1);
+    let up_to = state.pushed;
     state.committing = Some(layer.clone());
     state.since = None;
     drop(state);
