@@ -14,6 +14,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 pub use self::error::IngestError;
+use self::walk::single;
 pub(crate) use self::walk::{Listed, list};
 pub use crate::beneath::stays_inside;
 use crate::beneath::{self, SEARCH};
@@ -104,13 +105,30 @@ pub fn ingest_at(
     rel: &str,
     options: &IngestOptions,
 ) -> Result<Option<Ingested>, IngestError> {
+    match beneath::open_root(root) {
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(IngestError::io(&root.to_string_lossy(), error)),
+        Ok(fd) => ingest_below(store, root, fd.as_fd(), rel, options),
+    }
+}
+
+/// The same where `root` is open as `fd`.
+pub fn ingest_below(
+    store: &Store,
+    root: &Path,
+    fd: BorrowedFd<'_>,
+    rel: &str,
+    options: &IngestOptions,
+) -> Result<Option<Ingested>, IngestError> {
     let looked_ns = now_ns();
-    let fd = match beneath::open_root(root) {
-        Err(Errno::NOENT) => return Ok(None),
-        other => other.map_err(|error| IngestError::io(&root.to_string_lossy(), error))?,
+    let listing = match single(fd, rel, options) {
+        Some(listing) => listing,
+        None => match list(fd, rel, options)? {
+            Some(listing) => listing,
+            None => return Ok(None),
+        },
     };
-    let Some(listing) = list(fd.as_fd(), rel, options)? else { return Ok(None) };
-    let mut files = keep(store, root, fd.as_fd(), &listing.files, options.take)?;
+    let mut files = keep(store, root, fd, &listing.files, options.take)?;
     files.extend(listing.links);
     // What the store may have moved is not where it was.
     let stays = |(_, _, stamp): &Kept| options.take == Take::Copy || stamp.size <= SMALL_BYTES;

@@ -133,13 +133,14 @@ impl<'p> Grouped<'p> {
         out
     }
 
-    /// Looks at all items; `each` gets the stamp (`None` when nothing is there) and where the thread is. Results are in the
-    /// order of [`Grouped::items`].
+    /// Looks at all items, in those of the directories that are `open` there; `each` gets the stamp (`None` when nothing is
+    /// there) and where the thread is. Results are in the order of [`Grouped::items`].
     ///
     /// Links on the way to a path are followed: these are a person's own files, read with that person's rights.
     pub(crate) fn look<R: Send>(
         &self,
         root: BorrowedFd<'_>,
+        open: &[Result<Option<OwnedFd>, Errno>],
         each: impl Fn(&mut Here<'_>, &Item<'p>, Result<Option<Stamp>, Errno>) -> R + Sync,
     ) -> Vec<R> {
         let many = self.items.len() > MANY_PATHS;
@@ -151,15 +152,16 @@ impl<'p> Grouped<'p> {
                 (here.dir, here.fd, here.near) = (item.dir, Ok(None), 0);
                 // For one or two names it is cheaper to walk the whole path than to open and close the directory.
                 let dir = self.dirs[item.dir];
-                if self.sizes[item.dir] > 2 && !dir.is_empty() {
+                let is_open = matches!(open.get(item.dir), Some(Ok(Some(_))));
+                if !is_open && self.sizes[item.dir] > 2 && !dir.is_empty() {
                     here.fd = rustix::fs::openat(root, dir, SEARCH, Mode::empty()).map(Some);
                 }
             }
-            let found = match &here.fd {
-                Ok(Some(fd)) => beneath::lstat(fd, item.name),
-                Ok(None) => beneath::lstat(root, item.path),
-                Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-                Err(error) => Err(*error),
+            let found = match (open.get(item.dir), &here.fd) {
+                (Some(Ok(Some(fd))), _) | (_, Ok(Some(fd))) => beneath::lstat(fd, item.name),
+                (_, Ok(None)) => beneath::lstat(root, item.path),
+                (_, Err(Errno::NOENT | Errno::NOTDIR)) => Ok(None),
+                (_, Err(error)) => Err(*error),
             };
             each(here, item, found)
         })

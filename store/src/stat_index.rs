@@ -114,8 +114,9 @@ impl StatIndex {
         self.dirs.get_mut(dir).expect("it was loaded above")
     }
 
-    /// Looks at paths; with `read`, reads what is new where that is best done at once.
-    fn probe(&mut self, grouped: &Grouped<'_>, read: bool) -> Vec<Probe> {
+    /// Looks at paths, in those of the directories that are `open` there; with `read`, reads what is new where that is best done
+    /// at once.
+    fn probe(&mut self, grouped: &Grouped<'_>, open: &[Result<Option<OwnedFd>, Errno>], read: bool) -> Vec<Probe> {
         for dir in &grouped.dirs {
             self.load(dir);
         }
@@ -124,7 +125,7 @@ impl StatIndex {
             Err(error) => return grouped.items.iter().map(|_| Probe::Failed(*error)).collect(),
         };
         let dirs: Vec<&Directory> = grouped.dirs.iter().map(|dir| &self.dirs[*dir]).collect();
-        grouped.look(fd, |here, item, found| match found {
+        grouped.look(fd, open, |here, item, found| match found {
             Ok(None) => Probe::Missing,
             Err(error) => Probe::Failed(error),
             Ok(Some(stamp)) => match dirs[item.dir].get_near(&mut here.near, item.name) {
@@ -141,7 +142,7 @@ impl StatIndex {
         let grouped = Grouped::new(paths.iter().copied());
         // Before the first look: what changes from here on has times not before this, but for the clock's grain.
         let looked_ns = now_ns();
-        let mut probes = self.probe(&grouped, true).into_iter();
+        let mut probes = self.probe(&grouped, &[], true).into_iter();
         let mut out: Vec<_> = paths.iter().map(|path| Scanned { path, result: Ok(None) }).collect();
         for index in grouped.bad {
             out[index].result = Err(ScanError::Path { path: paths[index].to_owned() });

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use quipu_store::fenced::Fenced;
-use quipu_store::ingest::{IngestError, IngestOptions, Ingested, ingest_at};
+use quipu_store::ingest::{IngestError, IngestOptions, Ingested, ingest_at, ingest_below};
 use quipu_store::receipt::FailureKind;
 use quipu_store::tree::Entry;
 use quipu_store::{Store, Take};
@@ -52,11 +53,12 @@ impl<'a> Declared<'a> {
         Ok(all)
     }
 
-    /// Takes the outputs that are below `root`, leaving out what `is_input`. Calls `taken` with each.
+    /// Takes the outputs that are below `root`, which may be open as `dir`, leaving out what `is_input`. Calls `taken` with each.
     pub(crate) fn collect(
         &self,
         store: &Store,
         root: &Path,
+        dir: Option<BorrowedFd<'_>>,
         take: Take,
         is_input: &dyn Fn(&str) -> bool,
         taken: &mut dyn FnMut(Ingested),
@@ -64,7 +66,11 @@ impl<'a> Declared<'a> {
         let mut artifacts = Artifacts::new();
         let options = IngestOptions { take, set_id: false, ..IngestOptions::default() };
         let mut take_one = |path: &str| -> Result<Option<Entry>, FailureKind> {
-            let found = ingest_at(store, root, path, &options).map_err(|error| refused(path, error))?;
+            let found = match dir {
+                Some(dir) => ingest_below(store, root, dir, path, &options),
+                None => ingest_at(store, root, path, &options),
+            };
+            let found = found.map_err(|error| refused(path, error))?;
             Ok(found.map(|found| {
                 let entry = found.entry.clone();
                 taken(found);

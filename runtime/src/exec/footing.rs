@@ -4,12 +4,11 @@
 //! it read.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quipu_store::stamp::{FileKind, Stamp};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::path::is_within;
 
@@ -49,7 +48,7 @@ impl Held {
 
 /// Inputs that stay as they are while this lives, as far as this process goes.
 pub(super) struct Footing<'w> {
-    root: PathBuf,
+    root: BorrowedFd<'w>,
     held: &'w Held,
     inputs: Vec<(String, Option<Look>)>,
 }
@@ -64,27 +63,27 @@ enum Look {
 
 impl<'w> Footing<'w> {
     /// Nothing is held yet.
-    pub(super) fn new(root: &Path, held: &'w Held) -> Self {
-        Self { root: root.to_owned(), held, inputs: vec![] }
+    pub(super) fn new(root: BorrowedFd<'w>, held: &'w Held) -> Self {
+        Self { root, held, inputs: vec![] }
     }
 
-    /// An input was put in place.
-    pub(super) fn hold(&mut self, path: &str) {
+    /// An input is in place, and looked so when that was found.
+    pub(super) fn hold(&mut self, path: &str, looked: Option<Stamp>) {
         self.held.add(path);
-        self.inputs.push((path.to_owned(), None));
+        self.inputs.push((path.to_owned(), looked.map(Look::Leaf)));
     }
 
     /// All inputs are in place.
     pub(super) fn settle(&mut self) {
-        for (path, look) in &mut self.inputs {
-            *look = look_at(&self.root.join(&*path));
+        for (path, look) in self.inputs.iter_mut().filter(|(_, look)| look.is_none()) {
+            *look = look_at(self.root, path);
         }
     }
 
     /// Inputs that are not any more what they were, or nowhere to be seen.
     pub(super) fn moved(&self) -> Vec<String> {
         let moved = self.inputs.iter().filter(|(path, before)| {
-            let now = look_at(&self.root.join(path));
+            let now = look_at(self.root, path);
             match (before, now) {
                 (Some(Look::Leaf(a)), Some(Look::Leaf(b))) => *a != Stamp { ctime_ns: a.ctime_ns, ..b },
                 (Some(Look::Dir { ino: a, .. }), Some(Look::Dir { ino: b, .. })) => *a != b,
@@ -101,13 +100,13 @@ impl Drop for Footing<'_> {
     }
 }
 
-fn look_at(path: &Path) -> Option<Look> {
-    let stamp = Stamp::of(&rustix::fs::lstat(path).ok()?);
+fn look_at(root: BorrowedFd<'_>, path: &str) -> Option<Look> {
+    let stamp = Stamp::of(&rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW).ok()?);
     if stamp.kind != FileKind::Dir {
         return Some(Look::Leaf(stamp));
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let open = rustix::fs::openat(root, path, flags, Mode::empty()).ok()?;
     let ino = rustix::fs::fstat(&open).ok()?.st_ino;
     Some(Look::Dir { ino, _open: open })
 }

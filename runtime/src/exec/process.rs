@@ -62,6 +62,8 @@ struct Shared {
     surroundings: BTreeMap<String, String>,
     /// Why a tier that a task asked for does not work on this machine.
     unavailable: OnceLock<String>,
+    /// Flags that nobody raised, of tasks that have ended.
+    flags: Mutex<Vec<StopFlag>>,
     /// How often the kernel had ended something for want of memory when last looked; first when a task starts.
     oom_kills: OnceLock<Mutex<Option<u64>>>,
 }
@@ -76,8 +78,9 @@ impl ProcessExecutor {
     pub fn with_surroundings(workspace: Arc<Workspace>, surroundings: BTreeMap<String, String>) -> Self {
         let (orphans, unavailable, oom_kills) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let sandbox = Mutex::default();
-        let keepers = Arc::default();
-        Self { shared: Arc::new(Shared { workspace, orphans, keepers, sandbox, surroundings, unavailable, oom_kills }) }
+        let (keepers, flags) = Default::default();
+        let shared = Shared { workspace, orphans, keepers, sandbox, surroundings, unavailable, flags, oom_kills };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Why tasks could not be isolated as they ask to be, when that is so for all tasks on this machine.
@@ -117,9 +120,9 @@ impl ProcessExecutor {
         work: impl FnOnce(&Shared, &Job, &StopFlag) -> R + Send + 'static,
     ) -> Result<R, Done> {
         let failed = |why: String| Done::failed(FailureKind::Executor { why }, "none");
-        let flag = Arc::new(StopFlag::new().map_err(|e| failed(e.to_string()))?);
+        let flag = Arc::new(self.shared.flag().map_err(|e| failed(e.to_string()))?);
         // Whoever stops waiting for the result does not want the work to go on.
-        let abandoned = RaiseOnDrop(flag.clone());
+        let abandoned = RaiseOnDrop(Some(flag.clone()));
         let mut stop = job.stop.clone();
         flag.raise(*stop.borrow_and_update());
         self.shared.oom_kills.get_or_init(|| Mutex::new(oom_kills()));
@@ -135,16 +138,16 @@ impl ProcessExecutor {
                 },
             }
         };
-        drop(abandoned);
+        self.shared.give_back(flag, abandoned);
         done.map_err(|e| failed(format!("the executor failed: {e}")))
     }
 }
 
-struct RaiseOnDrop(Arc<StopFlag>);
+struct RaiseOnDrop(Option<Arc<StopFlag>>);
 
 impl Drop for RaiseOnDrop {
     fn drop(&mut self) {
-        self.0.raise(Stop::Kill);
+        self.0.iter().for_each(|flag| flag.raise(Stop::Kill));
     }
 }
 
@@ -217,6 +220,20 @@ fn in_memory(bytes: &[u8]) -> io::Result<File> {
 }
 
 impl Shared {
+    /// A flag that is not raised.
+    fn flag(&self) -> io::Result<StopFlag> {
+        let flag = self.flags.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        flag.map_or_else(StopFlag::new, Ok)
+    }
+
+    /// Takes a flag back whose task has ended, for another task, unless somebody has raised it or still may.
+    fn give_back(&self, flag: Arc<StopFlag>, mut abandoned: RaiseOnDrop) {
+        abandoned.0 = None;
+        if let Some(flag) = Arc::into_inner(flag).filter(|flag| flag.level() == Stop::No) {
+            self.flags.lock().unwrap_or_else(PoisonError::into_inner).push(flag);
+        }
+    }
+
     fn run(&self, job: &Job, stop: &StopFlag, trace: Option<&Trace>) -> Done {
         let service = match Self::service(job) {
             Ok(service) => service,
@@ -338,9 +355,6 @@ impl Shared {
         workspace.clear_matches(&declared, &is_input)?;
         workspace.make_parents(&declared)?;
         let dir = workspace.root().join(&*spec.dir);
-        if !dir.is_dir() {
-            return Err(FailureKind::Spawn { why: format!("working directory `{}` is not there", spec.dir) }.into());
-        }
         let stdout = match &spec.stdout {
             Some(path) => {
                 Some(File::create(workspace.root().join(&**path)).map_err(executor_failed("standard output"))?)
@@ -350,8 +364,13 @@ impl Shared {
         let confined = if spec.tier == Tier::Landlock { Some(self.confine(job, plain)?) } else { None };
         let path = plain.path();
         let mut ran = Ran::default();
+        // Where it is not, nothing starts there.
+        let not_started = |why: String| match dir.is_dir() {
+            true => FailureKind::Spawn { why },
+            false => FailureKind::Spawn { why: format!("working directory `{}` is not there", spec.dir) },
+        };
         let start = |argv: &[String], stdin: &Reads, stdout: Option<&File>| {
-            let program = lookup::find(&argv[0], path, &dir).map_err(|why| FailureKind::Spawn { why })?;
+            let program = lookup::find(&argv[0], path, &dir).map_err(not_started)?;
             let what = Launch {
                 program: &program,
                 argv,
@@ -361,8 +380,7 @@ impl Shared {
                 stdout,
                 rules: confined.as_ref().map(|confined| &confined.rules),
             };
-            launch(&what, &self.keepers)
-                .map_err(|e| FailureKind::Spawn { why: lookup::not_started(&argv[0], &program, &e) })
+            launch(&what, &self.keepers).map_err(|e| not_started(lookup::not_started(&argv[0], &program, &e)))
         };
         let files = |path: &str| workspace.root().join(path).exists();
         let beside = |argv: &[String]| start(argv, &Reads::Nothing, None);

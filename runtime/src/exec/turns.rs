@@ -7,10 +7,17 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::path::is_within;
 
+#[derive(Debug, Default)]
+struct Taken {
+    paths: Vec<String>,
+    /// How many wait for some of them.
+    waiting: usize,
+}
+
 /// The paths at which somebody is putting something.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    taken: Mutex<Vec<String>>,
+    taken: Mutex<Taken>,
     given_back: Condvar,
 }
 
@@ -21,7 +28,7 @@ pub(super) struct Turn<'t> {
 }
 
 impl Turns {
-    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -31,11 +38,13 @@ impl Turns {
     pub(super) fn take<'t>(&'t self, paths: impl IntoIterator<Item = &'t str>) -> Turn<'t> {
         let paths: Vec<&str> = paths.into_iter().collect();
         let is_in_the_way = |other: &String| paths.iter().any(|path| is_within(path, other) || is_within(other, path));
-        let mut taken = self
-            .given_back
-            .wait_while(self.lock(), |taken| taken.iter().any(is_in_the_way))
-            .unwrap_or_else(PoisonError::into_inner);
-        taken.extend(paths.iter().map(|path| (*path).to_owned()));
+        let mut taken = self.lock();
+        while taken.paths.iter().any(is_in_the_way) {
+            taken.waiting += 1;
+            taken = self.given_back.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            taken.waiting -= 1;
+        }
+        taken.paths.extend(paths.iter().map(|path| (*path).to_owned()));
         Turn { turns: self, paths }
     }
 }
@@ -45,10 +54,15 @@ impl Drop for Turn<'_> {
         let mut taken = self.turns.lock();
         // Last in, first out: nobody searches through all that was taken at once.
         for path in self.paths.iter().rev() {
-            let at = taken.iter().rposition(|other| other == path).expect("it was put there when the turn was taken");
-            taken.swap_remove(at);
+            let at =
+                taken.paths.iter().rposition(|other| other == path).expect("it was put there when the turn was taken");
+            taken.paths.swap_remove(at);
         }
+        let is_awaited = taken.waiting > 0;
         drop(taken);
-        self.turns.given_back.notify_all();
+        // Telling nobody is a call to the kernel all the same.
+        if is_awaited {
+            self.turns.given_back.notify_all();
+        }
     }
 }

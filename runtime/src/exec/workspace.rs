@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,7 @@ use quipu_store::stat_index::{SecondLook, Standing, StatIndex};
 use quipu_store::tree::{Entry, Name};
 use quipu_store::{Store, Take};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::collect::{Artifacts, Declared};
 use super::footing::{Footing, Held};
@@ -28,6 +29,23 @@ use super::offers::{Offer, Offers};
 use super::turns::Turns;
 use crate::process::OutputSpec;
 use crate::value::Text;
+
+/// How what is in a workspace is reached.
+const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
+
+/// What was done to have something at a path.
+enum Put {
+    /// Something was written.
+    Written,
+    /// Nothing, since it stood there; how it looked, if that was asked.
+    Stood(Option<Stamp>),
+}
+
+impl Put {
+    fn of(is_written: bool) -> Self {
+        if is_written { Self::Written } else { Self::Stood(None) }
+    }
+}
 
 /// A working directory with what is known of its files. Shared by the driver and the executors of a run.
 pub struct Workspace {
@@ -95,20 +113,21 @@ impl Workspace {
     /// other. Says of each what came of it.
     pub fn place_all(&self, wanted: &[(&str, &Entry)]) -> Vec<Result<bool, CheckoutError>> {
         let _turn = self.turns.take(wanted.iter().map(|(rel, _)| *rel));
-        self.place_all_in_turn(wanted)
+        let put = self.place_all_in_turn(wanted);
+        put.into_iter().map(|put| put.map(|put| matches!(put, Put::Written))).collect()
     }
 
-    fn place_all_in_turn(&self, wanted: &[(&str, &Entry)]) -> Vec<Result<bool, CheckoutError>> {
+    fn place_all_in_turn(&self, wanted: &[(&str, &Entry)]) -> Vec<Result<Put, CheckoutError>> {
         // What is offered is moved there, which goes one after the other.
         let is_leaf = |(rel, entry): &(&str, &Entry)| !matches!(entry, Entry::Dir { .. }) && !self.offers.has(rel);
         let leaves: Vec<usize> = (0..wanted.len()).filter(|n| is_leaf(&wanted[*n])).collect();
         let of = |which: &[usize]| which.iter().map(|n| wanted[*n]).collect::<Vec<_>>();
-        let mut out: Vec<Option<Result<bool, CheckoutError>>> = wanted.iter().map(|_| None).collect();
+        let mut out: Vec<Option<Result<Put, CheckoutError>>> = wanted.iter().map(|_| None).collect();
         let mut fresh = Vec::new();
         let standing = self.index().standing(&of(&leaves));
         for (n, standing) in leaves.iter().zip(standing) {
             match standing {
-                Standing::Right => out[*n] = Some(Ok(false)),
+                Standing::Right(stamp) => out[*n] = Some(Ok(Put::Stood(Some(stamp)))),
                 Standing::Nothing => fresh.push(*n),
                 Standing::Other => {}
             }
@@ -121,14 +140,15 @@ impl Workspace {
                     .map(|placed| {
                         placed.map(|placed| {
                             index.note_placed(&placed);
-                            !placed.files.is_empty()
+                            Put::of(!placed.files.is_empty())
                         })
                     })
                     .transpose();
             }
         }
-        let rest =
-            |(out, (rel, entry)): (Option<_>, &(&str, &Entry))| out.unwrap_or_else(|| self.place_in_turn(rel, entry));
+        let rest = |(out, (rel, entry)): (Option<_>, &(&str, &Entry))| {
+            out.unwrap_or_else(|| self.place_in_turn(rel, entry).map(Put::of))
+        };
         out.into_iter().zip(wanted).map(rest).collect()
     }
 
@@ -178,18 +198,21 @@ impl Workspace {
 
     /// Puts a task's inputs in place, to stay there as long as what is given back lives.
     pub(super) fn place_inputs(&self, inputs: &[(String, Entry)]) -> Result<Footing<'_>, (String, CheckoutError)> {
-        let mut footing = Footing::new(&self.root, &self.held);
+        let dir = self.dir().map_err(|source| (String::new(), CheckoutError::Io { path: ".".into(), source }))?;
+        let mut footing = Footing::new(dir, &self.held);
         let turn = self.turns.take(inputs.iter().map(|(path, _)| &**path));
         let wanted = inputs.iter().map(|(path, entry)| (&**path, entry));
         let (dirs, leaves): (Vec<_>, Vec<_>) = wanted.partition(|(_, entry)| matches!(entry, Entry::Dir { .. }));
         for ((path, _), placed) in leaves.iter().zip(self.place_all_in_turn(&leaves)) {
-            placed.map_err(|error| ((*path).to_owned(), error))?;
-            footing.hold(path);
+            let placed = placed.map_err(|error| ((*path).to_owned(), error))?;
+            // How it looked when its content was known: whoever changes it from there on is noticed.
+            let looked = if let Put::Stood(looked) = placed { looked } else { None };
+            footing.hold(path, looked);
         }
         // Each on the footing of those before, which may be in it.
         for (path, entry) in dirs {
             self.place_in_turn(path, entry).map_err(|error| (path.to_owned(), error))?;
-            footing.hold(path);
+            footing.hold(path, None);
         }
         drop(turn);
         footing.settle();
@@ -200,10 +223,13 @@ impl Workspace {
     /// store first.
     pub fn clear_output(&self, rel: &str) -> Result<(), FailureKind> {
         let failed = |e: io::Error| FailureKind::Spawn { why: format!("output `{rel}` could not be removed: {e}") };
-        let Some((parent, name)) = self.parent_of(rel).map_err(failed)? else { return Ok(()) };
-        if matches!(rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW), Err(rustix::io::Errno::NOENT)) {
+        check_inside(rel).map_err(failed)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Most often nothing is there, which one question tells.
+        if let Err(Errno::NOENT) = rustix::fs::openat2(self.dir().map_err(failed)?, rel, flags, Mode::empty(), INSIDE) {
             return Ok(());
         }
+        let Some((parent, name)) = self.parent_of(rel).map_err(failed)? else { return Ok(()) };
         // The parent's descriptor stands for its path: no link can lead elsewhere any more.
         let path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
         let found = match fs::symlink_metadata(&path) {
@@ -253,18 +279,19 @@ impl Workspace {
         std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The directory itself, open as long as this lives.
+    fn dir(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.again.root()?)
+    }
+
     /// The directory that `rel` is in, reached without following a link; `None` when it is not there.
     fn parent_of<'p>(&self, rel: &'p str) -> io::Result<Option<(OwnedFd, &'p str)>> {
-        if !rel.split('/').all(|part| Name::new(part).is_ok()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no path inside of the workspace"));
-        }
+        check_inside(rel)?;
         let (parent, name) = rel.rsplit_once('/').unwrap_or((".", rel));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&self.root, flags, Mode::empty())?;
-        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        match rustix::fs::openat2(&root, parent, flags, Mode::empty(), inside) {
+        match rustix::fs::openat2(self.dir()?, parent, flags, Mode::empty(), INSIDE) {
             Ok(parent) => Ok(Some((parent, name))),
-            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -305,7 +332,9 @@ impl Workspace {
         let mut all = Vec::new();
         let declared = Declared::new(outputs)?;
         let artifacts =
-            declared.collect(&self.store, &self.root, Take::Copy, is_input, &mut |found| all.push(found))?;
+            declared.collect(&self.store, &self.root, self.dir().ok(), Take::Copy, is_input, &mut |found| {
+                all.push(found);
+            })?;
         let mut index = self.index();
         for found in &all {
             index.note_ingested(found, true);
@@ -325,6 +354,13 @@ impl Workspace {
     pub fn sources_changed(&self, seen: &[(Text, Stamp)]) -> Vec<String> {
         self.again.changed(seen)
     }
+}
+
+fn check_inside(rel: &str) -> io::Result<()> {
+    let is_inside = rel.split('/').all(|part| Name::new(part).is_ok());
+    is_inside
+        .then_some(())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no path inside of the workspace"))
 }
 
 /// Whether everything at `path` is as quipu put it there.

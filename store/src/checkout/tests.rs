@@ -354,7 +354,7 @@ fn many_are_put_where_nothing_stands_and_one_that_fails_is_no_other_s_loss() {
     assert_eq!(names(&root.path().join("out/0")).len(), 250);
 
     let standing = index.standing(&asked);
-    assert!(standing[..good].iter().all(|s| *s == Standing::Right));
+    assert!(standing[..good].iter().all(|s| matches!(s, Standing::Right(_))));
     let rest =
         [Standing::Nothing, Standing::Nothing, Standing::Other, Standing::Other, Standing::Other, Standing::Other];
     assert_eq!(standing[good..good + 6], rest);

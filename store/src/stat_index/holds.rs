@@ -11,11 +11,14 @@ use crate::look::Grouped;
 use crate::stamp::{FileKind, Stamp};
 use crate::tree::{Entry, MAX_DEPTH};
 
+/// Directories that are held open while what is in them is looked at.
+const HELD_OPEN: usize = 16;
+
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// What is to be there.
-    Right,
+    /// What is to be there, and how it looks.
+    Right(Stamp),
     /// Nothing.
     Nothing,
     /// Something else, or it cannot be told.
@@ -65,19 +68,21 @@ impl StatIndex {
     /// What stands at each path, which is to hold the file or link beside it. Reads only what may be right.
     pub fn standing(&mut self, wanted: &[(&str, &Entry)]) -> Vec<Standing> {
         let grouped = Grouped::new(wanted.iter().map(|(path, _)| *path));
+        let few = grouped.dirs.len() <= HELD_OPEN;
         let real: Vec<_> = grouped
             .dirs
             .iter()
-            .map(|dir| self.root_fd().and_then(|fd| beneath::open_dir(fd, dir, beneath::SEARCH)).map(drop))
+            .map(|dir| self.root_fd().and_then(|fd| beneath::open_dir(fd, dir, beneath::SEARCH)))
+            .map(|dir| dir.map(|dir| Some(dir).filter(|_| few)))
             .collect();
-        let probes = self.probe(&grouped, false);
+        let probes = self.probe(&grouped, &real, false);
         let (mut out, mut doubtful) = (vec![Standing::Other; wanted.len()], Vec::new());
         for (item, probe) in grouped.items.iter().zip(&probes) {
             let entry = wanted[item.index].1;
             out[item.index] = match (&real[item.dir], probe) {
-                (Err(Errno::NOENT), _) | (Ok(()), Probe::Missing) => Standing::Nothing,
-                (Ok(()), Probe::Same(found, _)) if found == entry => Standing::Right,
-                (Ok(()), Probe::New(stamp)) if may_hold(stamp, entry) => {
+                (Err(Errno::NOENT), _) | (Ok(_), Probe::Missing) => Standing::Nothing,
+                (Ok(_), Probe::Same(found, stamp)) if found == entry => Standing::Right(*stamp),
+                (Ok(_), Probe::New(stamp)) if may_hold(stamp, entry) => {
                     doubtful.push(item.index);
                     Standing::Other
                 }
@@ -86,8 +91,10 @@ impl StatIndex {
         }
         let paths: Vec<_> = doubtful.iter().map(|index| wanted[*index].0).collect();
         for (index, found) in doubtful.iter().zip(self.scan(&paths)) {
-            if matches!(&found.result, Ok(Some((entry, _))) if entry == wanted[*index].1) {
-                out[*index] = Standing::Right;
+            if let Ok(Some((entry, stamp))) = &found.result
+                && entry == wanted[*index].1
+            {
+                out[*index] = Standing::Right(*stamp);
             }
         }
         out
@@ -96,7 +103,7 @@ impl StatIndex {
     /// Whether each path holds exactly the entry beside it. Reads only what may yet turn out to be right.
     pub(crate) fn all_hold(&mut self, wanted: &[(&str, &Entry)]) -> bool {
         let grouped = Grouped::new(wanted.iter().map(|(path, _)| *path));
-        let probes = self.probe(&grouped, false);
+        let probes = self.probe(&grouped, &[], false);
         let mut doubtful = Vec::new();
         for (item, probe) in grouped.items.iter().zip(&probes) {
             let entry = wanted[item.index].1;

@@ -33,6 +33,11 @@ struct Here<'s> {
 }
 
 impl SecondLook {
+    /// The directory, open.
+    pub fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.0.as_ref().map(AsFd::as_fd).map_err(|error| *error)
+    }
+
     /// The paths of `seen` that do not look now as they did then, those that are gone included, in the order of `seen`.
     ///
     /// It is quickest when `seen` is sorted, so that the files of a directory follow one another.

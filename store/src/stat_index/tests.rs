@@ -320,7 +320,7 @@ fn what_changes_between_being_looked_at_and_being_read_is_not_taken_for_what_it_
     paths.extend((0..3000).map(|n| format!("d/none-{n}")));
     let grouped = Grouped::new(paths.iter().map(String::as_str));
     let root = beneath::open_root(dir.path()).expect("opens");
-    let read = grouped.look(root.as_fd(), |here, item, found| {
+    let read = grouped.look(root.as_fd(), &[], |here, item, found| {
         let stamp = found.expect("is looked at")?;
         edits.iter().filter(|(name, _)| *name == item.name).for_each(|(name, edit)| edit(&at(name)));
         here.read(item, &stamp)

@@ -149,7 +149,7 @@ fn take_outputs(
     let is_input = |path: &str| entered.is_input(path);
     declared.check_nothing_else(&outputs, &is_input)?;
     declared.check_hides(&outputs, secrets, &is_input)?;
-    declared.collect(store, &outputs, Take::Move, &is_input, &mut |found| taken.push(found))
+    declared.collect(store, &outputs, None, Take::Move, &is_input, &mut |found| taken.push(found))
 }
 
 /// A sandbox that cannot be entered because bytes of inputs vanished meanwhile says nothing of the task.

@@ -176,7 +176,7 @@ fn serve_one(
         let root = worker.staged.root();
         let kept = worker.staged.check().and_then(|()| declared.check_nothing_else(root, &is_input));
         // What was moved the worker could still write to, which goes on.
-        ran.result = kept.and_then(|()| declared.collect(&job.store, root, Take::Copy, &is_input, &mut |_| {}));
+        ran.result = kept.and_then(|()| declared.collect(&job.store, root, None, Take::Copy, &is_input, &mut |_| {}));
     }
     idle.give_back(key, worker);
     Ok(ran)
