@@ -17,6 +17,7 @@ mod telling;
 mod work;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -333,9 +334,7 @@ impl Drive {
                     let message = message.expect("this end holds a sender");
                     self.hear(message)?;
                     // Whatever else has come in meanwhile is heard before anything new starts.
-                    while let Ok(message) = self.receiver.try_recv() {
-                        self.hear(message)?;
-                    }
+                    self.hear_all()?;
                 }
                 changed = stop.changed(), if heard < Stop::Kill => {
                     let wish = *stop.borrow_and_update();
@@ -365,18 +364,17 @@ impl Drive {
         let notices = self.run.finish();
         notices.into_iter().for_each(|n| self.tell(n));
         if self.awaiting_record > 0 || self.unflushed || self.commit_error.is_some() {
-            let store = self.engine.store.clone();
-            let flush = std::thread::spawn(move || store.flush());
+            let (store, (tell, told)) = (self.engine.store.clone(), std::sync::mpsc::channel());
+            let flush = std::thread::spawn(move || {
+                let flushed = store.flush();
+                let _ = tell.send(());
+                flushed
+            });
             // What is on disk is told as it gets there, not when all is.
-            while !flush.is_finished() {
-                match self.receiver.try_recv() {
-                    Ok(message) => self.hear(message)?,
-                    Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
-                }
+            while told.recv_timeout(Duration::from_millis(1)) == Err(RecvTimeoutError::Timeout) {
+                self.hear_all()?;
             }
-            while let Ok(message) = self.receiver.try_recv() {
-                self.hear(message)?;
-            }
+            self.hear_all()?;
             flush.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         self.close_session()?;
@@ -394,6 +392,14 @@ impl Drive {
         let wall_ms = timed.map(|(t, (wall, _, _))| (*t, *wall)).collect();
         let has_expiring = self.has_expiring;
         Ok(Report { summary, run: self.run, wall_ms, recorded: self.recorded, has_expiring })
+    }
+
+    /// Hears what has come in.
+    fn hear_all(&mut self) -> Result<(), DriveError> {
+        while let Ok(message) = self.receiver.try_recv() {
+            self.hear(message)?;
+        }
+        Ok(())
     }
 
     fn name(&self, task: TaskIdx) -> Text {

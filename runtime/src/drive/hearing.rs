@@ -92,9 +92,7 @@ impl Drive {
     /// Waits, not for ever, until what is to be sent on is sent.
     pub(super) fn end_pushes(&mut self) -> Result<(), DriveError> {
         let left = self.pusher.finish();
-        while let Ok(message) = self.receiver.try_recv() {
-            self.hear(message)?;
-        }
+        self.hear_all()?;
         if left > 0 {
             self.warn_once(format!("{left} results were not sent on in time; nothing else depends on it"));
         }
