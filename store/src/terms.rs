@@ -19,7 +19,7 @@ pub struct Options {
     pub inline_max_bytes: u64,
     /// How long a queued write may wait for others to join its commit.
     pub batch_ms: u64,
-    /// How many receipts at most wait for one commit.
+    /// From how many receipts on a commit does not wait for company.
     pub batch_receipts: usize,
     /// How much of the index is kept in memory.
     pub cache_bytes: usize,

@@ -175,3 +175,47 @@ fn after_a_failed_commit_what_was_put_is_still_readable_and_committed_later() {
     drop(store);
     assert!(open(&dir, Faults::default()).expect("opens").has(link).expect("reads"));
 }
+
+#[test]
+fn who_records_faster_than_the_store_writes_waits_and_loses_nothing() {
+    let temp = temp();
+    let signer = SignerSource::Fixed(Signer::from_secret(&[7; 32]));
+    let options = Options { batch_ms: 60_000, batch_receipts: 2, inline_max_bytes: 1 << 30, ..Options::new(signer) };
+    let store = Store::open(temp.path(), options).expect("opens");
+    let (tell, told) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let record = |n: u8, done: crate::terms::Done| {
+        let bytes = vec![n; if n < 2 { 1 } else { 30 << 20 }];
+        let blocks = vec![(Link::of(Codec::Raw, &bytes), bytes)];
+        store.record(Record { receipt: receipt(n, &[]), blocks, done }).expect("is queued");
+    };
+    let then_tells = |n: u8| {
+        let tell = tell.clone();
+        Box::new(move |result: Result<ReceiptId, CommitError>| {
+            let _ = tell.send((n, result.is_ok()));
+        })
+    };
+    // The store is kept from going on by whom it tells of the first.
+    let (reached, is_there) = mpsc::channel();
+    let first = then_tells(0);
+    let waits = move |result| {
+        let _ = (reached.send(()), gate.recv());
+        first(result);
+    };
+    record(0, Box::new(waits));
+    record(1, then_tells(1));
+    is_there.recv().expect("two are a commit");
+    (2..5).for_each(|n| record(n, then_tells(n)));
+    let (past, is_past) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            record(5, then_tells(5));
+            let _ = past.send(());
+        });
+        is_past.recv_timeout(Duration::from_millis(100)).expect_err("64 MiB wait already");
+        open.send(()).expect("the store waits");
+        is_past.recv().expect("there is room again");
+    });
+    store.flush().expect("commits");
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5].map(|n| (n, true)));
+}

@@ -112,7 +112,7 @@ impl Layout {
         self.locks().join("create")
     }
 
-    /// The file of which leases are ranges.
+    /// What the files are called of which leases are ranges, but for their numbers.
     pub(crate) fn leases(&self) -> PathBuf {
         self.locks().join("leases")
     }

@@ -1,8 +1,9 @@
-//! Leases: locked ranges of one file, each at a place that the invocation's id gives.
+//! Leases: locked ranges of a few files, each at a place that the invocation's id gives.
 //!
 //! Such a lock is a call to take and a call to give back, and nothing on disk changes. It belongs to the open file: two
 //! handles of one process exclude each other, and a killed process leaves nothing locked. A range is as long as the number
-//! of its process, so that whoever finds it locked can find out whose it is. Unaware of what is done under a lease.
+//! of its process, so that whoever finds it locked can find out whose it is. The kernel keeps the locks of a file in a list and walks
+//! it for each call: with a few files, lists stay short. Unaware of what is done under a lease.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,13 +24,17 @@ const PLACE_BYTES: u64 = 1 << 23;
 /// So many bits of an id make its place; all places together are within the offsets that locks may have.
 const PLACE_BITS: u32 = 38;
 
+/// So many files share the places.
+const FILES: usize = 16;
+
 /// The leases of one handle.
 #[derive(Debug)]
 pub(crate) struct Leases {
+    /// Its files have a number behind this.
     path: PathBuf,
     pid: u32,
-    /// Opened by the first lease.
-    file: OnceLock<FileBackend>,
+    /// Each is opened by the first lease of it.
+    files: [OnceLock<FileBackend>; FILES],
     /// What is out, by place. Two that have the same place are locked together: what else could free the other one?
     out: Mutex<HashMap<u64, Vec<InvocationId>>>,
 }
@@ -44,14 +49,15 @@ pub(crate) struct Lent {
 impl Held for Lent {}
 
 impl Leases {
-    /// None yet; they are ranges of the file at `path`.
+    /// None yet; they are ranges of the files at `path` with `-0` and so on behind it.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, pid: std::process::id(), file: OnceLock::new(), out: Mutex::default() }
+        Self { path, pid: std::process::id(), files: Default::default(), out: Mutex::default() }
     }
 
     /// Takes the lease of an invocation; where somebody else has it, the number of their process, if it is known.
     pub(crate) fn take(self: &Arc<Self>, id: InvocationId) -> io::Result<Result<Lent, Option<u32>>> {
-        let (file, place) = (self.file()?, place_of(id));
+        let place = place_of(id);
+        let file = self.file_of(place)?;
         let mut out = self.out();
         let ids = match out.entry(place) {
             Entry::Occupied(ids) => ids.into_mut(),
@@ -74,13 +80,16 @@ impl Leases {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self) -> io::Result<&FileBackend> {
-        if let Some(file) = self.file.get() {
+    fn file_of(&self, place: u64) -> io::Result<&FileBackend> {
+        let n = file_number(place);
+        if let Some(file) = self.files[n].get() {
             return Ok(file);
         }
-        let file = FileBackend::new(locks::open(&self.path)?).map_err(io::Error::other)?;
+        let mut path = self.path.clone().into_os_string();
+        path.push(format!("-{n:x}"));
+        let file = FileBackend::new(locks::open(path.as_ref())?).map_err(io::Error::other)?;
         // Of two that are opened at once one is used.
-        Ok(self.file.get_or_init(|| file))
+        Ok(self.files[n].get_or_init(|| file))
     }
 }
 
@@ -91,7 +100,7 @@ impl Drop for Lent {
         ids.get_mut().retain(|id| *id != self.id);
         if ids.get().is_empty() {
             ids.remove();
-            if let Some(file) = self.leases.file.get() {
+            if let Some(file) = self.leases.files[file_number(place)].get() {
                 let (first, last) = range_of(place, self.leases.pid);
                 // What cannot be unlocked is when this process ends.
                 let _ = file.unlock_range(Included(first), Included(last));
@@ -103,6 +112,10 @@ impl Drop for Lent {
 fn place_of(id: InvocationId) -> u64 {
     let first = id.digest().first_chunk::<8>().expect("digests have 32 bytes");
     u64::from_be_bytes(*first) >> (u64::BITS - PLACE_BITS)
+}
+
+fn file_number(place: u64) -> usize {
+    usize::try_from(place % FILES as u64).expect("is less than the number of files")
 }
 
 /// The first byte of what a process locks of a place, and the last.
@@ -147,7 +160,11 @@ mod tests {
         assert_eq!(take(&ours, a).map(drop), Err(me));
         drop((second, third));
         drop((take(&ours, a).expect("is free"), take(&ours, b).expect("is free")));
-        assert_eq!(std::fs::metadata(&path).expect("is there").len(), 0, "nothing is written");
+        let files: Vec<_> = std::fs::read_dir(temp.path()).expect("is listed").map(|f| f.expect("is listed")).collect();
+        assert!(
+            !files.is_empty() && files.iter().all(|f| f.metadata().is_ok_and(|m| m.len() == 0)),
+            "nothing is written"
+        );
     }
 
     #[test]

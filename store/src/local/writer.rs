@@ -23,7 +23,7 @@ use crate::rows::{Kept, Op, Rows};
 use crate::sign::{SignedReceipt, Signer};
 use crate::terms::{Done, Record};
 
-/// Beyond this, who puts waits for a commit.
+/// Beyond this, who puts or records waits for a commit.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// How long a view of the index is kept that nobody asks for, at least; at most twice that.
 const VIEW_IDLE: Duration = Duration::from_millis(100);
@@ -128,9 +128,8 @@ impl Writer {
         Ok(())
     }
 
-    pub(crate) fn push(&self, ops: Vec<Op>) -> Result<(), StoreError> {
-        let _writable = self.core.ensure_writable()?;
-        self.start()?;
+    /// The state once there is room in the queue: who is faster than the disk waits for it.
+    fn state_with_room(&self) -> Result<MutexGuard<'_, State>, StoreError> {
         let mut state = self.state();
         while state.queue.bytes > MAX_QUEUED_BYTES {
             if state.failing {
@@ -141,6 +140,13 @@ impl Writer {
             self.shared.work.notify_one();
             state = self.shared.news.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        Ok(state)
+    }
+
+    pub(crate) fn push(&self, ops: Vec<Op>) -> Result<(), StoreError> {
+        let _writable = self.core.ensure_writable()?;
+        self.start()?;
+        let mut state = self.state_with_room()?;
         let first = state.since.is_none();
         state.pushed += 1;
         state.since.get_or_insert_with(Instant::now);
@@ -157,7 +163,7 @@ impl Writer {
         self.start()?;
         let Record { receipt, blocks, done } = record;
         let signed = self.sign(&receipt);
-        let mut state = self.state();
+        let mut state = self.state_with_room()?;
         let first = state.since.is_none();
         state.pushed += 1;
         state.since.get_or_insert_with(Instant::now);
