@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::process::Signal;
 
@@ -10,6 +11,13 @@ use crate::kit::{TestSpace, needs_ns};
 
 fn ino(space: &TestSpace, path: &str) -> String {
     space.path(path).symlink_metadata().expect("is there").ino().to_string()
+}
+
+/// The same with when the file was made: a number whose file is gone is given to another.
+fn ino_and_birth(space: &TestSpace, path: &str) -> String {
+    let born = space.path(path).symlink_metadata().and_then(|meta| meta.created());
+    let born = born.map_or_else(|_| Duration::ZERO, |at| at.duration_since(UNIX_EPOCH).expect("is not that old"));
+    format!("{}-{}.{:09}", ino(space, path), born.as_secs(), born.subsec_nanos())
 }
 
 /// What a task said of the numbers its files had, by name.
@@ -75,12 +83,14 @@ fn what_others_could_still_write_to_is_written_anew() {
     }
     let space = TestSpace::new(
         "[workspace]\n\
-         [task.names]\nrun = \"echo x > one; ln one two; stat -c '%n %i' one two > names\"\ninputs = []\noutputs = [\"one\", \"two\", \"names\"]\n\
-         [task.net]\nrun = \"echo x > sent; stat -c '%n %i' sent > net\"\ninputs = []\nnetwork = true\noutputs = [\"sent\", \"net\"]\n",
+         [task.names]\nrun = \"echo x > one; ln one two; stat -c '%n %i-%.9W' one two > names\"\ninputs = []\noutputs = [\"one\", \"two\", \"names\"]\n\
+         [task.net]\nrun = \"echo x > sent; stat -c '%n %i-%.9W' sent > net\"\ninputs = []\nnetwork = true\noutputs = [\"sent\", \"net\"]\n\
+         [task.own]\nrun = \"echo x > kept; stat -c '%n %i-%.9W' kept > own\"\ninputs = []\noutputs = [\"kept\", \"own\"]\n",
     );
     space.build_twice(&[]);
+    assert_eq!(said(&space, "own"), [("kept".to_owned(), ino_and_birth(&space, "kept"))]);
     for (name, number) in said(&space, "names").into_iter().chain(said(&space, "net")) {
-        assert_ne!(ino(&space, &name), number, "{name}");
+        assert_ne!(ino_and_birth(&space, &name), number, "{name}");
         assert_eq!(space.path(&name).metadata().expect("is there").nlink(), 1, "{name}");
         assert_eq!(space.read(&name), "x\n");
     }
