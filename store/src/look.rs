@@ -208,6 +208,13 @@ pub(crate) struct Read {
     pub(crate) looked_ns: i64,
 }
 
+impl Read {
+    /// Whether an equal stamp will mean equal content.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.stamp.is_settled(self.looked_ns)
+    }
+}
+
 /// Reads all, large ones first; results are in the order of `jobs`, which is changed. `None` is what vanished.
 pub(crate) fn read_all(
     root: BorrowedFd<'_>,

@@ -48,6 +48,8 @@ pub struct StatIndex {
     fd: Result<Arc<OwnedFd>, Errno>,
     workspace: [u8; 16],
     dirs: FxHashMap<Box<str>, Directory>,
+    /// What was so young when it was read that an equal stamp does not mean equal content, with what it held.
+    young: FxHashMap<Box<str>, Entry>,
     counts: IndexCounts,
 }
 
@@ -81,8 +83,8 @@ impl StatIndex {
         let mut workspace = [0; 16];
         workspace.copy_from_slice(&blake3::hash(absolute.as_os_str().as_bytes()).as_bytes()[..16]);
         let fd = beneath::open_root(&absolute).map(Arc::new);
-        let counts = IndexCounts::default();
-        Self { store: store.clone(), root: absolute, fd, workspace, dirs: FxHashMap::default(), counts }
+        let (dirs, young, counts) = Default::default();
+        Self { store: store.clone(), root: absolute, fd, workspace, dirs, young, counts }
     }
 
     /// The workspace's directory.
@@ -139,6 +141,35 @@ impl StatIndex {
     /// Says what each of `paths` (relative, best sorted) holds: what is known where that can be relied on, and read
     /// where not. What is missing and what is a directory is forgotten.
     pub fn scan<'p>(&mut self, paths: &[&'p str]) -> Vec<Scanned<'p>> {
+        let (out, young) = self.scan_now(paths);
+        if !self.young.is_empty() {
+            out.iter().for_each(|scanned| drop(self.young.remove(scanned.path)));
+        }
+        for index in young {
+            if let Ok(Some((entry, _))) = &out[index].result {
+                self.young.insert(paths[index].into(), entry.clone());
+            }
+        }
+        out
+    }
+
+    /// The paths of `seen`, files that were scanned, that do not hold any more what they held then, although they may look the
+    /// same: written to right after they were read, within the grain of the clock. Only those are read once more that were
+    /// that young.
+    pub fn changed_when_young(&mut self, seen: &[(impl AsRef<str>, Stamp)]) -> Vec<String> {
+        if self.young.is_empty() {
+            return vec![];
+        }
+        let held = seen.iter().filter_map(|(path, _)| self.young.get_key_value(path.as_ref()));
+        let (paths, held): (Vec<_>, Vec<_>) = held.map(|(path, entry)| (path.clone(), entry.clone())).unzip();
+        let paths: Vec<&str> = paths.iter().map(|path| &**path).collect();
+        let now = self.scan_now(&paths).0.into_iter().zip(held);
+        let changed = now.filter(|(now, held)| !matches!(&now.result, Ok(Some((entry, _))) if entry == held));
+        changed.map(|(now, _)| now.path.to_owned()).collect()
+    }
+
+    /// What each of `paths` holds, and which of these cannot be relied on to look different once they are.
+    fn scan_now<'p>(&mut self, paths: &[&'p str]) -> (Vec<Scanned<'p>>, Vec<usize>) {
         let grouped = Grouped::new(paths.iter().copied());
         // Before the first look: what changes from here on has times not before this, but for the clock's grain.
         let looked_ns = now_ns();
@@ -147,7 +178,7 @@ impl StatIndex {
         for index in grouped.bad {
             out[index].result = Err(ScanError::Path { path: paths[index].to_owned() });
         }
-        let mut jobs = Vec::new();
+        let (mut jobs, mut young) = (Vec::new(), Vec::new());
         for items in grouped.items.chunk_by(|a, b| a.dir == b.dir) {
             let directory = self.dirs.get_mut(grouped.dirs[items[0].dir]).expect("it was loaded to look at its files");
             let mut near = 0;
@@ -158,6 +189,7 @@ impl StatIndex {
                         self.counts.files_read += 1;
                         self.counts.bytes_read += stamp.size;
                         let read = Read { entry, stamp, looked_ns };
+                        young.extend(Some(item.index).filter(|_| !read.is_settled()));
                         note_read(directory, &mut near, item.name, Some(&read));
                         out[item.index].result = Ok(Some((read.entry, stamp)));
                     }
@@ -183,10 +215,11 @@ impl StatIndex {
             out[job.index].result = read.map(|read| {
                 let (dir, name) = beneath::split(job.path);
                 note_read(self.load(dir), &mut 0, name, read.as_ref());
+                young.extend(read.as_ref().filter(|read| !read.is_settled()).map(|_| job.index));
                 read.map(|read| (read.entry, read.stamp))
             });
         }
-        out
+        (out, young)
     }
 
     /// What looks at its files a second time.
@@ -262,8 +295,8 @@ impl StatIndex {
 
 /// Keeps what was read, if an equal stamp will mean equal content. `near` is where its name may be.
 fn note_read(directory: &mut Directory, near: &mut usize, name: &str, read: Option<&Read>) {
-    let known = read.and_then(|Read { entry, stamp, looked_ns }| {
-        let trusted = stamp.is_settled(*looked_ns);
+    let known = read.and_then(|read| {
+        let (Read { entry, stamp, .. }, trusted) = (read, read.is_settled());
         let before = directory.get_near(&mut near.clone(), name);
         let placed = before.is_some_and(|known| known.placed && known.entry == *entry);
         // Without trust only the mark is worth keeping.

@@ -221,6 +221,28 @@ outputs = ["out/fine"]
 }
 
 #[test]
+fn what_comes_into_a_directory_of_sources_while_a_task_sees_all_of_it_is_no_part_of_what_it_makes() {
+    if !needs_ns() {
+        return;
+    }
+    let space = TestSpace::new(
+        "[workspace]\n[task.list]\ninputs = [\"src/**/*.txt\"]\noutputs = [\"out\"]\n\
+         run = \"for i in $(seq 20); do test -e src/deep/b.md && break; sleep 0.05; done; ls src src/deep > out\"\n",
+    );
+    space.write("src/a.txt", "");
+    space.write("src/deep/b.txt", "");
+    let mut running = space.start(&[]);
+    running.wait_for("task-started", "list");
+    space.write("src/deep/b.md", "");
+    let ran = running.end();
+    assert_eq!((ran.output.status, &*ran.ran()), (0, "list"), "{:?}", ran.events);
+    assert_eq!(space.read("out"), "src:\na.txt\ndeep\n\nsrc/deep:\nb.txt\n");
+    space.nothing_to_do(&[]);
+    std::fs::remove_file(space.path("src/deep/b.md")).expect("is removed");
+    space.nothing_to_do(&[]);
+}
+
+#[test]
 fn a_directory_that_is_declared_whole_is_one_mount_and_what_else_is_declared_one_each() {
     if !needs_ns() {
         return;

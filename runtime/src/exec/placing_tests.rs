@@ -67,3 +67,20 @@ fn two_who_want_the_same_places_in_another_order_do_not_wait_for_each_other() {
         assert_eq!(wrote, 20, "one of them puts it there");
     }
 }
+
+#[test]
+fn a_source_that_changed_right_after_it_was_read_is_told_although_it_looks_the_same() {
+    let place = Place::new();
+    for path in ["old", "young"] {
+        place.write(path, "text");
+    }
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    let file = fs::File::options().write(true).open(place.path("young")).expect("opens");
+    // As young as can be, however long it takes until it is read.
+    file.set_modified(ahead).expect("is set");
+    place.stamps(&["old", "young"]);
+    place.write("young", "edit");
+    // How it looks now, as if the clock had not moved in between.
+    let now = quipu_store::stamp::Stamp::of(&rustix::fs::lstat(place.path("young")).expect("is there"));
+    assert_eq!(place.workspace.sources_changed(&[("young".into(), now)]), ["young"]);
+}

@@ -350,9 +350,11 @@ impl Workspace {
         }
     }
 
-    /// Which of the files `seen` do not look any more as they did then.
+    /// Which of the files `seen` do not look any more as they did then; where all do, which of those that were too young to look
+    /// different do not hold any more what they held.
     pub fn sources_changed(&self, seen: &[(Text, Stamp)]) -> Vec<String> {
-        self.again.changed(seen)
+        let changed = self.again.changed(seen);
+        if changed.is_empty() { self.index().changed_when_young(seen) } else { changed }
     }
 }
 

@@ -412,3 +412,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_young_when_it_was_read_is_read_once_more_before_it_counts_as_unchanged() {
+    let (store, dir) = (memory(), workspace());
+    let mut index = StatIndex::open(&store, dir.path());
+    let stamp_of =
+        |path: &str| crate::beneath::lstat(rustix::fs::CWD, dir.path().join(path)).expect("looks").expect("is there");
+    let write = |path: &str, text: &str| std::fs::write(dir.path().join(path), text).expect("written");
+    for path in ["a", "src/b"] {
+        write(path, "old");
+        // As young as can be, however long it takes until it is read.
+        let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+        let file = std::fs::File::options().write(true).open(dir.path().join(path)).expect("opens");
+        file.set_modified(ahead).expect("is set");
+        scan(&mut index, &[path, "src/c"]);
+    }
+    let read = index.counts().files_read;
+    // The stamps of now: as if the clock had not moved between the reading and the writing.
+    write("src/b", "new");
+    let seen = ["a", "src/b", "src/c"].map(|path| (path, stamp_of(path)));
+    assert_eq!(index.second_look().changed(&seen), [""; 0]);
+    for _ in 0..2 {
+        assert_eq!(index.changed_when_young(&seen), ["src/b"]);
+    }
+    assert!(index.counts().files_read >= read + 2, "both young ones");
+    scan(&mut index, &["src/b"]);
+    let seen = ["a", "src/b", "src/c"].map(|path| (path, stamp_of(path)));
+    assert_eq!(index.changed_when_young(&seen), [""; 0], "what it holds now was found by a scan");
+    // What had rested is not read.
+    write("a", "old");
+    write("src/b", "new");
+    age(&dir.path().join("src/b"));
+    scan(&mut index, &["a", "src/b", "src/c"]);
+    let read = index.counts().files_read;
+    assert_eq!(index.changed_when_young(&seen), [""; 0]);
+    assert_eq!(index.counts().files_read, read);
+}

@@ -27,7 +27,8 @@ use crate::exec::stop::StopFlag;
 use crate::exec::trace::Trace;
 
 impl Shared {
-    /// The tier `ns`: in namespaces of its own.
+    /// The tier `ns`: in namespaces of its own. Once more where it may have seen files that nobody declared; each time
+    /// fewer directories are bound whole.
     pub(super) fn run_in_sandbox(
         &self,
         job: &Job,
@@ -37,6 +38,25 @@ impl Shared {
         streams: &mut Streams,
         trace: Option<&Trace>,
     ) -> Result<Ran, Halt> {
+        let mut begun = None;
+        loop {
+            if let Some(ran) = self.enter_and_run(job, plain, secrets, (ends, &mut begun), streams, trace)? {
+                return Ok(ran);
+            }
+            *streams = Streams::new(&job.store, job.sink.clone(), secrets);
+        }
+    }
+
+    /// Runs it once; `None` where what it made is not to be taken, since it may have seen files that nobody declared.
+    fn enter_and_run<'e>(
+        &self,
+        job: &Job,
+        plain: &Plain,
+        secrets: &Secrets,
+        (ends, begun): (Ends<'e>, &mut Option<Ends<'e>>),
+        streams: &mut Streams,
+        trace: Option<&Trace>,
+    ) -> Result<Option<Ran>, Halt> {
         let spec = &plain.spec;
         let declared = Declared::new(&spec.outputs)?;
         let sandbox = self.sandbox()?;
@@ -51,7 +71,8 @@ impl Shared {
         if let Some(trace) = trace {
             entered.trace(trace);
         }
-        let Some(ends) = ends.begin(job) else { return Ok(Ran::stopped()) };
+        *begun = begun.or_else(|| ends.begin(job));
+        let Some(ends) = *begun else { return Ok(Some(Ran::stopped())) };
         let outputs = entered.outputs();
         let stdout = match (&spec.stdout, &outputs) {
             (Some(path), Some(outputs)) => {
@@ -72,8 +93,11 @@ impl Shared {
             };
             self.note(&mut ran, ended.map_err(executor_failed("waiting for it"))?);
             if ran.forced.is_some() || ran.result.is_err() || ends.serve.is_some_and(|_| last) {
-                return Ok(ran);
+                return Ok(Some(ran));
             }
+        }
+        if trace.is_none() && entered.is_disturbed() {
+            return Ok(None);
         }
         let mut taken = Vec::new();
         ran.result = take_outputs(&entered, &declared, secrets, &job.store, &mut taken);
@@ -85,7 +109,7 @@ impl Shared {
             let paths = artifacts.keys().cloned().collect();
             self.workspace.offer(Offer::new(Donor::new(&root, taken), paths, Box::new(left)));
         }
-        Ok(ran)
+        Ok(Some(ran))
     }
 
     /// What a sandbox is to hold.

@@ -396,6 +396,12 @@ impl Entered<'_> {
         if failed.stage == Stage::Dir { EnterError::NotStarted(why) } else { EnterError::Refused(why) }
     }
 
+    /// Whether the task may have seen files that nobody declared: some came or went in a directory that it saw as it is. The next
+    /// to enter is given the single files of such a directory.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.view.is_disturbed(&self.sandbox.counts)
+    }
+
     /// Where outputs are written; nowhere when there are none.
     pub(crate) fn outputs(&self) -> Option<PathBuf> {
         self.room.as_ref().map(Room::ws)

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quipu_store::stamp::{Stamp, now_ns};
 use quipu_store::tree::{MAX_DEPTH, MAX_NAME_BYTES};
@@ -41,6 +41,17 @@ pub(super) struct View {
     pub(super) still: BTreeSet<String>,
     /// Outermost directories that outputs are written in.
     pub(super) disk: BTreeSet<String>,
+    /// The directories that are bound whole, and those in them.
+    pub(super) whole: Vec<Whole>,
+}
+
+/// A directory with nothing in it but what was declared.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Whole {
+    dir: PathBuf,
+    entries: usize,
+    /// How it looked before its entries were counted.
+    stamp: Stamp,
 }
 
 /// What a directory that the task sees is.
@@ -92,7 +103,11 @@ pub(super) struct Wanted<'a> {
 
 /// How many entries directories have, as long as they look as they did when that was counted.
 #[derive(Debug, Default)]
-pub(super) struct Counts(Mutex<FxHashMap<PathBuf, (Stamp, Counted)>>);
+pub(super) struct Counts {
+    known: Mutex<FxHashMap<PathBuf, (Stamp, Counted)>>,
+    /// Directories in which something came or went while a task saw all of them.
+    restless: Mutex<FxHashSet<PathBuf>>,
+}
 
 /// What was counted in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,24 +119,35 @@ enum Counted {
 }
 
 impl Counts {
-    /// Whether a directory (no link to one) has exactly `count` entries.
-    fn is(&self, dir: &Path, count: usize) -> bool {
+    /// How a directory (no link to one) looks that has exactly `count` entries, and in which nothing came or went under a task.
+    fn is(&self, dir: &Path, count: usize) -> Option<Stamp> {
+        if self.restless().contains(dir) {
+            return None;
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(fd) = rustix::fs::open(dir, flags, Mode::empty()) else { return false };
-        let Ok(stamp) = rustix::fs::fstat(&fd).map(|stat| Stamp::of(&stat)) else { return false };
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(dir).copied();
+        let fd = rustix::fs::open(dir, flags, Mode::empty()).ok()?;
+        let stamp = rustix::fs::fstat(&fd).map(|stat| Stamp::of(&stat)).ok()?;
+        let known = self.known().get(dir).copied();
         match known.filter(|(then, _)| *then == stamp) {
-            Some((_, Counted::All(found))) => return found == count,
-            Some((_, Counted::Over(found))) if found >= count => return false,
+            Some((_, Counted::All(found))) => return (found == count).then_some(stamp),
+            Some((_, Counted::Over(found))) if found >= count => return None,
             _ => {}
         }
         let looked_ns = now_ns();
-        let Some(found) = entries(&fd, count) else { return false };
+        let found = entries(&fd, count)?;
         // A change right after it might leave the times as they are.
         if stamp.is_settled(looked_ns) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(dir.to_owned(), (stamp, found));
+            self.known().insert(dir.to_owned(), (stamp, found));
         }
-        found == Counted::All(count)
+        (found == Counted::All(count)).then_some(stamp)
+    }
+
+    fn known(&self) -> MutexGuard<'_, FxHashMap<PathBuf, (Stamp, Counted)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn restless(&self) -> MutexGuard<'_, FxHashSet<PathBuf>> {
+        self.restless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,7 +215,7 @@ impl View {
         wanted.artifacts.iter().for_each(|(path, _)| add_with_parents(path, &mut shared));
         let globs: Vec<&str> = wanted.outputs.iter().filter(|o| o.kind == OutputKind::Glob).map(written_in).collect();
         let covering = Covering { root: wanted.root, blocked: &shared, globs: &globs, counts: wanted.counts };
-        covering.visit("", &wanted.sources, &mut view.seen)?;
+        covering.visit("", &wanted.sources, &mut view)?;
         view.seen.extend(wanted.artifacts.into_iter().map(|(path, seen)| (path.to_owned(), seen)));
         // Invariant: no input is below another, so that no place is ever made through a link.
         for path in view.seen.keys() {
@@ -231,6 +257,17 @@ impl View {
             Some((input, _)) if input.starts_with(&below) => Err(overlap(input)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether something came or went in a directory that is bound whole: the task may have seen more than was declared. Such a
+    /// directory is not bound whole again.
+    pub(super) fn is_disturbed(&self, counts: &Counts) -> bool {
+        let is_as_before = |whole: &&Whole| counts.is(&whole.dir, whole.entries) == Some(whole.stamp);
+        let disturbed: Vec<PathBuf> =
+            self.whole.iter().filter(|whole| !is_as_before(whole)).map(|w| w.dir.clone()).collect();
+        let is_any = !disturbed.is_empty();
+        counts.restless().extend(disturbed);
+        is_any
     }
 
     /// What the directory `dir` is.
@@ -339,9 +376,9 @@ struct Covering<'a> {
 
 impl Covering<'_> {
     /// Adds what is seen of `dir`, whose sources are `sources`; all of `dir` at once where that is the same.
-    fn visit(&self, dir: &str, sources: &[(&str, bool)], seen: &mut BTreeMap<String, Seen>) -> Result<bool, ViewError> {
+    fn visit(&self, dir: &str, sources: &[(&str, bool)], view: &mut View) -> Result<bool, ViewError> {
         let skip = if dir.is_empty() { 0 } else { dir.len() + 1 };
-        let mut own = BTreeMap::new();
+        let mut own = View::default();
         let mut entries = 0_usize;
         let mut whole =
             !dir.is_empty() && !self.blocked.contains(dir) && !self.globs.iter().any(|glob| is_within(dir, glob));
@@ -359,8 +396,12 @@ impl Covering<'_> {
         }
         // Each declared source is there: it was looked at a moment ago, and is again afterwards. So if there are as many
         // entries as were declared, they are the declared ones.
-        if whole && self.counts.is(&self.root.join(dir), entries) {
-            seen.insert(dir.to_owned(), Seen::Dir(self.root.join(dir)));
+        let host = self.root.join(dir);
+        let stamp = if whole { self.counts.is(&host, entries) } else { None };
+        view.whole.append(&mut own.whole);
+        if let Some(stamp) = stamp {
+            view.whole.push(Whole { dir: host.clone(), entries, stamp });
+            view.seen.insert(dir.to_owned(), Seen::Dir(host));
             return Ok(true);
         }
         for (path, link) in sources.iter().filter(|(path, _)| !path[skip..].contains('/')) {
@@ -370,9 +411,9 @@ impl Covering<'_> {
             } else {
                 Seen::File(host)
             };
-            seen.insert((*path).to_owned(), what);
+            view.seen.insert((*path).to_owned(), what);
         }
-        seen.append(&mut own);
+        view.seen.append(&mut own.seen);
         Ok(false)
     }
 }
@@ -410,10 +451,13 @@ mod tests {
         let counts = Counts::default();
         for _ in 0..2 {
             for count in [1, 0, 2, 3, 4, 2, 1] {
-                assert_eq!(counts.is(dir.path(), count), count == 3, "{count}");
+                assert_eq!(counts.is(dir.path(), count).is_some(), count == 3, "{count}");
             }
         }
         std::fs::remove_file(dir.path().join("a")).expect("removed");
-        assert!(counts.is(dir.path(), 2) && !counts.is(dir.path(), 3), "what is remembered is of then");
+        assert!(
+            counts.is(dir.path(), 2).is_some() && counts.is(dir.path(), 3).is_none(),
+            "what is remembered is of then"
+        );
     }
 }
